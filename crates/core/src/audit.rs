@@ -1,0 +1,234 @@
+//! Audit lines: one for each change, a pure function of it, so that none can be forgotten.
+//!
+//! The ledger adds a sequence number and writes the line as JSON in the same commit. Field names are for ever. Nothing
+//! in a line is a secret: tokens appear by `jti` and fingerprint.
+
+use serde::Serialize;
+
+use crate::caller::SpiffeId;
+use crate::enrolment::{Enrolment, JoinToken};
+use crate::job::{Evidence, Job};
+use crate::lease::Lease;
+use crate::ledger::Change;
+use crate::time::Timestamp;
+
+/// One line of the audit file. Fields that do not concern the event are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// When it happened, by the issuer's clock (RFC 3339).
+    pub time: String,
+    /// What happened, such as `lease.active`.
+    pub event: &'static str,
+    /// Whom it concerns: the owner of the job or lease, the runner, who was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// Which of its enrolments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<String>,
+    /// Who did it, where that is somebody else: an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The job session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// The job's system, with `jobId` and `jobUrl` what the caller asserted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_system: Option<String>,
+    /// The job's id in its system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// Where to look at the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_url: Option<String>,
+    /// What shows that the job exists: `asserted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_evidence: Option<&'static str>,
+    /// The lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
+    /// The role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// SHA-256 of the role's document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role_digest: Option<String>,
+    /// The cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The ServiceAccount's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The ServiceAccount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// The anchor's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    /// When a lease, block, join token or certificate ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The token's `jti`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// SHA-256 of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Which runner names a join token enrols.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runners: Option<String>,
+    /// The block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
+    /// Names a refusal, as the caller was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// The method that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
+    /// The reason: on the wire, of a revocation, or how a lease ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What a refused caller asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Why it was refused, in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<String>,
+}
+
+/// The line of a change.
+pub fn line(change: &Change) -> Line {
+    match change {
+        Change::JobStarted { job, .. } => of_job("job.started", job, job.started),
+        Change::JobEnded { job } => of_job("job.ended", job, job.ended.unwrap_or(job.started)),
+        Change::LeasePending { lease, .. } => Line {
+            role_digest: Some(lease.role_digest.to_string()),
+            until: Some(lease.deadline.to_string()),
+            ..of_lease("lease.pending", lease)
+        },
+        Change::LeaseActive { lease } => of_lease("lease.active", lease),
+        Change::TokenMinted { token, owner } => Line {
+            caller: text(&owner.spiffe_id),
+            enrolment: text(owner.enrolment),
+            lease: text(token.lease),
+            jti: Some(token.jti.clone()),
+            fingerprint: text(token.fingerprint),
+            until: text(token.expires),
+            ..at("token.minted", token.recorded)
+        },
+        Change::LeaseEnding { lease } => of_lease("lease.ending", lease),
+        Change::LeaseEnded { lease } => of_lease("lease.ended", lease),
+        Change::BlockSet { block } => Line {
+            by: text(&block.by),
+            until: text(block.until),
+            reason: Some(block.reason.clone()),
+            ..of_block("block.set", block, block.set)
+        },
+        Change::BlockLifted { block } => {
+            let lifted = block.lifted.as_ref();
+            let when = lifted.map_or(block.set, |lifted| lifted.at);
+            Line { by: lifted.map(|lifted| lifted.by.to_string()), ..of_block("block.lifted", block, when) }
+        }
+        Change::JoinTokenCreated { join_token, .. } => Line {
+            by: text(&join_token.by),
+            until: text(join_token.expires),
+            ..of_join_token("join-token.created", join_token, join_token.created)
+        },
+        Change::JoinTokenTaken { join_token } => {
+            let taken = join_token.taken.as_ref();
+            let when = taken.map_or(join_token.created, |taken| taken.at);
+            Line {
+                enrolment: taken.map(|taken| taken.enrolment.to_string()),
+                ..of_join_token("join-token.taken", join_token, when)
+            }
+        }
+        Change::Enrolled { enrolment } => of_enrolment("runner.enrolled", enrolment, enrolment.created),
+        Change::Renewed { enrolment, at } => of_enrolment("runner.renewed", enrolment, *at),
+        Change::EnrolmentReplaced { enrolment } => {
+            of_enrolment("runner.replaced", enrolment, enrolment.replaced.unwrap_or(enrolment.created))
+        }
+        Change::Refused { refusal } => Line {
+            caller: refusal.caller.as_ref().map(SpiffeId::to_string),
+            decision: text(refusal.decision),
+            method: Some(refusal.method),
+            reason: Some(refusal.reason.to_owned()),
+            subject: Some(refusal.subject.clone()),
+            explanation: Some(refusal.explanation.clone()),
+            ..at("request.refused", refusal.at)
+        },
+    }
+}
+
+fn at(event: &'static str, time: Timestamp) -> Line {
+    Line { time: time.to_string(), event, ..Line::default() }
+}
+
+fn text(value: impl ToString) -> Option<String> {
+    Some(value.to_string())
+}
+
+fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
+    let Evidence::Asserted(asserted) = &job.evidence;
+    Line {
+        caller: text(&job.owner.spiffe_id),
+        enrolment: text(job.owner.enrolment),
+        job: text(job.id),
+        job_system: text(asserted.system()),
+        job_id: text(asserted.id()),
+        job_url: Some(asserted.url().to_owned()).filter(|url| !url.is_empty()),
+        job_evidence: Some("asserted"),
+        until: job.latest_end.map(|end| end.to_string()),
+        ..at(event, time)
+    }
+}
+
+fn of_lease(event: &'static str, lease: &Lease) -> Line {
+    use crate::lease::{EndCause, State};
+    let time = match &lease.state {
+        State::Pending => lease.created,
+        State::Active { since, .. } | State::Ending { since, .. } => *since,
+        State::Ended { gone, .. } => *gone,
+    };
+    let cause = lease.end_cause().map(|(cause, _)| cause);
+    Line {
+        caller: text(&lease.owner.spiffe_id),
+        enrolment: text(lease.owner.enrolment),
+        by: match cause {
+            Some(EndCause::Revoked { by, .. }) => text(by),
+            Some(_) | None => None,
+        },
+        job: text(lease.job),
+        lease: text(lease.id),
+        role: text(&lease.role),
+        cluster: text(&lease.target.cluster),
+        namespace: text(&lease.target.namespace),
+        service_account: text(&lease.target.service_account),
+        anchor: text(lease.anchor.as_str()),
+        reason: cause.map(EndCause::describe),
+        ..at(event, time)
+    }
+}
+
+fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -> Line {
+    Line {
+        caller: text(&block.caller),
+        block: text(block.id),
+        role: text(&block.role),
+        lease: text(block.lease),
+        ..at(event, time)
+    }
+}
+
+fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -> Line {
+    Line { runners: text(&join_token.runners), fingerprint: text(join_token.digest), ..at(event, time) }
+}
+
+fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> Line {
+    Line {
+        caller: text(&enrolment.spiffe_id),
+        enrolment: text(enrolment.id),
+        until: text(enrolment.certificate_expires),
+        ..at(event, time)
+    }
+}

@@ -1,0 +1,115 @@
+//! The cluster port: mint on an anchor, cut an anchor.
+//!
+//! An implementation retries nothing by itself and ends each call by its own deadline: a retried TokenRequest is a token
+//! that nobody recorded.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::lease::AnchorName;
+use crate::mint::{Minted, Order};
+use crate::name::Name;
+
+/// Where clients find the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The cluster's name in the issuer's config.
+    pub name: Name,
+    /// The API server's URL.
+    pub server: String,
+    /// The certificate authorities to trust for it, PEM; empty for the system's.
+    pub ca_bundle_pem: Vec<u8>,
+    /// The name to verify the server's certificate against; empty for the URL's host.
+    pub tls_server_name: String,
+}
+
+/// Why no token was minted. The anchor may exist all the same: who called cuts it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The ServiceAccount does not exist.
+    #[error("ServiceAccount {namespace}/{name} does not exist")]
+    ServiceAccountMissing {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Another ServiceAccount stands under the name since the lease began.
+    #[error("ServiceAccount {namespace}/{name} was deleted and recreated since the lease began")]
+    ServiceAccountReplaced {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// RBAC refuses the issuer.
+    #[error("the cluster forbids the issuer to {rule}")]
+    Forbidden {
+        /// What it lacks, such as `create serviceaccounts/token "deployer" in namespace "web"`.
+        rule: String,
+    },
+    /// The admission policy was not found.
+    #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]
+    PolicyMissing {
+        /// Where.
+        namespace: String,
+    },
+    /// The clocks differ.
+    #[error("the API server's clock differs from the issuer's by {seconds} s")]
+    ClockSkew {
+        /// By how much; positive if the API server is ahead.
+        seconds: i64,
+    },
+    /// No answer in time.
+    #[error("the API server of cluster {cluster} cannot be reached: {cause}")]
+    Unreachable {
+        /// Which cluster.
+        cluster: Name,
+        /// What went wrong, without secrets.
+        cause: String,
+    },
+    /// The API server, or our share of it, is at its limit.
+    #[error("cluster {cluster} is busy")]
+    Busy {
+        /// Which cluster.
+        cluster: Name,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The anchor is gone (only on an order for an existing one).
+    #[error("the lease's anchor was deleted by somebody else")]
+    AnchorLost,
+    /// The answer is not what was asked for.
+    #[error("the API server's answer was rejected: {0}")]
+    AnswerRejected(String),
+}
+
+/// Why an anchor could not be deleted; it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CutError {
+    /// RBAC or the admission policy refuses.
+    #[error("the cluster forbids the issuer to {0}")]
+    Forbidden(String),
+    /// No answer in time, or a failure of the server.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// A finalizer holds the anchor; its tokens die 60 s after the delete at the latest.
+    #[error("a finalizer holds the anchor: remove it from Secret {0}")]
+    HeldByFinalizer(String),
+}
+
+/// One API server (or HA set).
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// Where clients find it.
+    fn endpoint(&self) -> &Endpoint;
+
+    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first.
+    ///
+    /// May repeat: no. On an error the anchor may or may not exist.
+    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError>;
+
+    /// Deletes an anchor; one that is not there is deleted. May repeat: yes.
+    async fn cut(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError>;
+}

@@ -1,0 +1,188 @@
+//! Join tokens and enrolments: how a runner's name comes to a key.
+//!
+//! The secret of a join token is kept nowhere: the ledger has its SHA-256 (the secret is 256 random bits, so a plain
+//! digest is enough). Taking a token is one conditional commit, durable before anything is signed.
+
+use crate::caller::{Owner, SpiffeId};
+use crate::digest::Digest;
+use crate::id::EnrolmentId;
+use crate::ledger::Revision;
+use crate::name::{Name, NamePattern};
+use crate::time::Timestamp;
+
+/// A one-time right to enrol a runner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// SHA-256 of the secret: its key in the ledger.
+    pub digest: Digest,
+    /// Which names it may enrol.
+    pub runners: NamePattern,
+    /// Whether it may replace a live enrolment.
+    pub replace: bool,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// Who created it.
+    pub by: SpiffeId,
+    /// Who took it.
+    pub taken: Option<Taken>,
+    /// Counts its changes, from 1.
+    pub revision: Revision,
+}
+
+/// The use of a join token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// When.
+    pub at: Timestamp,
+    /// The enrolment that came of it.
+    pub enrolment: EnrolmentId,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) that it was used with.
+    pub key: Digest,
+}
+
+/// Why a join token does not enrol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinRefusal {
+    /// It was used.
+    #[error("this join token has enrolled a runner already; ask an operator for a new one")]
+    Used,
+    /// It is past its expiry.
+    #[error("this join token expired at {0}; ask an operator for a new one")]
+    Expired(Timestamp),
+    /// The name does not match.
+    #[error("this join token is for runners named {pattern}, not for {name}")]
+    Name {
+        /// What it allows.
+        pattern: NamePattern,
+        /// What was asked.
+        name: Name,
+    },
+}
+
+/// What a presented join token allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Its first use.
+    First,
+    /// The reply to its first use was lost: the same key asks again and gets the same enrolment.
+    Again(EnrolmentId),
+}
+
+impl JoinToken {
+    /// Whether it enrols this name with this key now.
+    pub fn admits(&self, name: &Name, key: Digest, now: Timestamp) -> Result<Join, JoinRefusal> {
+        if now >= self.expires {
+            return Err(JoinRefusal::Expired(self.expires));
+        }
+        if let Some(taken) = &self.taken {
+            return if taken.key == key { Ok(Join::Again(taken.enrolment)) } else { Err(JoinRefusal::Used) };
+        }
+        if !self.runners.matches(name) {
+            return Err(JoinRefusal::Name { pattern: self.runners.clone(), name: name.clone() });
+        }
+        Ok(Join::First)
+    }
+
+    /// The token after its use.
+    pub fn take(self, taken: Taken) -> Self {
+        Self { taken: Some(taken), revision: self.revision.next(), ..self }
+    }
+}
+
+/// A runner's right to its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolment {
+    /// Its name.
+    pub id: EnrolmentId,
+    /// The runner.
+    pub spiffe_id: SpiffeId,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of its newest certificate.
+    pub key: Digest,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When its newest certificate ends.
+    pub certificate_expires: Timestamp,
+    /// When another enrolment took its name.
+    pub replaced: Option<Timestamp>,
+    /// Counts its changes, from 1.
+    pub revision: Revision,
+}
+
+impl Enrolment {
+    /// Whether its certificates are accepted and its name is taken.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.replaced.is_none() && now < self.certificate_expires
+    }
+
+    /// The enrolment with its next certificate.
+    pub fn renew(self, key: Digest, certificate_expires: Timestamp) -> Self {
+        Self { key, certificate_expires, revision: self.revision.next(), ..self }
+    }
+
+    /// The enrolment after another took its name.
+    pub fn replace(self, at: Timestamp) -> Self {
+        Self { replaced: Some(at), revision: self.revision.next(), ..self }
+    }
+
+    /// As the owner of leases.
+    pub fn owner(&self) -> Owner {
+        Owner { spiffe_id: self.spiffe_id.clone(), enrolment: self.id }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"key";
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn token() -> JoinToken {
+        JoinToken {
+            digest: Digest::of_bytes(b"secret"),
+            runners: NamePattern::parse("prod-*").unwrap(),
+            replace: false,
+            created: second(0),
+            expires: second(100),
+            by: SpiffeId::parse("spiffe://d/operator/o").unwrap(),
+            taken: None,
+            revision: Revision::FIRST,
+        }
+    }
+
+    fn taken() -> JoinToken {
+        let enrolment = EnrolmentId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap();
+        token().take(Taken { at: second(1), enrolment, key: Digest::of_bytes(KEY) })
+    }
+
+    fn admits(token: &JoinToken, name: &str, key: &[u8], now: i64) -> Result<Join, JoinRefusal> {
+        token.admits(&Name::parse(name).unwrap(), Digest::of_bytes(key), second(now))
+    }
+
+    #[test]
+    fn admits_a_matching_name_once() {
+        assert_eq!(admits(&token(), "prod-1", KEY, 50), Ok(Join::First));
+        assert_eq!(admits(&taken(), "prod-1", b"other", 50), Err(JoinRefusal::Used));
+    }
+
+    #[test]
+    fn gives_a_lost_reply_again_to_the_same_key() {
+        assert!(matches!(admits(&taken(), "prod-1", KEY, 50), Ok(Join::Again(_))));
+    }
+
+    #[test]
+    fn refuses_after_its_expiry_even_the_same_key() {
+        assert!(matches!(admits(&token(), "prod-1", KEY, 100), Err(JoinRefusal::Expired(_))));
+        assert!(matches!(admits(&taken(), "prod-1", KEY, 100), Err(JoinRefusal::Expired(_))));
+    }
+
+    #[test]
+    fn refuses_other_names() {
+        assert!(matches!(admits(&token(), "dev-1", KEY, 50), Err(JoinRefusal::Name { .. })));
+    }
+}

@@ -1,0 +1,279 @@
+//! The ledger port: what is recorded, and the proof that it was.
+//!
+//! One way to write, [`Ledger::commit`]: a list of changes, all or none, each the new row with its revision; a row that
+//! has moved on meanwhile is a [`LedgerError::Conflict`]. Each change has one audit line ([`crate::audit::line`]), written in the
+//! same commit. When `commit` returns, rows and lines survive kill -9 and power loss. What is lost on a crash is only
+//! what was not acknowledged.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::block::Block;
+use crate::caller::{Owner, SpiffeId};
+use crate::digest::Digest;
+use crate::enrolment::{Enrolment, JoinToken};
+use crate::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
+use crate::job::Job;
+use crate::lease::Lease;
+use crate::name::Name;
+use crate::request::{Method, Request};
+use crate::time::Timestamp;
+
+/// Counts the changes of one row, from 1; a row is written only over the revision before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(u64);
+
+impl Revision {
+    /// Of a row that was never written before.
+    pub const FIRST: Self = Self(1);
+
+    /// A revision that was stored.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// As a number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The next one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// One minted token; the token itself is not part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MintedToken {
+    /// Its `jti`: its key in the ledger.
+    pub jti: String,
+    /// The lease it belongs to.
+    pub lease: LeaseId,
+    /// SHA-256 of the token.
+    pub fingerprint: Digest,
+    /// When the API server says it was made.
+    pub issued: Timestamp,
+    /// When the API server says it expires.
+    pub expires: Timestamp,
+    /// When it was recorded, by the issuer's clock.
+    pub recorded: Timestamp,
+}
+
+/// A request that was refused, as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Names the decision.
+    pub decision: DecisionId,
+    /// When.
+    pub at: Timestamp,
+    /// Who asked; none for an enrolment.
+    pub caller: Option<SpiffeId>,
+    /// The method's name, such as `Issue`.
+    pub method: &'static str,
+    /// The reason on the wire, such as `ROLE_NOT_AVAILABLE`.
+    pub reason: &'static str,
+    /// What was asked for: a role, a lease id, a runner name. At most 200 characters, printable.
+    pub subject: String,
+    /// Why, in full; the caller is told less.
+    pub explanation: String,
+}
+
+/// One thing that happened. Rows are whole, as they are after the change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A job session was opened.
+    JobStarted {
+        /// The session.
+        job: Job,
+        /// The request that opened it.
+        request: Request,
+    },
+    /// A job session was ended.
+    JobEnded {
+        /// The session.
+        job: Job,
+    },
+    /// A lease was granted; nothing exists in the cluster yet.
+    LeasePending {
+        /// The lease.
+        lease: Lease,
+        /// The request that it answers.
+        request: Request,
+    },
+    /// A lease has its anchor and its first token.
+    LeaseActive {
+        /// The lease.
+        lease: Lease,
+    },
+    /// A token was minted on a lease.
+    TokenMinted {
+        /// What is known of it.
+        token: MintedToken,
+        /// The lease's owner, for the audit line.
+        owner: Owner,
+    },
+    /// A lease is to end; its anchor is deleted next.
+    LeaseEnding {
+        /// The lease.
+        lease: Lease,
+    },
+    /// A lease's anchor is gone.
+    LeaseEnded {
+        /// The lease.
+        lease: Lease,
+    },
+    /// A block was set.
+    BlockSet {
+        /// The block.
+        block: Block,
+    },
+    /// A block was lifted.
+    BlockLifted {
+        /// The block.
+        block: Block,
+    },
+    /// A join token was created.
+    JoinTokenCreated {
+        /// The join token.
+        join_token: JoinToken,
+        /// The request that created it.
+        request: Request,
+    },
+    /// A join token was used.
+    JoinTokenTaken {
+        /// The join token.
+        join_token: JoinToken,
+    },
+    /// A runner was enrolled.
+    Enrolled {
+        /// The enrolment.
+        enrolment: Enrolment,
+    },
+    /// A runner's certificate was renewed, or given again after a lost reply.
+    Renewed {
+        /// The enrolment.
+        enrolment: Enrolment,
+        /// When.
+        at: Timestamp,
+    },
+    /// A runner's enrolment gave way to another of the same name.
+    EnrolmentReplaced {
+        /// The enrolment that ended.
+        enrolment: Enrolment,
+    },
+    /// A request was refused.
+    Refused {
+        /// Which, and why.
+        refusal: Refusal,
+    },
+}
+
+/// Proof that a commit is durable. A token leaves only against one.
+#[derive(Debug)]
+pub struct Recorded(());
+
+impl Recorded {
+    /// Made by ledgers after their commit is durable; `cargo xtask tidy` lists who may call this.
+    pub fn durable() -> Self {
+        Self(())
+    }
+}
+
+/// Why nothing was recorded, or could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// A row has moved on since it was read, or exists already. Nothing of the commit was recorded.
+    #[error("{0} was changed by somebody else meanwhile")]
+    Conflict(String),
+    /// The records could not be written or read. Nothing of the commit was acknowledged.
+    #[error("the ledger is not available: {0}")]
+    Unavailable(String),
+    /// The audit file could not be written. Nothing of the commit was recorded.
+    #[error("the audit file cannot be written: {0}")]
+    AuditUnavailable(String),
+}
+
+/// What a page of leases should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaseFilter {
+    /// This lease.
+    pub lease: Option<LeaseId>,
+    /// Leases of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Leases of this job.
+    pub job: Option<JobId>,
+    /// Leases of this role.
+    pub role: Option<Name>,
+    /// Leases in this cluster.
+    pub cluster: Option<Name>,
+    /// Ended ones too.
+    pub include_ended: bool,
+}
+
+impl LeaseFilter {
+    /// Whether the lease is one of these.
+    pub fn matches(&self, lease: &Lease) -> bool {
+        let ended = matches!(lease.state, crate::lease::State::Ended { .. });
+        (self.include_ended || !ended)
+            && self.lease.is_none_or(|id| id == lease.id)
+            && self.caller.as_ref().is_none_or(|caller| *caller == lease.owner.spiffe_id)
+            && self.job.is_none_or(|job| job == lease.job)
+            && self.role.as_ref().is_none_or(|role| *role == lease.role)
+            && self.cluster.as_ref().is_none_or(|cluster| *cluster == lease.target.cluster)
+    }
+
+    /// Whether it holds back anything at all.
+    pub fn is_everything(&self) -> bool {
+        *self == Self { include_ended: self.include_ended, ..Self::default() }
+    }
+}
+
+/// Records and finds. Reads see every commit that was acknowledged before they began.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Records all of the changes or none. Durable when it returns; a cancelled call may still take effect.
+    async fn commit(&self, changes: Vec<Change>) -> Result<Recorded, LedgerError>;
+
+    /// A job session.
+    fn job(&self, id: JobId) -> Result<Option<Job>, LedgerError>;
+
+    /// A lease.
+    fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
+
+    /// Up to `limit` leases that match, newest first, older than `before`.
+    fn leases(
+        &self,
+        filter: &LeaseFilter,
+        before: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, LedgerError>;
+
+    /// The tokens of a lease, newest first, at most `limit`.
+    fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError>;
+
+    /// A token by its `jti`.
+    fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError>;
+
+    /// What came of an earlier request.
+    fn request(&self, owner: &Owner, method: Method, id: RequestId) -> Result<Option<Request>, LedgerError>;
+
+    /// A block.
+    fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError>;
+
+    /// The blocks of a caller and role, whether in force or not, newest first.
+    fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// A join token by the digest of its secret.
+    fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;
+
+    /// An enrolment.
+    fn enrolment(&self, id: EnrolmentId) -> Result<Option<Enrolment>, LedgerError>;
+
+    /// The enrolment that was made last for a SPIFFE ID.
+    fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError>;
+
+    /// How long the last commit took, for readiness and metrics; none before the first.
+    fn last_commit(&self) -> Option<Duration>;
+}

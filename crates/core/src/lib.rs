@@ -1,0 +1,26 @@
+//! The domain of shorepass, pure: no sockets, no files, no clocks, no randomness of its own.
+//!
+//! What the other crates do to the world they do behind the traits that stand here ([`ledger::Ledger`],
+//! [`cluster::Cluster`], [`time::Clock`], [`time::Entropy`]). The order of events is in the types: a
+//! [`caller::Caller`] comes only from a verified certificate, a [`policy::Grant`] only from a decision, an
+//! [`mint::Order`] only from a grant, and a token leaves only against a [`ledger::Recorded`].
+
+pub mod audit;
+pub mod block;
+pub mod caller;
+pub mod cluster;
+pub mod digest;
+pub mod enrolment;
+pub mod id;
+pub mod job;
+pub mod lease;
+pub mod ledger;
+pub mod mint;
+pub mod name;
+pub mod policy;
+pub mod refresh;
+pub mod request;
+pub mod role;
+pub mod time;
+pub mod token;
+pub mod window;

@@ -1,0 +1,196 @@
+//! Roles: the policy documents, parsed.
+//!
+//! A [`Role`] that exists can be decided on: what makes a document unfit (no subject, a lifetime out of bounds) is
+//! refused by [`Role::new`], whoever read it.
+
+use std::time::Duration;
+
+use crate::digest::Digest;
+use crate::name::{Name, NamePattern};
+
+/// What Kubernetes gives at least (TokenRequest, `expirationSeconds`).
+pub const TOKEN_LIFETIME_FLOOR: Duration = Duration::from_secs(600);
+/// What a role may give at most.
+pub const TOKEN_LIFETIME_CEILING: Duration = Duration::from_secs(24 * 3600);
+/// What a lease may last at most.
+pub const LEASE_LIFETIME_CEILING: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A lifetime that API servers stretch to a year for pods; never asked for.
+pub const STRETCHED_LIFETIME: Duration = Duration::from_secs(3607);
+
+/// A lifetime to use when nothing is asked, and one that no wish exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Given when nothing is asked.
+    pub default: Duration,
+    /// Given at most.
+    pub max: Duration,
+}
+
+/// Which ServiceAccount, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// The cluster's name in the issuer's config.
+    pub cluster: Name,
+    /// The ServiceAccount's namespace.
+    pub namespace: Name,
+    /// The ServiceAccount's name (a DNS subdomain: names here, joined by dots).
+    pub service_account: String,
+}
+
+/// Who may use a role: all conditions of one subject must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Runners by name; none means no runner.
+    pub runners: Vec<NamePattern>,
+    /// Platforms by name; none means no platform.
+    pub platforms: Vec<NamePattern>,
+    /// Whether a job that the caller merely asserts is enough.
+    pub accept_asserted_jobs: bool,
+}
+
+/// A policy document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    name: Name,
+    target: Target,
+    token: Lifetime,
+    lease: Lifetime,
+    subjects: Vec<Subject>,
+    digest: Digest,
+}
+
+/// Why a document is not a role. `field` is the path below the document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct RoleError {
+    /// The path of the field, such as `spec.lifetimes.token.max`.
+    pub field: &'static str,
+    /// What is wrong, and what to write instead.
+    pub problem: String,
+}
+
+impl Role {
+    /// Checks what the document says. `digest` is that of the document's text.
+    pub fn new(
+        name: Name,
+        target: Target,
+        token: Lifetime,
+        lease: Lifetime,
+        subjects: Vec<Subject>,
+        digest: Digest,
+    ) -> Result<Self, RoleError> {
+        check_lifetime("spec.lifetimes.token", token, TOKEN_LIFETIME_CEILING)?;
+        check_lifetime("spec.lifetimes.lease", lease, LEASE_LIFETIME_CEILING)?;
+        if !is_service_account_name(&target.service_account) {
+            return Err(RoleError {
+                field: "spec.target.serviceAccount",
+                problem: format!("{:?} is not a ServiceAccount name (a DNS subdomain)", target.service_account),
+            });
+        }
+        if subjects.is_empty() {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "a role without a subject does not load: name at least one runner or platform".to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| subject.runners.is_empty() && subject.platforms.is_empty()) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item without runners or platforms does not load: it would name nobody".to_owned(),
+            });
+        }
+        Ok(Self { name, target, token, lease, subjects, digest })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Which ServiceAccount.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How long its tokens last.
+    pub fn token(&self) -> Lifetime {
+        self.token
+    }
+
+    /// How long its leases last.
+    pub fn lease(&self) -> Lifetime {
+        self.lease
+    }
+
+    /// Who may use it.
+    pub fn subjects(&self) -> &[Subject] {
+        &self.subjects
+    }
+
+    /// The digest of the document it came from.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+fn check_lifetime(field: &'static str, lifetime: Lifetime, ceiling: Duration) -> Result<(), RoleError> {
+    let problem = if lifetime.default < TOKEN_LIFETIME_FLOOR || lifetime.max < TOKEN_LIFETIME_FLOOR {
+        "under 600 s, the shortest life that Kubernetes gives a token: write 10m or more".to_owned()
+    } else if lifetime.max > ceiling {
+        format!("max is over {} h", ceiling.as_secs() / 3600)
+    } else if lifetime.default > lifetime.max {
+        "default is over max".to_owned()
+    } else if lifetime.default == STRETCHED_LIFETIME || lifetime.max == STRETCHED_LIFETIME {
+        "3607 s is the one lifetime that API servers stretch to a year: write 1h".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(RoleError { field, problem })
+}
+
+fn is_service_account_name(text: &str) -> bool {
+    text.len() <= 253 && !text.is_empty() && text.split('.').all(|part| Name::parse(part).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn role(token: Lifetime, subjects: Vec<Subject>) -> Result<Role, RoleError> {
+        let name = |text| Name::parse(text).unwrap();
+        let target = Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
+        let lease = Lifetime { default: HOUR, max: HOUR * 6 };
+        Role::new(name("r"), target, token, lease, subjects, Digest::of_bytes(b""))
+    }
+
+    fn somebody() -> Vec<Subject> {
+        let runners = vec![NamePattern::parse("prod-*").unwrap()];
+        vec![Subject { runners, platforms: vec![], accept_asserted_jobs: true }]
+    }
+
+    fn lifetime(default: u64, max: u64) -> Lifetime {
+        Lifetime { default: Duration::from_secs(default), max: Duration::from_secs(max) }
+    }
+
+    #[test]
+    fn a_fit_document_is_a_role() {
+        assert!(role(lifetime(600, 3600), somebody()).is_ok());
+    }
+
+    #[test]
+    fn unfit_lifetimes_are_refused_by_field() {
+        for unfit in [lifetime(599, 3600), lifetime(1200, 600), lifetime(600, 3607), lifetime(600, 90_000)] {
+            assert_eq!(role(unfit, somebody()).unwrap_err().field, "spec.lifetimes.token");
+        }
+    }
+
+    #[test]
+    fn a_role_without_a_subject_is_refused() {
+        let nobody = Subject { runners: vec![], platforms: vec![], accept_asserted_jobs: true };
+        for subjects in [vec![], vec![nobody]] {
+            assert_eq!(role(lifetime(600, 3600), subjects).unwrap_err().field, "spec.subjects");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Time and chance as arguments.
+//!
+//! Wall time is for records and people; lives are counted on the boot-time clock, which goes on while a machine is
+//! suspended (CLOCK_BOOTTIME, clock_gettime(2)). Only the daemon crate asks the system for either.
+
+use std::time::Duration;
+
+pub use jiff::Timestamp;
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    /// Wall time. It may jump.
+    fn now(&self) -> Timestamp;
+
+    /// Time since boot, suspended time included. It never goes back.
+    fn since_boot(&self) -> Duration;
+}
+
+/// Gives unpredictable bytes.
+pub trait Entropy: Send + Sync {
+    /// Fills the buffer from the system's generator.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// `start + life`, at most the last representable moment.
+pub fn after(start: Timestamp, life: Duration) -> Timestamp {
+    start.checked_add(life).unwrap_or(Timestamp::MAX)
+}
+
+/// The time from `now` until `end`; zero when that has passed.
+pub fn until(now: Timestamp, end: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_is_zero_when_the_end_has_passed() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let earlier = Timestamp::from_second(999).unwrap();
+        assert_eq!(until(now, earlier), Duration::ZERO);
+        assert_eq!(until(earlier, now), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn after_saturates() {
+        assert_eq!(after(Timestamp::MAX, Duration::from_secs(1)), Timestamp::MAX);
+    }
+}
