@@ -1,0 +1,20 @@
+//! The names of the variables that carry the test set-up into the integration tests.
+//!
+//! They are the whole agreement between xtask and the tests: xtask sets them, the tests read them and refuse to run
+//! without them. The tests cannot import these constants (xtask is no library, and they must not depend on it), so
+//! a rename here is a rename there.
+
+/// The folder with the daemons under test.
+pub(crate) const BIN_DIR: &str = "SHOREPASS_TEST_BIN_DIR";
+
+/// A kubeconfig file with the rights of `system:masters`.
+pub(crate) const KUBECONFIG: &str = "SHOREPASS_TEST_KUBECONFIG";
+
+/// The audit log of the API server: one JSON event per line, at level Metadata, without the stage RequestReceived.
+pub(crate) const AUDIT_LOG: &str = "SHOREPASS_TEST_AUDIT_LOG";
+
+/// The kubectl of the same version as the API server.
+pub(crate) const KUBECTL: &str = "SHOREPASS_TEST_KUBECTL";
+
+/// The version of the API server without the `v`, such as `1.36.3`.
+pub(crate) const KUBERNETES: &str = "SHOREPASS_TEST_KUBERNETES";

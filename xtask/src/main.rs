@@ -1,0 +1,62 @@
+//! `cargo xtask`: what developers and CI run.
+//!
+//! Only the list of commands lives here; each one is a module. xtask starts processes and reads files. It depends
+//! on none of our crates, nor on kube, tonic or tokio, so that it builds early and cannot be broken by the
+//! code that it tests.
+
+mod control_plane;
+mod environment;
+mod go;
+mod paths;
+mod process;
+mod progress;
+mod signals;
+mod tools;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of shorepass.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start, stop and describe a real Kubernetes API server for tests.
+    #[command(subcommand)]
+    ControlPlane(control_plane::Command),
+    /// Run the pinned buf: `cargo xtask buf lint proto`.
+    #[command(disable_help_flag = true)]
+    Buf {
+        /// What buf gets, unchanged.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    #[command(hide = true)]
+    Owned(process::OwnedCommand),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::ControlPlane(command) => command.run(),
+        Command::Buf { arguments } => tools::run_buf(&arguments),
+        Command::Owned(command) => command.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<signals::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
