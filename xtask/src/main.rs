@@ -51,11 +51,13 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<signals::Interrupted>() => {
-            eprintln!("{error}");
+            eprintln!("{}", signals::Interrupted);
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("error: {error:?}");
+            // Not `{error:?}`: a backtrace through xtask says nothing about what went wrong.
+            eprintln!("error: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
             ExitCode::FAILURE
         }
     }

@@ -110,13 +110,15 @@ fn given(folder: PathBuf, release: Option<Release>, controllers: bool) -> Result
     Ok(Binaries { folder, kubernetes })
 }
 
-/// Kubernetes and its clients take their version from the linker; without it the server says `v0.0.0-master` and
-/// clients misbehave.
+/// Kubernetes takes its version from the linker, and client-go its own for the user agent. Without them the server says
+/// `v0.0.0-master` and clients misbehave.
 fn version_flags(kubernetes: &str) -> String {
     let mut numbers = kubernetes.split('.');
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    [("gitVersion", format!("v{kubernetes}").as_str()), ("gitMajor", major), ("gitMinor", minor)]
-        .map(|(name, value)| format!("-X k8s.io/component-base/version.{name}={value}"))
+    ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"]
+        .map(|package| {
+            format!("-X {package}.gitVersion=v{kubernetes} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+        })
         .join(" ")
 }
 

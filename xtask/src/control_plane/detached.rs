@@ -3,7 +3,7 @@
 //! `up` starts `serve`, which owns the processes as any other command would, and waits until it has published how to
 //! use them. `down` asks it to end. Nothing restarts what dies: `serve` then stops the rest and keeps the logs.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Starts the control plane in the background.
 pub(super) fn up(release: Option<Release>, controllers: bool) -> Result<()> {
     signals::watch()?;
-    if claim::holder(&runs(), NAME)?.is_some() {
+    if runs_already()? {
         return already_up(release, controllers);
     }
     // Here and not in `serve`: it takes minutes, and here somebody watches.
@@ -41,13 +41,25 @@ pub(super) fn up(release: Option<Release>, controllers: bool) -> Result<()> {
         }
         Err(error) => {
             end(&mut server);
+            // Another `up` that came at the same time may have been faster.
+            if runs_already()? {
+                return already_up(release, controllers);
+            }
+            remove_log()?;
             Err(error)
         }
     }
 }
 
+fn runs_already() -> Result<bool> {
+    Ok(claim::holder(&runs(), NAME)?.is_some())
+}
+
 fn already_up(release: Option<Release>, controllers: bool) -> Result<()> {
-    let facts = published()?;
+    let facts = process::wait_until("the control plane that already starts", PATIENCE, || {
+        ensure!(runs_already()?, "the control plane that was starting ended");
+        Ok(Facts::read(&folder()).map_or_else(|| Seen::NotYet("it is not ready".to_owned()), Seen::Ready))
+    })?;
     if let Some(release) = release
         && !facts.kubernetes.starts_with(&format!("{release}."))
     {
@@ -65,7 +77,12 @@ fn already_up(release: Option<Release>, controllers: bool) -> Result<()> {
 }
 
 fn spawn_server(release: Option<Release>, controllers: bool, log: &Path) -> Result<Child> {
-    let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .and_then(|file| file.set_len(0).map(|()| file))
+        .with_context(|| format!("cannot write {}", log.display()))?;
     let errors = output.try_clone().context("cannot share the log file")?;
     let mut command = Command::new("/proc/self/exe");
     command.args(["control-plane", "serve"]);
@@ -147,7 +164,7 @@ pub(super) fn serve(release: Option<Release>, controllers: bool) -> Result<()> {
 }
 
 fn published() -> Result<Facts> {
-    if claim::holder(&runs(), NAME)?.is_none() {
+    if !runs_already()? {
         let log = log();
         let hint = if log.exists() {
             format!("; the last one ended by itself, see {}", log.display())
