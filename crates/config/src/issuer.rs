@@ -1,0 +1,443 @@
+//! The issuer's document.
+//!
+//! Paths are resolved against the document's folder; whether what they name exists is found out by whoever opens it,
+//! except for the roles, which [`IssuerConfig::load_roles`] checks against the clusters. The bounds of the tunables are
+//! here, so that no one has to ask elsewhere whether a number makes sense.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shorepass_core::name::{Name, TrustDomain};
+use shorepass_core::role::Role;
+
+use crate::cursor::Cursor;
+use crate::envelope;
+use crate::error::ConfigErrors;
+use crate::role;
+use crate::scalar::{Host, parse_server_url};
+
+const KIND: &str = "IssuerConfig";
+/// The shortest life of a certificate; a renewal at half of it needs a few seconds to work.
+const CERTIFICATE_FLOOR: Duration = Duration::from_secs(20);
+const CERTIFICATE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What an issuer is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerConfig {
+    /// The trust domain whose identities it signs.
+    pub trust_domain: TrustDomain,
+    /// Its own name: it serves as `spiffe://<trust domain>/issuer/<name>`.
+    pub name: Name,
+    /// Names and addresses in its serving certificate, at least one.
+    pub dns_names: Vec<Host>,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Where it keeps keys, ledger and audit.
+    pub state_directory: PathBuf,
+    /// The clusters, at least one, no name twice.
+    pub clusters: Vec<ClusterConfig>,
+    /// Where the role documents are.
+    pub role_directory: PathBuf,
+    /// How long the certificates of its peers live.
+    pub certificate_lifetime: Duration,
+    /// How much it does at once.
+    pub limits: Limits,
+}
+
+/// The addresses of the listeners; port 0 takes a free one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// mTLS: runners, platforms, operators.
+    pub api: SocketAddr,
+    /// TLS without client certificate: enrolment.
+    pub enroll: SocketAddr,
+    /// Plain HTTP: health.
+    pub admin: SocketAddr,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Its name, as roles and leases say it.
+    pub name: Name,
+    /// The kubeconfig that the issuer connects with.
+    pub kubeconfig: PathBuf,
+    /// The context in it.
+    pub context: String,
+    /// What clients are told.
+    pub advertise: Advertise,
+}
+
+/// Where clients find a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertise {
+    /// The API server's URL.
+    pub server: String,
+    /// A PEM file with the certificate authorities to trust for it; the client's system's without.
+    pub ca_file: Option<PathBuf>,
+    /// The name to verify its certificate against, if not the URL's host.
+    pub tls_server_name: Option<String>,
+}
+
+/// Limits that protect the issuer and the API servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls per second of one caller.
+    pub calls_per_second: NonZeroU32,
+    /// Calls of one caller at once, after a pause.
+    pub burst: NonZeroU32,
+    /// Mints of one cluster at the same time.
+    pub mints_in_flight: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const fn count(number: u32) -> NonZeroU32 {
+            NonZeroU32::new(number).expect("the defaults below are not 0")
+        }
+        const CALLS_PER_SECOND: NonZeroU32 = count(20);
+        const BURST: NonZeroU32 = count(40);
+        const MINTS_IN_FLIGHT: NonZeroU32 = count(16);
+        Self { calls_per_second: CALLS_PER_SECOND, burst: BURST, mints_in_flight: MINTS_IN_FLIGHT }
+    }
+}
+
+impl IssuerConfig {
+    /// Reads the file.
+    pub fn load(file: &Path) -> Result<Self, ConfigErrors> {
+        envelope::load(file, KIND, issuer_config)
+    }
+
+    /// The roles of the configured directory; one of an unknown cluster is refused.
+    pub fn load_roles(&self) -> Result<Vec<Role>, ConfigErrors> {
+        let clusters: Vec<Name> = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+        role::load_directory_for(&self.role_directory, &clusters)
+    }
+}
+
+fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
+    let fields = spec.fields(&[
+        "trustDomain",
+        "issuer",
+        "listen",
+        "state",
+        "clusters",
+        "roles",
+        "certificates",
+        "limits",
+    ])?;
+    let trust_domain = fields.required("trustDomain", |domain| domain.parsed(TrustDomain::parse));
+    let identity = fields.required("issuer", identity);
+    let listen = fields.required("listen", listen);
+    let state_directory = fields.required("state", directory);
+    let clusters = fields.required("clusters", clusters);
+    let role_directory = fields.required("roles", directory);
+    let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
+    let limits = fields.optional("limits", limits);
+    let (name, dns_names) = identity?;
+    Some(IssuerConfig {
+        trust_domain: trust_domain?,
+        name,
+        dns_names,
+        listen: listen?,
+        state_directory: state_directory?,
+        clusters: clusters?,
+        role_directory: role_directory?,
+        certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
+        limits: limits.unwrap_or_default(),
+    })
+}
+
+fn identity(cursor: &Cursor<'_>) -> Option<(Name, Vec<Host>)> {
+    let fields = cursor.fields(&["name", "dnsNames"])?;
+    let name = fields.required("name", Cursor::name);
+    let dns_names = fields
+        .required("dnsNames", |names| names.some("DNS name or address", |name| name.parsed(Host::parse)));
+    Some((name?, dns_names?))
+}
+
+fn listen(cursor: &Cursor<'_>) -> Option<Listen> {
+    let fields = cursor.fields(&["api", "enroll", "admin"])?;
+    let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+    let mut address = |key: &'static str| {
+        fields.required(key, |cursor| {
+            let address = cursor.socket_address()?;
+            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address && address.port() != 0)
+            {
+                return cursor.fault(format!(
+                    "{address} is the address of {other} already: each listener has its own"
+                ));
+            }
+            taken.push((key, address));
+            Some(address)
+        })
+    };
+    let (api, enroll, admin) = (address("api"), address("enroll"), address("admin"));
+    Some(Listen { api: api?, enroll: enroll?, admin: admin? })
+}
+
+fn directory(cursor: &Cursor<'_>) -> Option<PathBuf> {
+    cursor.fields(&["directory"])?.required("directory", Cursor::file_path)
+}
+
+fn clusters(cursor: &Cursor<'_>) -> Option<Vec<ClusterConfig>> {
+    let seen = std::cell::RefCell::new(Vec::<(Name, String)>::new());
+    cursor.some("cluster", |item| {
+        cluster(item, |cursor| {
+            let name = cursor.name()?;
+            if let Some((_, first)) = seen.borrow().iter().find(|(other, _)| *other == name) {
+                return cursor.fault(format!("a cluster named {name} stands in {first} already"));
+            }
+            seen.borrow_mut().push((name.clone(), cursor.place()));
+            Some(name)
+        })
+    })
+}
+
+fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) -> Option<ClusterConfig> {
+    let fields = cursor.fields(&["name", "connect", "advertise"])?;
+    let name = fields.required("name", |cursor| name(cursor));
+    let kubeconfig = fields.required("connect", |connect| {
+        connect.fields(&["kubeconfig"])?.required("kubeconfig", |kubeconfig| {
+            let fields = kubeconfig.fields(&["path", "context"])?;
+            let path = fields.required("path", Cursor::file_path);
+            let context = fields.required("context", |context| context.text().map(str::to_owned));
+            Some((path?, context?))
+        })
+    });
+    let advertise = fields.required("advertise", advertise);
+    let (kubeconfig, context) = kubeconfig?;
+    Some(ClusterConfig { name: name?, kubeconfig, context, advertise: advertise? })
+}
+
+fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {
+    let fields = cursor.fields(&["server", "caFile", "tlsServerName"])?;
+    let server = fields.required("server", |server| server.parsed(parse_server_url));
+    let ca_file = fields.optional("caFile", Cursor::file_path);
+    let tls_server_name = fields.optional("tlsServerName", |name| name.parsed(Host::parse));
+    Some(Advertise {
+        server: server?,
+        ca_file,
+        tls_server_name: tls_server_name.map(|name| name.to_string()),
+    })
+}
+
+fn certificate_lifetime(cursor: &Cursor<'_>) -> Option<Duration> {
+    let fields = cursor.fields(&["lifetime"])?;
+    fields.required("lifetime", |lifetime| lifetime.duration_within(CERTIFICATE_FLOOR..=CERTIFICATE_CEILING))
+}
+
+fn limits(cursor: &Cursor<'_>) -> Option<Limits> {
+    let fields = cursor.fields(&["callsPerSecond", "burst", "mintsInFlight"])?;
+    let usual = Limits::default();
+    Some(Limits {
+        calls_per_second: fields
+            .optional("callsPerSecond", |n| n.count(10_000))
+            .unwrap_or(usual.calls_per_second),
+        burst: fields.optional("burst", |n| n.count(100_000)).unwrap_or(usual.burst),
+        mints_in_flight: fields
+            .optional("mintsInFlight", |n| n.count(1_000))
+            .unwrap_or(usual.mints_in_flight),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ISSUER: &str = include_str!("../../../deploy/examples/issuer.yaml");
+
+    fn read(text: &str) -> Result<IssuerConfig, ConfigErrors> {
+        envelope::parse(Path::new("/etc/shorepass/issuer.yaml"), text, KIND, issuer_config)
+    }
+
+    fn check(part: &str, exchange: &str, fragments: &[&str]) {
+        assert!(ISSUER.contains(part), "{part:?} is not in the example");
+        let errors = read(&ISSUER.replacen(part, exchange, 1)).unwrap_err();
+        let found = errors.iter().any(|error| fragments.iter().all(|part| error.to_string().contains(part)));
+        assert!(found, "{fragments:?} are not in one of:\n{errors}");
+    }
+
+    #[test]
+    fn the_example_loads_and_shows_the_defaults() {
+        let config = read(ISSUER).unwrap();
+        assert_eq!(config.dns_names.len(), 2);
+        assert_eq!(config.listen.enroll.port(), 8444);
+        assert_eq!(config.clusters[0].context, "shorepass-issuer");
+        assert_eq!(config.clusters[0].advertise.tls_server_name, None);
+        let tunables = ISSUER.find("  certificates:").unwrap();
+        assert_eq!(read(&ISSUER[..tunables]).unwrap(), config);
+    }
+
+    #[test]
+    fn the_defaults_are_these() {
+        let limits = Limits::default();
+        assert_eq!(
+            [limits.calls_per_second, limits.burst, limits.mints_in_flight].map(NonZeroU32::get),
+            [20, 40, 16]
+        );
+        assert_eq!(CERTIFICATE_CEILING, Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn relative_paths_begin_at_the_document() {
+        let config = read(&ISSUER.replace("/etc/shorepass/roles.d", "roles.d")).unwrap();
+        assert_eq!(config.role_directory, Path::new("/etc/shorepass/roles.d"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let table: &[(&str, &str, &[&str])] = &[
+            (
+                "trustDomain: ci",
+                "trust_domain: ci",
+                &["issuer.yaml:5:3: spec.trust_domain: unknown key", "`trustDomain`"],
+            ),
+            (
+                "trustDomain: ci",
+                "trust_domain: ci",
+                &["issuer.yaml:4:1: spec.trustDomain: this key is missing"],
+            ),
+            ("ci.example.org", "CI.example.org", &["spec.trustDomain", "is not a trust domain"]),
+            ("192.0.2.10", "192.0.2.310", &["spec.issuer.dnsNames[1]", "neither a DNS name", "^^^^^^^^^^^"]),
+            ("[issuer.example.org, 192.0.2.10]", "[]", &["spec.issuer.dnsNames: name at least one"]),
+            ("0.0.0.0:8443", "localhost:8443", &["spec.listen.api", "such as 0.0.0.0:8443"]),
+            ("0.0.0.0:8444", "0.0.0.0:8443", &["spec.listen.enroll", "address of api already"]),
+            ("127.0.0.1:9443", "", &["spec.listen.admin: expected text, found nothing"]),
+            ("  state:", "  states:", &["spec.states: unknown key, did you mean `state`?"]),
+            (
+                "lib/shorepass-issuer",
+                "lib/x\n    onStoreFailure: continue",
+                &["spec.state.onStoreFailure: unknown key"],
+            ),
+            ("context: shorepass-issuer", "user: x", &["kubeconfig.user: unknown key", "path, context"]),
+            (
+                "context: shorepass-issuer",
+                "user: x",
+                &["spec.clusters[0].connect.kubeconfig.context: this key is missing"],
+            ),
+            ("server: https", "server: http", &["spec.clusters[0].advertise.server", "such as https://"]),
+            ("caFile:", "ca:", &["spec.clusters[0].advertise.ca: unknown key"]),
+            (
+                "caFile:",
+                "tlsServerName:",
+                &["spec.clusters[0].advertise.tlsServerName", "neither a DNS name"],
+            ),
+            (
+                "lifetime: 24h",
+                "lifetime: 25h",
+                &["spec.certificates.lifetime: 25h is out of bounds: write 20s to 24h"],
+            ),
+            ("lifetime: 24h", "lifetime: 19s", &["spec.certificates.lifetime: 19s is out of bounds"]),
+            ("callsPerSecond: 20", "callsPerSecond: 0", &["spec.limits.callsPerSecond", "from 1 to 10000"]),
+            ("burst: 40", "burst: 4e1", &["spec.limits.burst", "\"4e1\" is not a whole number"]),
+            (
+                "mintsInFlight: 16",
+                "mintsInFlight: 99999999999999999999",
+                &["spec.limits.mintsInFlight", "from 1 to 1000"],
+            ),
+            (
+                "kind: IssuerConfig",
+                "kind: Role",
+                &["issuer.yaml:3:7: kind: expected IssuerConfig, found \"Role\""],
+            ),
+            (
+                "kind: IssuerConfig",
+                "kind: IssuerConfig\nkind: Role",
+                &["kind: the key stands here twice, first in line 3"],
+            ),
+            ("spec:", "spec: {}\n---\nspec:", &["a second document"]),
+            ("  clusters:", "  clusters: []\n  clutters:", &["spec.clusters: name at least one cluster"]),
+            ("    name: main", "\tname: main", &["issuer.yaml:", "not valid YAML"]),
+        ];
+        for (part, exchange, fragments) in table {
+            check(part, exchange, fragments);
+        }
+    }
+
+    #[test]
+    fn two_clusters_of_one_name_are_refused() {
+        let from = ISSUER.find("    - name: staging").unwrap();
+        let to = ISSUER.find("  roles:").unwrap();
+        let text = format!("{}{}", &ISSUER[..to], &ISSUER[from..]);
+        let errors = read(&text).unwrap_err().to_string();
+        assert!(
+            errors.contains(
+                "spec.clusters[1].name: a cluster named staging stands in /etc/shorepass/issuer.yaml:16"
+            ),
+            "{errors}"
+        );
+    }
+
+    #[test]
+    fn several_problems_are_told_in_the_order_of_the_text() {
+        let text = ISSUER
+            .replace("name: main", "name: Main")
+            .replace("burst: 40", "burst: x")
+            .replace("0.0.0.0:8443", "x");
+        let errors = read(&text).unwrap_err();
+        let lines: Vec<usize> = errors
+            .iter()
+            .filter_map(|error| match error {
+                crate::ConfigError::Fault(fault) => Some(fault.line),
+                crate::ConfigError::Unreadable { .. } | crate::ConfigError::Unfit { .. } => None,
+            })
+            .collect();
+        assert!(lines.len() == 3 && lines.is_sorted(), "{errors}");
+    }
+
+    #[test]
+    fn a_role_of_an_unknown_cluster_is_refused_where_it_stands() {
+        let directory = tempfile::tempdir().unwrap();
+        let role = include_str!("../../../deploy/examples/role.yaml");
+        std::fs::write(directory.path().join("web.yaml"), role).unwrap();
+        let mut config =
+            IssuerConfig { role_directory: directory.path().to_owned(), ..read(ISSUER).unwrap() };
+        assert_eq!(config.load_roles().unwrap().len(), 1);
+        config.clusters[0].name = Name::parse("stagin").unwrap();
+        let errors = config.load_roles().unwrap_err().to_string();
+        for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {
+            assert!(errors.contains(fragment), "{fragment}\n{errors}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_documents_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("issuer.yaml");
+        let errors = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            IssuerConfig::load(&file).unwrap_err().to_string()
+        };
+        assert!(errors(&vec![b'#'; 256 * 1024 + 1]).contains("larger than 256 KiB"));
+        assert!(errors(b"a: 1\nb: \xff\n").contains("line 2 is not UTF-8"));
+        assert!(errors(b"").contains("the file is empty: expected kind IssuerConfig"));
+        assert!(errors(b"- a\n").contains("expected the keys apiVersion, kind, found a list"));
+        assert!(IssuerConfig::load(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+        let absent = IssuerConfig::load(&directory.path().join("absent")).unwrap_err().to_string();
+        assert!(absent.contains("absent cannot be read: "), "{absent}");
+    }
+
+    #[test]
+    fn the_number_of_told_problems_is_bounded() {
+        let keys: String = (0..20_000).map(|index| format!("  key{index}: 1\n")).collect();
+        let errors =
+            read(&format!("apiVersion: shorepass.dev/v1\nkind: IssuerConfig\nspec:\n{keys}")).unwrap_err();
+        assert_eq!(errors.len(), 50);
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_to_a_document_makes_the_reader_panic(at in 0..ISSUER.len(), cut in 0..40_usize, put in "\\PC{0,5}") {
+            let start = ISSUER.floor_char_boundary(at);
+            let end = ISSUER.floor_char_boundary(start + cut);
+            if let Err(errors) = read(&format!("{}{put}{}", &ISSUER[..start], &ISSUER[end..])) {
+                prop_assert!(!errors.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Role documents: a directory of them, each file with one or several.
+//!
+//! All problems of all files are told at once, and no role is given out while there is one: half a policy is another
+//! policy. A role's digest is that of its document's text, comments included, so that `sha256sum` of a file with one
+//! role is what the audit shows.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shorepass_core::digest::Digest;
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
+
+use crate::cursor::{Cursor, Report, closest};
+use crate::envelope;
+use crate::error::{ConfigError, ConfigErrors};
+use crate::yaml::Document;
+
+const KIND: &str = "Role";
+const TOKEN_LIFETIME: Lifetime =
+    Lifetime { default: Duration::from_secs(30 * 60), max: Duration::from_secs(60 * 60) };
+const LEASE_LIFETIME: Lifetime =
+    Lifetime { default: Duration::from_secs(60 * 60), max: Duration::from_secs(6 * 60 * 60) };
+
+/// The roles of all `*.yaml` and `*.yml` files in a directory, files in the order of their names.
+///
+/// Hidden files and other names are passed over, folders are not entered. Whether the clusters exist is not asked: see
+/// [`crate::IssuerConfig::load_roles`].
+pub fn load_directory(directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
+    Reader { clusters: None, seen: BTreeMap::new() }.directory(directory)
+}
+
+/// As [`load_directory`]; a role of another cluster than these is refused where it says so.
+pub(crate) fn load_directory_for(directory: &Path, clusters: &[Name]) -> Result<Vec<Role>, ConfigErrors> {
+    Reader { clusters: Some(clusters), seen: BTreeMap::new() }.directory(directory)
+}
+
+struct Reader<'c> {
+    clusters: Option<&'c [Name]>,
+    /// Where each name was given first.
+    seen: BTreeMap<Name, String>,
+}
+
+impl Reader<'_> {
+    fn directory(mut self, directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
+        let mut roles = Vec::new();
+        let mut errors: Vec<ConfigError> = Vec::new();
+        for file in role_files(directory)? {
+            match self.file(&file) {
+                Ok(found) => roles.extend(found),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if errors.is_empty() { Ok(roles) } else { Err(ConfigErrors::new(errors)) }
+    }
+
+    fn file(&mut self, file: &Path) -> Result<Vec<Role>, ConfigErrors> {
+        self.text(file, &envelope::read_text(file)?)
+    }
+
+    fn text(&mut self, file: &Path, text: &str) -> Result<Vec<Role>, ConfigErrors> {
+        let report = Report::new(file, text);
+        let documents = envelope::documents(&report, text);
+        let roles = documents.iter().filter_map(|document| self.document(&report, document)).collect();
+        report.finish(Some(roles))
+    }
+
+    fn document(&mut self, report: &Report<'_>, document: &Document<'_>) -> Option<Role> {
+        let root = Cursor::root(report, &document.root);
+        let fields = envelope::fields(&root, KIND, &["apiVersion", "kind", "metadata", "spec"])?;
+        let name = fields.required("metadata", |metadata| {
+            metadata.fields(&["name"])?.required("name", |name| self.name(name))
+        });
+        let spec = fields.required("spec", |spec| self.spec(spec));
+        let (name, Spec { target, token, lease, subjects }) = (name?, spec?);
+        let digest = Digest::of_bytes(document.text.as_bytes());
+        match Role::new(name, target, token, lease, subjects, digest) {
+            Ok(role) => Some(role),
+            Err(unfit) => root.fault_below(unfit.field, unfit.problem),
+        }
+    }
+
+    fn name(&mut self, cursor: &Cursor<'_>) -> Option<Name> {
+        let name = cursor.name()?;
+        if let Some(first) = self.seen.get(&name) {
+            return cursor.fault(format!("a role named {name} stands in {first} already"));
+        }
+        self.seen.insert(name.clone(), cursor.place());
+        Some(name)
+    }
+
+    fn spec(&self, cursor: &Cursor<'_>) -> Option<Spec> {
+        let fields = cursor.fields(&["cluster", "target", "lifetimes", "subjects"])?;
+        let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
+        let target = fields.required("target", target);
+        let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
+        let subjects = fields.required("subjects", |subjects| subjects.list(subject));
+        let (namespace, service_account) = target?;
+        Some(Spec {
+            target: Target { cluster: cluster?, namespace, service_account },
+            token: lifetimes.0,
+            lease: lifetimes.1,
+            subjects: subjects?,
+        })
+    }
+
+    fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
+        let cluster = cursor.name()?;
+        let Some(clusters) = self.clusters.filter(|clusters| !clusters.contains(&cluster)) else {
+            return Some(cluster);
+        };
+        let names: Vec<&str> = clusters.iter().map(Name::as_str).collect();
+        let meant = closest(cluster.as_str(), &names).map(|name| format!(", did you mean {name}?"));
+        let (meant, names) = (meant.unwrap_or_default(), names.join(", "));
+        cursor.fault(format!("the issuer's config has no cluster {cluster}{meant} (configured: {names})"))
+    }
+}
+
+struct Spec {
+    target: Target,
+    token: Lifetime,
+    lease: Lifetime,
+    subjects: Vec<Subject>,
+}
+
+fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
+    let fields = cursor.fields(&["namespace", "serviceAccount"])?;
+    let namespace = fields.required("namespace", Cursor::name);
+    let service_account = fields.required("serviceAccount", |account| account.text().map(str::to_owned));
+    Some((namespace?, service_account?))
+}
+
+fn lifetimes(cursor: &Cursor<'_>) -> Option<(Lifetime, Lifetime)> {
+    let fields = cursor.fields(&["token", "lease"])?;
+    let token = fields.optional("token", |cursor| lifetime(cursor, TOKEN_LIFETIME)).unwrap_or(TOKEN_LIFETIME);
+    let lease = fields.optional("lease", |cursor| lifetime(cursor, LEASE_LIFETIME)).unwrap_or(LEASE_LIFETIME);
+    Some((token, lease))
+}
+
+/// Where only one of the two is written, the other is as usual, but never in contradiction to it.
+fn lifetime(cursor: &Cursor<'_>, usual: Lifetime) -> Option<Lifetime> {
+    let fields = cursor.fields(&["default", "max"])?;
+    let default = fields.optional("default", Cursor::duration);
+    let max = fields.optional("max", Cursor::duration);
+    let max = max.unwrap_or(usual.max.max(default.unwrap_or(usual.default)));
+    Some(Lifetime { default: default.unwrap_or(usual.default.min(max)), max })
+}
+
+fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
+    let fields = cursor.fields(&["runners", "platforms", "acceptJobs"])?;
+    let patterns = |cursor: &Cursor<'_>| cursor.list(|pattern| pattern.parsed(NamePattern::parse));
+    let accept = |cursor: &Cursor<'_>| match cursor.text()? {
+        "asserted" => Some(true),
+        other => cursor.fault(format!("{other:?} is not known: write asserted, or leave the key out")),
+    };
+    Some(Subject {
+        runners: fields.optional("runners", patterns).unwrap_or_default(),
+        platforms: fields.optional("platforms", patterns).unwrap_or_default(),
+        accept_asserted_jobs: fields.optional("acceptJobs", accept).unwrap_or(false),
+    })
+}
+
+fn role_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let unreadable = |cause| ConfigError::Unreadable { file: directory.to_owned(), cause };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = matches!(file.extension().and_then(OsStr::to_str), Some("yaml" | "yml"));
+        if yaml && !hidden {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROLE: &str = include_str!("../../../deploy/examples/role.yaml");
+
+    fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
+        Reader { clusters: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)
+    }
+
+    /// Exchanges a part of the example and expects all fragments in one error.
+    fn check(part: &str, exchange: &str, fragments: &[&str]) {
+        assert!(ROLE.contains(part), "{part:?} is not in the example");
+        let errors = read(&ROLE.replacen(part, exchange, 1)).unwrap_err();
+        let found = errors.iter().any(|error| fragments.iter().all(|part| error.to_string().contains(part)));
+        assert!(found, "{fragments:?} are not in one of:\n{errors}");
+    }
+
+    #[test]
+    fn the_example_loads_as_it_is_written() {
+        let role = &read(ROLE).unwrap()[0];
+        assert_eq!(role.name().as_str(), "web-deployer");
+        assert_eq!(role.target().service_account, "deployer");
+        assert_eq!((role.token(), role.lease()), (TOKEN_LIFETIME, LEASE_LIFETIME));
+        assert!(role.subjects()[0].accept_asserted_jobs);
+        assert_eq!(role.digest(), Digest::of_bytes(ROLE.as_bytes()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let table: &[(&str, &str, &[&str])] = &[
+            ("kind: Role", "kind: AgentConfig", &["web.yaml:", "kind: expected Role", "AgentConfig", "^^^"]),
+            ("kind: Role", "", &["kind: this key is missing"]),
+            ("shorepass.dev/v1", "v1", &["apiVersion: expected shorepass.dev/v1, found \"v1\""]),
+            (
+                "serviceAccount:",
+                "serviceaccount:",
+                &["spec.target.serviceaccount: unknown key", "`serviceAccount`"],
+            ),
+            (
+                "serviceAccount:",
+                "strict: {}, serviceAccount:",
+                &["spec.target.strict: unknown key", "known here"],
+            ),
+            ("subjects:", "audiences: []\n  subjects:", &["spec.audiences: unknown key", "cluster, target"]),
+            ("runners:", "runner:", &["spec.subjects[0].runner: unknown key, did you mean `runners`?"]),
+            ("prod-*", "\"*\"", &["spec.subjects[0].runners[0]", "three characters"]),
+            ("prod-*", "p*d", &["spec.subjects[0].runners[0]", "three characters"]),
+            ("asserted", "verified", &["spec.subjects[0].acceptJobs", "write asserted"]),
+            ("default: 30m", "default: 30", &["spec.lifetimes.token.default", "\"30\"", "30m"]),
+            ("default: 30m", "default: 5m", &["spec.lifetimes.token:", "600 s", "    token: {"]),
+            ("max: 1h", "max: 25h", &["spec.lifetimes.token:", "over 24 h"]),
+            ("cluster: staging", "cluster: Staging", &["spec.cluster", "is not a name"]),
+            ("cluster: staging", "cluster:", &["spec.cluster: expected text, found nothing"]),
+            (
+                "cluster: staging",
+                "cluster: staging\n  cluster: x",
+                &["spec.cluster: the key stands here twice", "line"],
+            ),
+            ("namespace: web", "namespace: [web]", &["spec.target.namespace: expected text, found a list"]),
+            ("deployer}", "De_ployer}", &["spec.target.serviceAccount", "DNS subdomain"]),
+            ("name: web-deployer", "name: web.deployer", &["metadata.name", "is not a name"]),
+            ("kind: Role", "kind: Role\nstatus: {}", &["status: unknown key", "metadata"]),
+            ("kind: Role", "kind: &k Role", &["an anchor is not accepted"]),
+            ("prod-*]", "prod-*", &["not valid YAML"]),
+        ];
+        for (part, exchange, fragments) in table {
+            check(part, exchange, fragments);
+        }
+    }
+
+    #[test]
+    fn a_role_for_nobody_does_not_load() {
+        let head = ROLE.split("  subjects:").next().unwrap();
+        for (subjects, path) in [
+            ("", "spec.subjects: this key is missing"),
+            ("  subjects: []\n", "spec.subjects: a role without a subject"),
+            ("  subjects: [{acceptJobs: asserted}]\n", "spec.subjects: an item without runners or platforms"),
+            ("  subjects: [{}]\n", "spec.subjects: an item without runners or platforms"),
+        ] {
+            let errors = read(&format!("{head}{subjects}")).unwrap_err().to_string();
+            assert!(errors.contains(path), "{errors}");
+        }
+    }
+
+    #[test]
+    fn an_absent_lifetime_follows_the_one_that_is_written() {
+        let lifetimes = |written: &str| {
+            let role = ROLE.replacen("{default: 30m, max: 1h}", written, 1);
+            let token = read(&role).unwrap()[0].token();
+            (token.default.as_secs() / 60, token.max.as_secs() / 60)
+        };
+        assert_eq!(lifetimes("{}"), (30, 60));
+        assert_eq!(lifetimes("{max: 20m}"), (20, 20));
+        assert_eq!(lifetimes("{default: 2h}"), (120, 120));
+    }
+
+    #[test]
+    fn all_problems_of_all_files_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        write("b.yaml", &ROLE.replace("prod-*", "p*"));
+        write(
+            "a.yml",
+            &format!("{}\n---\n{}", ROLE.replace("web-deployer", "w"), ROLE.replace("cluster:", "clster:")),
+        );
+        write(".hidden.yaml", "{");
+        write("notes.txt", "{");
+        fs::create_dir(directory.path().join("c.yaml")).unwrap();
+        let errors = load_directory(directory.path()).unwrap_err();
+        let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let order = ["a.yml", "a.yml", "b.yaml", "b.yaml", "c.yaml"];
+        assert_eq!(shown.len(), order.len(), "{errors}");
+        assert!(shown.iter().zip(order).all(|(error, file)| error.contains(file)), "{errors}");
+        assert!(shown[0].contains("clster") || shown[1].contains("clster"), "{errors}");
+        assert!(shown.iter().any(|error| error.contains("b.yaml") && error.contains("a.yml:")), "{errors}");
+    }
+
+    #[test]
+    fn several_documents_make_several_roles() {
+        let text = format!("---\n{ROLE}---\n# nothing\n---\n{}", ROLE.replace("web-deployer", "other"));
+        let roles = read(&text).unwrap();
+        assert_eq!(
+            roles.iter().map(|role| role.name().as_str()).collect::<Vec<_>>(),
+            ["web-deployer", "other"]
+        );
+        assert_ne!(roles[0].digest(), roles[1].digest());
+        assert!(read("# nothing yet\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_says_so() {
+        let errors = load_directory(Path::new("/nonexistent/roles.d")).unwrap_err().to_string();
+        assert!(errors.contains("/nonexistent/roles.d cannot be read: "), "{errors}");
+    }
+
+    #[test]
+    fn a_pasted_token_is_not_repeated() {
+        let token = format!("spjt1.{}.{}", "aB3_".repeat(11), "Zy9-".repeat(11));
+        for part in ["web-deployer", "prod-*", "Role", "30m", "cluster", "metadata"] {
+            let errors = read(&ROLE.replacen(part, &token, 1)).unwrap_err().to_string();
+            assert!(!errors.contains("aB3_aB3_"), "{errors}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "\\PC{0,80}", lines in "([ a-z:\\[\\]{}&*!|>'\"#,\n-]|spec|kind){0,60}") {
+            let _ = (read(&text), read(&lines));
+        }
+
+        #[test]
+        fn no_damage_to_a_document_makes_the_reader_panic(at in 0..ROLE.len(), cut in 0..40_usize, put in "\\PC{0,5}") {
+            let start = ROLE.floor_char_boundary(at);
+            let end = ROLE.floor_char_boundary(start + cut);
+            if let Err(errors) = read(&format!("{}{put}{}", &ROLE[..start], &ROLE[end..])) {
+                prop_assert!(!errors.is_empty() && !errors.to_string().is_empty());
+            }
+        }
+    }
+}
