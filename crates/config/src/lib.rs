@@ -14,7 +14,7 @@ mod envelope;
 pub mod error;
 pub mod issuer;
 pub mod role;
-mod scalar;
+pub mod scalar;
 mod yaml;
 
 pub use agent::AgentConfig;

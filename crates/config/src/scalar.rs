@@ -25,15 +25,27 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// Why a text is not a host, or not a host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Not a host.
+    #[error("{0:?} is neither a DNS name (issuer.example.org) nor an address (192.0.2.1)")]
+    Host(String),
+    /// Not a host and a port.
+    #[error("{0:?} is not host:port, such as issuer.example.org:8443 or [2001:db8::1]:8443")]
+    HostPort(String),
+}
+
 impl Host {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// Parses `issuer.example.org`, `192.0.2.1` or `2001:db8::1`.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
         if is_dns_name(text) {
             return Ok(Self::Dns(text.to_ascii_lowercase()));
         }
-        Err(format!("{text:?} is neither a DNS name (issuer.example.org) nor an address (192.0.2.1)"))
+        Err(HostError::Host(text.to_owned()))
     }
 }
 
@@ -48,9 +60,9 @@ impl fmt::Display for Host {
 }
 
 impl HostPort {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let refused =
-            || format!("{text:?} is not host:port, such as issuer.example.org:8443 or [2001:db8::1]:8443");
+    /// Parses `issuer.example.org:8443`, `192.0.2.1:8443` or `[2001:db8::1]:8443`.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        let refused = || HostError::HostPort(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
         let host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
             Some(inner) => Host::Address(IpAddr::V6(inner.parse::<Ipv6Addr>().map_err(|_| refused())?)),
