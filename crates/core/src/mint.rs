@@ -17,6 +17,10 @@ use crate::window::{Told, Window};
 /// How far the clocks of issuer and API server may differ.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
+/// How much later the token's own expiry may be than the granted one: the API server reads its clock for the answer, then
+/// again for the token.
+pub const EXPIRY_TOLERANCE: Duration = Duration::from_secs(2);
+
 /// A token to be minted: the lease's first, which makes the anchor, or another on the same anchor.
 #[derive(Debug)]
 pub struct Order {
@@ -175,7 +179,8 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
     if skew.unsigned_abs() > CLOCK_TOLERANCE.as_secs() {
         return Err(Lie::ClockSkew(skew));
     }
-    if minted.expires <= minted.created || claims.expires.as_second() != minted.expires.as_second() {
+    let later = claims.expires.as_second().saturating_sub(minted.expires.as_second());
+    if minted.expires <= minted.created || !(0..=EXPIRY_TOLERANCE.as_secs() as i64).contains(&later) {
         return Err(Lie::Expiry);
     }
     Ok(pins)
@@ -227,7 +232,11 @@ impl Verified {
     /// What must be durable before the token leaves.
     pub fn changes(&self) -> Vec<Change> {
         let minted = Change::TokenMinted { token: self.record.clone(), owner: self.lease.owner.clone() };
-        if self.first { vec![Change::LeaseActive { lease: self.lease.clone() }, minted] } else { vec![minted] }
+        if self.first {
+            vec![Change::LeaseActive { lease: self.lease.clone() }, minted]
+        } else {
+            vec![minted]
+        }
     }
 
     /// The only way out for a token.
@@ -278,7 +287,11 @@ mod tests {
             owner,
             role: name("role"),
             role_digest: Digest::of_bytes(b""),
-            target: Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() },
+            target: Target {
+                cluster: name("c"),
+                namespace: name("web"),
+                service_account: "deployer".to_owned(),
+            },
             anchor: AnchorName::from_random([1; 16]),
             created: second(1_000),
             deadline: second(4_600),
@@ -326,7 +339,7 @@ mod tests {
     #[test]
     fn each_lie_is_named() {
         type Case = (fn(&mut Minted), fn(&Lie) -> bool);
-        let cases: [Case; 14] = [
+        let cases: [Case; 16] = [
             (|a| a.claims.namespace = "other".to_owned(), |l| matches!(l, Lie::ServiceAccount(_))),
             (|a| a.claims.service_account = "other".to_owned(), |l| matches!(l, Lie::ServiceAccount(_))),
             (|a| a.claims.service_account_uid.clear(), |l| matches!(l, Lie::ServiceAccountUid)),
@@ -337,6 +350,8 @@ mod tests {
             (|a| a.claims.audiences.push("more".to_owned()), |l| matches!(l, Lie::Audience(_))),
             (|a| a.claims.jti.clear(), |l| matches!(l, Lie::Jti)),
             (|a| a.claims.expires = second(99_999), |l| matches!(l, Lie::Expiry)),
+            (|a| a.claims.expires = second(1_603), |l| matches!(l, Lie::Expiry)),
+            (|a| a.claims.expires = second(1_599), |l| matches!(l, Lie::Expiry)),
             (|a| a.expires = second(1_000), |l| matches!(l, Lie::Expiry)),
             (|a| a.created = second(1_062), |l| matches!(l, Lie::ClockSkew(61))),
             (|a| a.created = second(939), |l| matches!(l, Lie::ClockSkew(-61))),
@@ -349,14 +364,21 @@ mod tests {
     }
 
     #[test]
+    fn a_second_that_ends_between_answer_and_token_is_not_a_lie() {
+        assert!(verdict(|answer| answer.claims.expires = second(1_601)).is_ok());
+    }
+
+    #[test]
     fn a_slow_answer_is_not_a_wrong_clock() {
-        assert!(verdict(|answer| {
-            answer.created = second(901);
-            answer.expires = second(1_501);
-            answer.claims.expires = second(1_501);
-            answer.spent = Duration::from_secs(100);
-        })
-        .is_ok());
+        assert!(
+            verdict(|answer| {
+                answer.created = second(901);
+                answer.expires = second(1_501);
+                answer.claims.expires = second(1_501);
+                answer.spent = Duration::from_secs(100);
+            })
+            .is_ok()
+        );
     }
 
     #[test]
