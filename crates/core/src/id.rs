@@ -123,7 +123,8 @@ mod tests {
     fn other_spellings_and_versions_are_refused() {
         let id = LeaseId::generate(Timestamp::from_second(1_790_000_000).unwrap(), &Counting).to_string();
         let v4 = "0b8e8a5e-7c1f-4d7b-9a43-2f6f1f0a7c11";
-        for bad in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), v4.to_owned(), String::new()] {
+        for bad in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), v4.to_owned(), String::new()]
+        {
             assert!(LeaseId::parse(&bad).is_err(), "{bad:?}");
         }
     }

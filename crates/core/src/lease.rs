@@ -328,7 +328,8 @@ mod tests {
     fn anchor_names_are_read_back() {
         let name = AnchorName::from_random([0xa5; 16]);
         assert_eq!(AnchorName::parse(name.as_str()), Some(name));
-        for bad in ["shorepass-", "other-aaaaaaaaaaaaaaaaaaaaaaaaaa", "shorepass-aaaaaaaaaaaaaaaaaaaaaaaaa1"] {
+        for bad in ["shorepass-", "other-aaaaaaaaaaaaaaaaaaaaaaaaaa", "shorepass-aaaaaaaaaaaaaaaaaaaaaaaaa1"]
+        {
             assert_eq!(AnchorName::parse(bad), None, "{bad}");
         }
     }

@@ -23,7 +23,9 @@ pub enum NameError {
     #[error("{0:?} is not a pattern: use a name, or at least three characters of a name and one final '*'")]
     Pattern(String),
     /// Not in the grammar of trust domains.
-    #[error("{0:?} is not a trust domain: use 1 to 255 of a-z, 0-9, '.', '-' and '_', such as ci.example.org")]
+    #[error(
+        "{0:?} is not a trust domain: use 1 to 255 of a-z, 0-9, '.', '-' and '_', such as ci.example.org"
+    )]
     TrustDomain(String),
 }
 

@@ -165,7 +165,8 @@ impl Policy {
         }
         let role = self.permit(caller, job, &lease.role, now)?;
         if *role.target() != lease.target {
-            let explanation = format!("role {} has another target since lease {} was granted", role.name(), lease.id);
+            let explanation =
+                format!("role {} has another target since lease {} was granted", role.name(), lease.id);
             return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
         }
         Ok(Order { token_lifetime: token_lifetime(role, wanted), lease })
@@ -258,7 +259,8 @@ mod tests {
             platforms: vec![NamePattern::parse("portal").unwrap()],
             accept_asserted_jobs,
         };
-        let target = Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
+        let target =
+            Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
         let token = Lifetime { default: HOUR / 2, max: HOUR };
         let lease = Lifetime { default: HOUR, max: HOUR * 6 };
         let role = Role::new(name("deploy"), target, token, lease, vec![subject], Digest::of_bytes(b"role"));
@@ -326,7 +328,13 @@ mod tests {
             revision: Revision::FIRST,
         };
         let decide = |block: &Block, now| {
-            policy(true).decide(&caller, &job(&caller), &ask("deploy"), std::slice::from_ref(block), second(now))
+            policy(true).decide(
+                &caller,
+                &job(&caller),
+                &ask("deploy"),
+                std::slice::from_ref(block),
+                second(now),
+            )
         };
         let denial = decide(&block, 99).unwrap_err();
         assert!(matches!(denial.reason, DenialReason::Blocked(_)));
@@ -339,7 +347,8 @@ mod tests {
     #[test]
     fn lifetimes_are_cut_to_the_role_and_the_job() {
         let caller = caller("runner/prod-1");
-        let long = Ask { lease_lifetime: Some(HOUR * 100), token_lifetime: Some(HOUR * 100), ..ask("deploy") };
+        let long =
+            Ask { lease_lifetime: Some(HOUR * 100), token_lifetime: Some(HOUR * 100), ..ask("deploy") };
         let grant = policy(true).decide(&caller, &job(&caller), &long, &[], second(0)).unwrap();
         assert_eq!(grant.deadline, after(second(0), HOUR * 6));
         assert_eq!(grant.token_lifetime, HOUR);
@@ -385,7 +394,10 @@ mod tests {
         let grant = decide(true, "runner/prod-1", "deploy").unwrap();
         let order = grant.into_order(LeaseId::parse(ID).unwrap(), AnchorName::from_random([0; 16]));
         let refresh = |policy: Policy, lease: Lease, now| {
-            policy.decide_refresh(&caller, &job(&caller), lease, None, second(now)).map(|_| ()).map_err(|d| d.reason)
+            policy
+                .decide_refresh(&caller, &job(&caller), lease, None, second(now))
+                .map(|_| ())
+                .map_err(|d| d.reason)
         };
         let lease = order.lease.clone();
         assert_eq!(refresh(policy(true), lease.clone(), 1), Ok(()));

@@ -84,19 +84,24 @@ impl Role {
         if !is_service_account_name(&target.service_account) {
             return Err(RoleError {
                 field: "spec.target.serviceAccount",
-                problem: format!("{:?} is not a ServiceAccount name (a DNS subdomain)", target.service_account),
+                problem: format!(
+                    "{:?} is not a ServiceAccount name (a DNS subdomain)",
+                    target.service_account
+                ),
             });
         }
         if subjects.is_empty() {
             return Err(RoleError {
                 field: "spec.subjects",
-                problem: "a role without a subject does not load: name at least one runner or platform".to_owned(),
+                problem: "a role without a subject does not load: name at least one runner or platform"
+                    .to_owned(),
             });
         }
         if subjects.iter().any(|subject| subject.runners.is_empty() && subject.platforms.is_empty()) {
             return Err(RoleError {
                 field: "spec.subjects",
-                problem: "an item without runners or platforms does not load: it would name nobody".to_owned(),
+                problem: "an item without runners or platforms does not load: it would name nobody"
+                    .to_owned(),
             });
         }
         Ok(Self { name, target, token, lease, subjects, digest })
@@ -160,7 +165,8 @@ mod tests {
 
     fn role(token: Lifetime, subjects: Vec<Subject>) -> Result<Role, RoleError> {
         let name = |text| Name::parse(text).unwrap();
-        let target = Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
+        let target =
+            Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
         let lease = Lifetime { default: HOUR, max: HOUR * 6 };
         Role::new(name("r"), target, token, lease, subjects, Digest::of_bytes(b""))
     }
