@@ -1,0 +1,255 @@
+//! What an API server answers: TokenRequests with the claims of their tokens, and little else.
+//!
+//! Nothing here checks a signature: the answer came over the API server's TLS. Errors say where a text is malformed and
+//! never quote it; a parser's own message may.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use shorepass_core::mint::Claims;
+use shorepass_core::time::Timestamp;
+use shorepass_core::token::Token;
+use zeroize::Zeroizing;
+
+/// A TokenRequest that came back.
+pub(crate) struct Granted {
+    pub(crate) token: Token,
+    pub(crate) claims: Claims,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) created: Timestamp,
+    pub(crate) expires: Timestamp,
+}
+
+/// Reads the answer to a TokenRequest, or says what is wrong with it.
+pub(crate) fn granted(body: &[u8]) -> Result<Granted, String> {
+    let answer: TokenRequest<'_> = parse("the TokenRequest", body)?;
+    let claims = claims(&answer.status.token)?;
+    Ok(Granted {
+        claims,
+        token: Token::new(answer.status.token.into_owned()),
+        audiences: answer.spec.audiences,
+        created: answer.metadata.creation_timestamp,
+        expires: answer.status.expiration_timestamp,
+    })
+}
+
+/// Reads the UID of an object that was created.
+pub(crate) fn created_uid(body: &[u8]) -> Result<String, String> {
+    let object: Created = parse("the created Secret", body)?;
+    if object.metadata.uid.is_empty() {
+        Err("the created Secret has no uid".to_owned())
+    } else {
+        Ok(object.metadata.uid)
+    }
+}
+
+/// Whether the answer to a DELETE is the object, held by a finalizer. Its content is skipped unread.
+pub(crate) fn is_held(body: &[u8]) -> Result<bool, String> {
+    let deleted: Deleted = parse("the answer to the delete", body)?;
+    Ok(deleted.kind != "Status" && deleted.metadata.deletion_timestamp.is_some())
+}
+
+fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(body)
+        .map_err(|error| format!("{what} is malformed at line {} column {}", error.line(), error.column()))
+}
+
+/// Reads the payload of a JWT (RFC 7519).
+fn claims(token: &str) -> Result<Claims, String> {
+    let mut parts = token.split('.');
+    let (Some(header), Some(payload), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("the token is not a JWT of three parts".to_owned());
+    };
+    if header.is_empty() || signature.is_empty() {
+        return Err("the token has an empty part".to_owned());
+    }
+    let payload =
+        URL_SAFE_NO_PAD.decode(payload).map_err(|_| "the token's payload is not base64url".to_owned())?;
+    let payload: Payload = parse("the token's payload", &Zeroizing::new(payload))?;
+    let secret = payload.kubernetes.secret.unwrap_or_default();
+    Ok(Claims {
+        jti: payload.jti,
+        namespace: payload.kubernetes.namespace,
+        service_account: payload.kubernetes.serviceaccount.name,
+        service_account_uid: payload.kubernetes.serviceaccount.uid,
+        secret: secret.name,
+        secret_uid: secret.uid,
+        audiences: match payload.aud {
+            Audience::One(one) => vec![one],
+            Audience::Many(many) => many,
+        },
+        expires: Timestamp::from_second(payload.exp)
+            .map_err(|_| "the token's exp is out of range".to_owned())?,
+    })
+}
+
+#[derive(Deserialize)]
+struct TokenRequest<'a> {
+    metadata: TokenRequestMetadata,
+    spec: TokenRequestSpec,
+    #[serde(borrow)]
+    status: TokenRequestStatus<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenRequestMetadata {
+    creation_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct TokenRequestSpec {
+    audiences: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenRequestStatus<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    expiration_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    #[serde(default)]
+    jti: String,
+    aud: Audience,
+    exp: i64,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Kubernetes,
+}
+
+/// RFC 7519, section 4.1.3 allows both.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Kubernetes {
+    namespace: String,
+    serviceaccount: Reference,
+    secret: Option<Reference>,
+}
+
+#[derive(Deserialize, Default)]
+struct Reference {
+    name: String,
+    uid: String,
+}
+
+#[derive(Deserialize)]
+struct Created {
+    metadata: CreatedMetadata,
+}
+
+#[derive(Deserialize)]
+struct CreatedMetadata {
+    #[serde(default)]
+    uid: String,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    kind: String,
+    #[serde(default)]
+    metadata: DeletedMetadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct DeletedMetadata {
+    deletion_timestamp: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAYLOAD: &str = r#"{"aud":["api"],"exp":1600,"jti":"j","kubernetes.io":{"namespace":"web",
+        "serviceaccount":{"name":"deployer","uid":"s"},"secret":{"name":"shorepass-x","uid":"a"},"node":null}}"#;
+
+    fn jwt(payload: &str) -> String {
+        format!("h.{}.s", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    fn answer(token: &str) -> String {
+        format!(
+            r#"{{"kind":"TokenRequest","metadata":{{"creationTimestamp":"1970-01-01T00:16:40Z"}},
+            "spec":{{"audiences":["api"],"expirationSeconds":600}},
+            "status":{{"token":"{token}","expirationTimestamp":"1970-01-01T00:26:40Z"}}}}"#
+        )
+    }
+
+    fn problem(body: &str) -> String {
+        granted(body.as_bytes()).err().expect("it must be refused")
+    }
+
+    #[test]
+    fn an_answer_gives_the_token_and_what_it_says_about_itself() {
+        let granted = granted(answer(&jwt(PAYLOAD)).as_bytes()).unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!(granted.token.expose(), jwt(PAYLOAD));
+        assert_eq!(granted.claims.secret_uid, "a");
+        assert_eq!(granted.claims.audiences, ["api"]);
+        assert_eq!(granted.created.as_second(), 1_000);
+        assert_eq!(granted.expires, granted.claims.expires);
+    }
+
+    #[test]
+    fn a_token_without_a_secret_is_read_as_unbound() {
+        let unbound = PAYLOAD.replace(r#""secret":{"name":"shorepass-x","uid":"a"},"#, "");
+        let granted =
+            granted(answer(&jwt(&unbound)).as_bytes()).unwrap_or_else(|problem| panic!("{problem}"));
+        assert!(granted.claims.secret.is_empty() && granted.claims.secret_uid.is_empty());
+    }
+
+    #[test]
+    fn malformed_answers_and_tokens_are_refused() {
+        let of = |payload: &str| answer(&jwt(payload));
+        for body in [
+            String::new(),
+            "[]".to_owned(),
+            answer(""),
+            answer("a.b"),
+            answer("a.b.c.d"),
+            answer(".e30.s"),
+            answer("h.e30="),
+            answer("h.!!.s"),
+            of("{}"),
+            of(&PAYLOAD.replace("1600", "\"1600\"")),
+            of(&PAYLOAD.replace("1600", "99999999999999999999")),
+            of(&PAYLOAD.replace("1600", "9223372036854775807")),
+            of(&PAYLOAD.replace("[\"api\"]", "7")),
+            of(&PAYLOAD.replace("\"jti\":\"j\"", "\"jti\":\"j\",\"jti\":\"k\"")),
+            of(&PAYLOAD.replace("\"uid\":\"a\"", "\"uid\":\"a\",\"uid\":\"b\"")),
+            of(&PAYLOAD.replace("\"namespace\":\"web\"", "\"namespace\":\"web\",\"namespace\":\"prod\"")),
+            answer(&jwt(PAYLOAD)).replace("\"status\"", "\"status\":{},\"status\""),
+            answer(&jwt(PAYLOAD)).replace("1970-01-01T00:26:40Z", "soon"),
+        ] {
+            assert!(!problem(&body).is_empty(), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_token() {
+        let misplaced = r#"{"metadata":"eyJsecret","spec":{},"status":{}}"#;
+        assert!(!problem(misplaced).contains("eyJsecret"));
+        let payload = PAYLOAD.replace("1600", "\"eyJsecret\"");
+        assert!(!problem(&answer(&jwt(&payload))).contains("eyJsecret"));
+    }
+
+    #[test]
+    fn only_an_object_with_a_deletion_timestamp_is_held() {
+        assert_eq!(is_held(br#"{"kind":"Status","metadata":{},"status":"Success"}"#), Ok(false));
+        let held = br#"{"kind":"Secret","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"data":{"k":"dg=="}}"#;
+        assert_eq!(is_held(held), Ok(true));
+        assert!(is_held(b"gone").is_err());
+    }
+}

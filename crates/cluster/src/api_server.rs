@@ -1,0 +1,227 @@
+//! One request to an API server, one answer or the reason why there is none.
+//!
+//! No retries: a retried TokenRequest is a token that nobody recorded. The body is read into a buffer of ours, which is
+//! limited and wiped; the buffers of HTTP and TLS below are not.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::Client;
+use kube::client::{AuthError, Body};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// More than any answer to what is asked here; an answer over it is not read to its end.
+const ANSWER_LIMIT: usize = 1024 * 1024;
+/// Room for usual answers, so that the buffer does not grow and leave copies behind.
+const ANSWER_ROOM: usize = 32 * 1024;
+/// How much of a refusal's text is kept.
+const MESSAGE_LIMIT: usize = 600;
+/// When to come back if the API server does not say.
+pub(crate) const RETRY_SOON: Duration = Duration::from_secs(1);
+/// The longest wait that is passed on.
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// No answer, or none of an API server.
+    NoAnswer(String),
+    /// It said no.
+    Refused(Refusal),
+}
+
+/// A Kubernetes Status that is a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The HTTP status.
+    pub(crate) code: u16,
+    /// `reason`
+    pub(crate) reason: String,
+    /// `message`, shortened.
+    pub(crate) message: String,
+    /// `details.kind`: the kind or resource that it is about.
+    pub(crate) kind: String,
+    /// When to come back.
+    pub(crate) retry_after: Duration,
+}
+
+/// What is asked for.
+pub(crate) struct Call<'a, B> {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) user_agent: &'a str,
+    pub(crate) body: &'a B,
+}
+
+/// The way to one API server.
+pub(crate) struct ApiServer {
+    client: Client,
+    /// The credential's place, for whoever has to renew it.
+    credential: String,
+}
+
+impl ApiServer {
+    pub(crate) fn new(client: Client, credential: String) -> Self {
+        Self { client, credential }
+    }
+
+    /// Sends the request and reads the body of a success.
+    pub(crate) async fn call<B: Serialize>(&self, call: Call<'_, B>) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let body =
+            serde_json::to_vec(call.body).map_err(|cause| no_answer(format!("bad request: {cause}")))?;
+        let request = Request::builder()
+            .method(call.method)
+            .uri(call.path)
+            .header(USER_AGENT, call.user_agent)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body))
+            .map_err(|cause| no_answer(format!("bad request: {cause}")))?;
+        let response = self.client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
+        let (parts, body) = response.into_parts();
+        let body = read(body).await?;
+        if parts.status.is_success() {
+            Ok(body)
+        } else {
+            Err(self.refused(parts.status, &parts.headers, &body))
+        }
+    }
+
+    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
+        let refusal = refusal(status, headers, body);
+        match (status, refusal) {
+            (StatusCode::UNAUTHORIZED, _) => {
+                no_answer(format!("it refuses the issuer's own credential (401): renew {}", self.credential))
+            }
+            (_, Some(refusal)) if status.is_server_error() => {
+                no_answer(format!("it failed ({}): {}", refusal.code, refusal.message))
+            }
+            (_, Some(refusal)) => ApiError::Refused(refusal),
+            (_, None) => no_answer(format!(
+                "something answered {status} that is not a Kubernetes API server: check the server's URL in {}",
+                self.credential
+            )),
+        }
+    }
+
+    /// The chain of causes in one line. An error of the credential is not quoted: it can hold what a plugin printed.
+    fn describe(&self, error: &(dyn Error + 'static)) -> String {
+        let mut said = Vec::<String>::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if error.is::<AuthError>() || matches!(error.downcast_ref(), Some(kube::Error::Auth(_))) {
+                return format!("the issuer's own credential cannot be had from {}", self.credential);
+            }
+            let text = error.to_string();
+            if !error.is::<kube::Error>() && !said.iter().any(|earlier| earlier.contains(&text)) {
+                said.push(text);
+            }
+            next = error.source();
+        }
+        said.join(": ")
+    }
+}
+
+fn no_answer(cause: String) -> ApiError {
+    ApiError::NoAnswer(cause)
+}
+
+async fn read(mut body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let mut buffer = Zeroizing::new(Vec::with_capacity(ANSWER_ROOM));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| no_answer(format!("its answer broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if buffer.len() + data.len() > ANSWER_LIMIT {
+            return Err(no_answer(format!("its answer is longer than {ANSWER_LIMIT} bytes")));
+        }
+        buffer.extend_from_slice(&data);
+    }
+    Ok(buffer)
+}
+
+/// A failure in the API server's own words; none if they are somebody else's.
+fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refusal> {
+    let told = |seconds| Duration::from_secs(seconds).clamp(RETRY_SOON, RETRY_LIMIT);
+    let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    match serde_json::from_slice::<Status>(body) {
+        Ok(answer) if answer.kind == "Status" => Some(Refusal {
+            code: status.as_u16(),
+            reason: clean(&answer.reason),
+            message: clean(&answer.message),
+            kind: clean(&answer.details.kind),
+            retry_after: header.or(answer.details.retry_after_seconds).map_or(RETRY_SOON, told),
+        }),
+        // Priority and fairness answers in plain text.
+        _ if status == StatusCode::TOO_MANY_REQUESTS => Some(Refusal {
+            code: status.as_u16(),
+            reason: String::new(),
+            message: "too many requests".to_owned(),
+            kind: String::new(),
+            retry_after: header.map_or(RETRY_SOON, told),
+        }),
+        _ => None,
+    }
+}
+
+/// One line of bounded length.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_LIMIT).collect()
+}
+
+#[derive(Deserialize)]
+struct Status {
+    kind: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    details: Details,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    #[serde(default)]
+    kind: String,
+    retry_after_seconds: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(retry_after: &str) -> HeaderMap {
+        HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())])
+    }
+
+    #[test]
+    fn a_status_is_read_and_anything_else_is_not_an_api_server() {
+        let status =
+            br#"{"kind":"Status","reason":"NotFound","message":"a\nb","details":{"kind":"secrets"}}"#;
+        let read = refusal(StatusCode::NOT_FOUND, &HeaderMap::new(), status).unwrap();
+        assert_eq!((read.kind.as_str(), read.message.as_str()), ("secrets", "a b"));
+        assert_eq!(refusal(StatusCode::NOT_FOUND, &HeaderMap::new(), b"<html>"), None);
+        assert_eq!(refusal(StatusCode::NOT_FOUND, &HeaderMap::new(), br#"{"kind":"Secret"}"#), None);
+    }
+
+    #[test]
+    fn the_wait_that_a_busy_server_asks_for_is_kept_within_bounds() {
+        let wait = |retry_after: &str| {
+            refusal(StatusCode::TOO_MANY_REQUESTS, &headers(retry_after), b"later")
+                .unwrap()
+                .retry_after
+                .as_secs()
+        };
+        assert_eq!((wait("7"), wait("0"), wait("99999"), wait("tomorrow")), (7, 1, 60, 1));
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        assert_eq!(clean(&"x".repeat(5_000)).len(), MESSAGE_LIMIT);
+    }
+}

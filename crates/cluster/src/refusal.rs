@@ -1,0 +1,199 @@
+//! What a refusal of the API server means for a mint or a cut.
+//!
+//! Authorisation is told apart from admission by the API server's own words: both answer 403, and only RBAC says that
+//! the user "cannot create resource". A ValidatingAdmissionPolicy answers 422 and names itself.
+
+use std::fmt;
+
+use shorepass_core::cluster::{CutError, MintError};
+use shorepass_core::name::Name;
+use shorepass_core::role::Target;
+
+use crate::api_server::{ApiError, RETRY_SOON, Refusal};
+
+/// What the issuer was about to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act<'a> {
+    /// Create a Secret, in earnest or as a probe.
+    CreateSecret { namespace: &'a Name },
+    /// Mint a token.
+    CreateToken { namespace: &'a Name, service_account: &'a str },
+    /// Delete a Secret.
+    DeleteSecret { namespace: &'a Name, name: &'a str },
+}
+
+impl fmt::Display for Act<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateSecret { namespace } => write!(f, "create secrets in namespace \"{namespace}\""),
+            Self::CreateToken { namespace, service_account } => {
+                write!(f, "create serviceaccounts/token \"{service_account}\" in namespace \"{namespace}\"")
+            }
+            Self::DeleteSecret { namespace, name } => {
+                write!(f, "delete secrets in namespace \"{namespace}\" (\"{name}\")")
+            }
+        }
+    }
+}
+
+/// Why a mint failed. `first` is whether the anchor was to be created.
+pub(crate) fn mint_error(error: ApiError, act: Act<'_>, target: &Target, first: bool) -> MintError {
+    if let ApiError::Refused(refusal) = &error {
+        let (namespace, name) = (target.namespace.to_string(), target.service_account.clone());
+        match (refusal.code, refusal.kind.as_str()) {
+            (404, "serviceaccounts") => return MintError::ServiceAccountMissing { namespace, name },
+            (409, "TokenRequest") => return MintError::ServiceAccountReplaced { namespace, name },
+            (404, "secrets") | (409, "Secret") if !first => return MintError::AnchorLost,
+            _ => {}
+        }
+    }
+    act_error(error, act, &target.cluster)
+}
+
+/// Why something was not done, whatever it was.
+pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintError {
+    let cluster = cluster.clone();
+    match error {
+        ApiError::NoAnswer(cause) => MintError::Unreachable { cluster, cause },
+        ApiError::Refused(refusal) if refusal.code == 429 => {
+            MintError::Busy { cluster, retry_after: refusal.retry_after }
+        }
+        // Conflicts of quota and storage pass; "AlreadyExists" does not.
+        ApiError::Refused(refusal) if refusal.reason == "Conflict" && refusal.kind != "Secret" => {
+            MintError::Busy { cluster, retry_after: RETRY_SOON }
+        }
+        ApiError::Refused(refusal) => match forbidden(&refusal, act) {
+            Some(rule) => MintError::Forbidden { rule },
+            None => MintError::AnswerRejected(refused(&refusal, act)),
+        },
+    }
+}
+
+/// Why a cut failed; none if there is nothing to cut.
+pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
+    match error {
+        ApiError::NoAnswer(cause) => Some(CutError::Unreachable(cause)),
+        ApiError::Refused(refusal) if refusal.code == 404 => None,
+        ApiError::Refused(refusal) => Some(match forbidden(&refusal, act) {
+            Some(rule) => CutError::Forbidden(rule),
+            None => CutError::Unreachable(refused(&refusal, act)),
+        }),
+    }
+}
+
+/// What the issuer may not do, and who says so if it is not RBAC.
+fn forbidden(refusal: &Refusal, act: Act<'_>) -> Option<String> {
+    let by_policy = refusal.code == 422 && refusal.message.contains("ValidatingAdmissionPolicy '");
+    match refusal.code {
+        403 if is_missing_rule(refusal) => Some(act.to_string()),
+        403 => Some(format!("{act}; admission says: {}", refusal.message)),
+        _ if by_policy => Some(format!(
+            "{act}; admission says: {} (did the roles change? apply `shorepass-issuer rbac` again)",
+            refusal.message
+        )),
+        _ => None,
+    }
+}
+
+/// Whether RBAC refused, and not an admission plugin or a webhook.
+pub(crate) fn is_missing_rule(refusal: &Refusal) -> bool {
+    let said = &refusal.message;
+    refusal.code == 403
+        && (said.contains(" cannot create resource ") || said.contains(" cannot delete resource "))
+}
+
+fn refused(refusal: &Refusal, act: Act<'_>) -> String {
+    format!("it refused to {act} ({} {}): {}", refusal.code, refusal.reason, refusal.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn refusal(code: u16, reason: &str, kind: &str, message: &str) -> ApiError {
+        ApiError::Refused(Refusal {
+            code,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            kind: kind.to_owned(),
+            retry_after: Duration::from_secs(7),
+        })
+    }
+
+    fn minting(error: ApiError, first: bool) -> MintError {
+        let target =
+            Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
+        let act = Act::CreateToken { namespace: &target.namespace, service_account: "deployer" };
+        mint_error(error, act, &target, first)
+    }
+
+    fn cutting(error: ApiError) -> Option<CutError> {
+        cut_error(error, Act::DeleteSecret { namespace: &name("web"), name: "shorepass-x" })
+    }
+
+    const RBAC: &str = "serviceaccounts \"deployer\" is forbidden: User \"x\" cannot create resource \
+                        \"serviceaccounts/token\" in API group \"\" in the namespace \"web\"";
+    const POLICY: &str =
+        "ValidatingAdmissionPolicy 'shorepass-issuer-main' with binding 'b' denied request: no";
+
+    #[test]
+    fn a_missing_rule_is_named_and_nothing_else() {
+        let said = minting(refusal(403, "Forbidden", "serviceaccounts", RBAC), true);
+        let rule = "create serviceaccounts/token \"deployer\" in namespace \"web\"".to_owned();
+        assert_eq!(said, MintError::Forbidden { rule });
+    }
+
+    #[test]
+    fn a_refusal_of_admission_is_told_in_its_own_words() {
+        for said in
+            [refusal(403, "Forbidden", "secrets", "exceeded quota"), refusal(422, "Invalid", "", POLICY)]
+        {
+            let MintError::Forbidden { rule } = minting(said, true) else { panic!("it must be forbidden") };
+            assert!(rule.contains("admission says: "), "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_service_account_and_the_anchor_are_told_apart() {
+        let replaced = minting(refusal(409, "Conflict", "TokenRequest", ""), false);
+        assert!(matches!(replaced, MintError::ServiceAccountReplaced { .. }));
+        assert_eq!(minting(refusal(409, "Conflict", "Secret", ""), false), MintError::AnchorLost);
+        assert_eq!(minting(refusal(404, "NotFound", "secrets", ""), false), MintError::AnchorLost);
+        let missing = minting(refusal(404, "NotFound", "serviceaccounts", ""), false);
+        assert!(matches!(missing, MintError::ServiceAccountMissing { .. }));
+    }
+
+    #[test]
+    fn an_anchor_that_vanishes_during_the_first_mint_was_never_the_leases() {
+        let said = minting(refusal(404, "NotFound", "secrets", ""), true);
+        assert!(matches!(said, MintError::AnswerRejected(_)));
+    }
+
+    #[test]
+    fn busy_and_unreachable_are_temporary() {
+        let busy = minting(refusal(429, "TooManyRequests", "", ""), true);
+        assert_eq!(busy, MintError::Busy { cluster: name("c"), retry_after: Duration::from_secs(7) });
+        let unreachable = minting(ApiError::NoAnswer("refused".to_owned()), true);
+        assert!(matches!(unreachable, MintError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn what_is_not_there_is_cut() {
+        assert_eq!(cutting(refusal(404, "NotFound", "secrets", "")), None);
+    }
+
+    #[test]
+    fn a_refused_cut_is_no_cut() {
+        let rbac =
+            "secrets \"a\" is forbidden: User \"x\" cannot delete resource \"secrets\" in API group \"\"";
+        assert!(matches!(cutting(refusal(403, "Forbidden", "secrets", rbac)), Some(CutError::Forbidden(_))));
+        assert!(matches!(cutting(refusal(422, "Invalid", "", POLICY)), Some(CutError::Forbidden(_))));
+        assert!(matches!(cutting(refusal(429, "", "", "later")), Some(CutError::Unreachable(_))));
+    }
+}
