@@ -70,12 +70,12 @@ pub struct ClusterConfig {
     pub advertise: Advertise,
 }
 
-/// Where clients find a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where clients find a cluster, if not where the issuer does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Advertise {
-    /// The API server's URL.
-    pub server: String,
-    /// A PEM file with the certificate authorities to trust for it; the client's system's without.
+    /// The API server's URL, if it is not the one in the kubeconfig.
+    pub server: Option<String>,
+    /// A PEM file with the certificate authorities to trust for it; those of the kubeconfig without.
     pub ca_file: Option<PathBuf>,
     /// The name to verify its certificate against, if not the URL's host.
     pub tls_server_name: Option<String>,
@@ -207,18 +207,18 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
             Some((path?, context?))
         })
     });
-    let advertise = fields.required("advertise", advertise);
+    let advertise = fields.optional("advertise", advertise).unwrap_or_default();
     let (kubeconfig, context) = kubeconfig?;
-    Some(ClusterConfig { name: name?, kubeconfig, context, advertise: advertise? })
+    Some(ClusterConfig { name: name?, kubeconfig, context, advertise })
 }
 
 fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {
     let fields = cursor.fields(&["server", "caFile", "tlsServerName"])?;
-    let server = fields.required("server", |server| server.parsed(parse_server_url));
+    let server = fields.optional("server", |server| server.parsed(parse_server_url));
     let ca_file = fields.optional("caFile", Cursor::file_path);
     let tls_server_name = fields.optional("tlsServerName", |name| name.parsed(Host::parse));
     Some(Advertise {
-        server: server?,
+        server,
         ca_file,
         tls_server_name: tls_server_name.map(|name| name.to_string()),
     })
