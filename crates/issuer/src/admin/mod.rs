@@ -1,0 +1,159 @@
+//! What operators see, and the acts of theirs that are not revocations.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::block::Block;
+use shorepass_core::caller::Caller;
+use shorepass_core::enrolment::JoinToken;
+use shorepass_core::id::{BlockId, LeaseId};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Revision};
+use shorepass_core::name::NamePattern;
+use shorepass_core::request::{Method, Outcome, Request};
+use shorepass_core::time::after;
+use shorepass_rpc::api::{LeaseView, NewJoinToken, Page, RequestKey};
+use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_tls::JoinTokenText;
+
+use crate::outside::{Outside, ledger_refused};
+
+/// How many tokens of one lease are shown.
+const TOKENS_SHOWN: usize = 200;
+
+/// Leases with what belongs to them.
+#[derive(Clone)]
+pub struct Views {
+    outside: Arc<Outside>,
+}
+
+impl Views {
+    /// Over the outside.
+    pub fn new(outside: Arc<Outside>) -> Self {
+        Self { outside }
+    }
+
+    /// The lease with its job, its newest tokens and the block that its revocation set.
+    pub fn of(&self, lease: Lease, tokens: usize) -> Result<LeaseView, Refused> {
+        let now = self.outside.clock.now();
+        let read = || {
+            let ledger = &self.outside.ledger;
+            let job = ledger.job(lease.job)?;
+            let tokens = ledger.tokens(lease.id, tokens)?;
+            let blocks = ledger.blocks(&lease.owner.spiffe_id, &lease.role)?;
+            Ok((job, tokens, blocks))
+        };
+        let (job, tokens, blocks) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
+        let job = job.ok_or_else(|| {
+            ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)))
+        })?;
+        let block = blocks.into_iter().find(|block| block.lease == lease.id && block.in_force(now));
+        Ok(LeaseView { lease, job, tokens, block })
+    }
+
+    /// One page, newest first, each lease with its newest token.
+    pub fn page(
+        &self,
+        filter: &LeaseFilter,
+        before: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Page<LeaseView, LeaseId>, Refused> {
+        let found =
+            self.outside.ledger.leases(filter, before, limit).map_err(|cause| ledger_refused(&cause))?;
+        let next = if found.len() == limit { found.last().map(|lease| lease.id) } else { None };
+        let items = found.into_iter().map(|lease| self.of(lease, 1)).collect::<Result<_, _>>()?;
+        Ok(Page { items, next })
+    }
+
+    /// One lease with all its tokens.
+    pub fn one(&self, id: LeaseId) -> Result<LeaseView, Refused> {
+        let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
+        let missing = || not_found(format!("there is no lease {id}; see `shorepass lease list --all`"));
+        self.of(found.ok_or_else(missing)?, TOKENS_SHOWN)
+    }
+
+    /// Who held a token.
+    pub fn token(&self, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {
+        let found = self.outside.ledger.token(jti).map_err(|cause| ledger_refused(&cause))?;
+        let token = found.ok_or_else(|| {
+            not_found("no token with this jti was issued here; give the jti claim, not the token".to_owned())
+        })?;
+        let view = self.one(token.lease)?;
+        Ok((token, view))
+    }
+}
+
+/// Acts of operators.
+#[derive(Clone)]
+pub struct Acts {
+    outside: Arc<Outside>,
+    ca: shorepass_core::digest::Digest,
+}
+
+impl Acts {
+    /// Over the outside; `ca` is the digest of the CA's public key, which join tokens carry.
+    pub fn new(outside: Arc<Outside>, ca: shorepass_core::digest::Digest) -> Self {
+        Self { outside, ca }
+    }
+
+    /// Lifts a block before its end. One that has ended by itself, or was lifted, stays as it is.
+    pub async fn unblock(&self, caller: &Caller, id: BlockId) -> Result<Block, Refused> {
+        let found = self.outside.ledger.block(id).map_err(|cause| ledger_refused(&cause))?;
+        let block = found
+            .ok_or_else(|| not_found(format!("there is no block {id}; `shorepass lease show` names it")))?;
+        let now = self.outside.clock.now();
+        if !block.in_force(now) {
+            return Ok(block);
+        }
+        let lifted = block.lift(now, caller.spiffe_id().clone());
+        let change = Change::BlockLifted { block: lifted.clone() };
+        self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
+        tracing::info!(block = %id, by = %caller.spiffe_id(), "block lifted");
+        Ok(lifted)
+    }
+
+    /// Creates a one-time join token; its secret is in the answer and nowhere else.
+    pub async fn create_join_token(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        runners: NamePattern,
+        lifetime: Duration,
+        replace: bool,
+    ) -> Result<NewJoinToken, Refused> {
+        let owner = caller.owner();
+        let earlier = self.outside.ledger.request(&owner, Method::CreateJoinToken, request.id);
+        if earlier.map_err(|cause| ledger_refused(&cause))?.is_some() {
+            let message = "this request id has created a join token, and its secret cannot be shown twice; create another";
+            return Err(Refused::new(Reason::RequestIdReused, message));
+        }
+        let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
+        let now = self.outside.clock.now();
+        let expires = after(now, lifetime);
+        let join_token = JoinToken {
+            digest: text.secret_digest(),
+            runners,
+            replace,
+            created: now,
+            expires,
+            by: caller.spiffe_id().clone(),
+            taken: None,
+            revision: Revision::FIRST,
+        };
+        let outcome = Outcome::JoinToken(join_token.digest);
+        let request = Request {
+            owner,
+            method: Method::CreateJoinToken,
+            id: request.id,
+            content: request.content,
+            outcome,
+        };
+        let change = Change::JoinTokenCreated { join_token, request };
+        self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
+        Ok(NewJoinToken { text: text.expose(), expires })
+    }
+}
+
+fn not_found(message: String) -> Refused {
+    Refused::new(Reason::RecordNotFound, message)
+}

@@ -1,0 +1,74 @@
+//! The command line: `serve`, `config check`, `rbac`, `identity create`.
+
+mod identity;
+mod rbac;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use shorepass_config::IssuerConfig;
+
+/// The central daemon of shorepass: decides by policy, mints short-lived ServiceAccount tokens, records and revokes them.
+#[derive(Parser)]
+#[command(name = "shorepass-issuer", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Serve(ConfigFile),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the RBAC and the admission policy that the issuer needs in a cluster, for `kubectl apply -f -`.
+    Rbac(rbac::Rbac),
+    /// Make identities for operators and platforms.
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check the config file and the role documents; prints every problem with its place.
+    Check(ConfigFile),
+}
+
+/// Which configuration.
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The config file (kind IssuerConfig).
+    #[arg(long, value_name = "FILE", env = "SHOREPASS_CONFIG")]
+    config: PathBuf,
+}
+
+/// Does what the command line says. Exit code 1 for a failure, 2 for a wrong command line.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(file) => serve::run(&file.config),
+        Command::Config(ConfigCommand::Check(file)) => check(&file.config),
+        Command::Rbac(command) => command.run(),
+        Command::Identity(command) => command.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not `{error:?}`: a backtrace tells an operator nothing.
+            eprintln!("shorepass-issuer: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &std::path::Path) -> Result<()> {
+    let config = IssuerConfig::load(file)?;
+    let roles = config.load_roles()?;
+    println!("{}: fine; {} cluster(s), {} role(s)", file.display(), config.clusters.len(), roles.len());
+    Ok(())
+}

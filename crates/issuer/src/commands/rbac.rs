@@ -1,0 +1,66 @@
+//! `shorepass-issuer rbac`: the least that the issuer needs in a cluster.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use shorepass_cluster::rbac::{IssuerIdentity, render};
+use shorepass_config::role;
+use shorepass_core::name::Name;
+use shorepass_core::role::Role;
+
+/// Which roles, which cluster, who the issuer is there.
+#[derive(clap::Args)]
+pub(super) struct Rbac {
+    /// The directory with the role documents.
+    #[arg(long, value_name = "DIR")]
+    roles: PathBuf,
+    /// The cluster, if the roles name more than one.
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// The issuer's name in its config (`spec.issuer.name`): it names the admission policy.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    issuer: String,
+    /// The namespace of the issuer's own ServiceAccount, which is printed too.
+    #[arg(long, value_name = "NAME", default_value = "shorepass")]
+    namespace: String,
+    /// The issuer's own ServiceAccount.
+    #[arg(long, value_name = "NAME", default_value = "shorepass-issuer")]
+    service_account: String,
+    /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["namespace", "service_account"])]
+    user: Option<String>,
+}
+
+impl Rbac {
+    pub(super) fn run(self) -> Result<()> {
+        let roles = role::load_directory(&self.roles)?;
+        let cluster = match &self.cluster {
+            Some(name) => Name::parse(name).context("--cluster")?,
+            None => the_only_cluster(&roles)?,
+        };
+        let issuer = Name::parse(&self.issuer).context("--issuer")?;
+        let identity = match self.user {
+            Some(user) => IssuerIdentity::User(user),
+            None => IssuerIdentity::ServiceAccount {
+                namespace: Name::parse(&self.namespace).context("--namespace")?,
+                name: Name::parse(&self.service_account).context("--service-account")?,
+            },
+        };
+        print!("{}", render(&roles, &cluster, &identity, &issuer)?);
+        Ok(())
+    }
+}
+
+fn the_only_cluster(roles: &[Role]) -> Result<Name> {
+    let mut clusters: Vec<&Name> = roles.iter().map(|role| &role.target().cluster).collect();
+    clusters.sort();
+    clusters.dedup();
+    match clusters[..] {
+        [one] => Ok(one.clone()),
+        [] => bail!("there is no role document; write one, or see deploy/examples"),
+        _ => {
+            let names: Vec<&str> = clusters.iter().map(|name| name.as_str()).collect();
+            bail!("the roles name several clusters ({}); choose one with --cluster", names.join(", "))
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! `shorepass-issuer serve`: reads the configuration, then hands over to [`crate::compose`].
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use shorepass_config::IssuerConfig;
+use shorepass_daemon::{hardening, telemetry};
+
+use crate::compose;
+
+/// Runs until SIGTERM or SIGINT.
+pub(super) fn run(file: &Path) -> Result<()> {
+    telemetry::init("info")?;
+    hardening::no_core_dumps()?;
+    hardening::private_files();
+    let config = IssuerConfig::load(file)?;
+    let roles = config.load_roles()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    runtime.block_on(compose::serve(config, roles))
+}

@@ -1,0 +1,410 @@
+//! Joins the rooms: opens what the use cases stand on, binds the listeners, owns the tasks. It holds no rules.
+//!
+//! A connection goes through three hands: `daemon` accepts and counts it, `tls` finds out who is at its other end, `rpc`
+//! serves it. They meet in [`peers`], and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, Permissions};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use shorepass_cluster::{Advertise, Connection, KubeCluster};
+use shorepass_config::{Host, IssuerConfig};
+use shorepass_core::caller::{Caller, Kind, SpiffeId};
+use shorepass_core::cluster::Cluster;
+use shorepass_core::lease::Lease;
+use shorepass_core::name::Name;
+use shorepass_core::policy::Policy;
+use shorepass_core::role::Role;
+use shorepass_core::time::{Clock, Entropy, until};
+use shorepass_daemon::admin::{self, Condition, Metrics, Readiness};
+use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
+use shorepass_daemon::listen::{self, Listener, Permit};
+use shorepass_daemon::shutdown::{Tasks, on_signals};
+use shorepass_daemon::telemetry::Chain;
+use shorepass_rpc::limits::Limits;
+use shorepass_rpc::server::{ListenerKind, Peered, Services, serve as serve_rpc};
+use shorepass_store::Sealer;
+use shorepass_store::Store;
+use shorepass_tls::{
+    ApiAcceptor, Authority, EnrollAcceptor, HandshakeError, PeerStream, Serving, ServingIdentity, SignError,
+};
+use tokio::net::TcpStream;
+use tokio::sync::{RwLock, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Acts, Views};
+use crate::enrol::Enrolling;
+use crate::issue::Issuing;
+use crate::jobs::Jobs;
+use crate::outside::{Outside, Seal};
+use crate::revoke::Ends;
+use crate::revoke::operators::Revoking;
+use crate::revoke::sweeper::Sweeper;
+use crate::services::UseCases;
+
+/// From the first byte of a connection until who is at its other end is known.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For tasks to end after SIGTERM; the RPCs' own drain is shorter.
+const GRACE: Duration = Duration::from_secs(12);
+/// How often the admission policy is looked for again.
+const PROBE_EVERY: Duration = Duration::from_secs(3600);
+/// Handshaken connections that wait to be served.
+const HANDOVER: usize = 16;
+
+const API: listen::Limits = listen::Limits { connections: 8192, handshakes: 64 };
+const ENROLL: listen::Limits = listen::Limits { connections: 256, handshakes: 16 };
+const ADMIN: listen::Limits = listen::Limits { connections: 32, handshakes: 32 };
+
+/// Runs until a signal, or until a task that should not end does.
+pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> {
+    let metrics = Metrics::install()?;
+    let readiness = Readiness::new();
+    let stop = on_signals().context("cannot watch for signals")?;
+    let mut tasks = Tasks::new(stop.clone());
+
+    let listeners = Listeners::bind(&config).await?;
+    let clusters = connect(&config).await?;
+    let serving = readiness.condition("serving");
+    serving.fails("starting");
+    let parts = Parts::open(&config, roles, &clusters)?;
+
+    tasks.spawn("sweeper", Sweeper::new(parts.use_cases.ends.clone(), parts.clock.now()).run(stop.clone()));
+    tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
+    parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
+    tasks.run(GRACE).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Listeners {
+    api: Listener,
+    enroll: Listener,
+    admin: Listener,
+}
+
+impl Listeners {
+    async fn bind(config: &IssuerConfig) -> Result<Self> {
+        let bound = Self {
+            api: Listener::bind("api", config.listen.api, API).await?,
+            enroll: Listener::bind("enroll", config.listen.enroll, ENROLL).await?,
+            admin: Listener::bind("admin", config.listen.admin, ADMIN).await?,
+        };
+        tracing::info!(api = %bound.api.address(), enroll = %bound.enroll.address(), admin = %bound.admin.address(), "listening");
+        Ok(bound)
+    }
+}
+
+/// What is opened once and shared.
+struct Parts {
+    use_cases: UseCases,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    authority: Arc<Authority>,
+    identity: ServingCertificate,
+    limits: shorepass_config::issuer::Limits,
+}
+
+/// How the serving identity is made.
+#[derive(Clone)]
+struct ServingCertificate {
+    spiffe_id: SpiffeId,
+    dns_names: Vec<String>,
+    addresses: Vec<IpAddr>,
+    lifetime: Duration,
+}
+
+struct AnchorSeal(Sealer);
+
+impl Seal for AnchorSeal {
+    fn seal(&self, lease: &Lease) -> String {
+        self.0.seal(lease)
+    }
+}
+
+impl Parts {
+    fn open(
+        config: &IssuerConfig,
+        roles: Vec<Role>,
+        clusters: &BTreeMap<Name, Arc<KubeCluster>>,
+    ) -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let state = &config.state_directory;
+        prepare(state)?;
+        let authority =
+            Arc::new(Authority::open_or_create(state, &config.trust_domain, clock.now(), entropy.clone())?);
+        let store = Store::open(&state.join("ledger"), &state.join("audit.jsonl"), clock.clone())?;
+        let outside = Arc::new(Outside {
+            ledger: Arc::new(store),
+            clusters: clusters
+                .iter()
+                .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
+                .collect(),
+            policy: Policy::new(roles)?,
+            seal: Box::new(AnchorSeal(Sealer::open_or_create(state, &config.name, entropy.as_ref())?)),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            gate: RwLock::new(()),
+        });
+        let identity = ServingCertificate::of(config);
+        let use_cases = UseCases::new(outside, authority.clone(), config);
+        Ok(Self { use_cases, clock, entropy, authority, identity, limits: config.limits })
+    }
+
+    fn serve(
+        &self,
+        listeners: Listeners,
+        tasks: &mut Tasks,
+        readiness: Readiness,
+        metrics: Metrics,
+        serving: Condition,
+    ) -> Result<()> {
+        let first = self.identity.make(&self.authority, self.clock.as_ref())?;
+        let trust_domain = self.authority.trust_domain().clone();
+        let tls = Serving::new(first, trust_domain, &self.authority.bundle_pem(), self.clock.clone())?;
+        let stop = tasks.stop();
+        let renewal = renew_serving(
+            self.identity.clone(),
+            self.authority.clone(),
+            self.clock.clone(),
+            tls.clone(),
+            stop.clone(),
+        );
+        tasks.spawn("serving-certificate", renewal);
+        let mut limits = Limits::api();
+        limits.calls_per_second = self.limits.calls_per_second;
+        limits.calls_burst = self.limits.burst;
+        self.listen("api", listeners.api, Door::Api(tls.api()), limits, tasks);
+        self.listen("enroll", listeners.enroll, Door::Enroll(tls.enroll()), Limits::enroll(), tasks);
+        serving.holds();
+        let draining = stop.clone();
+        tasks.spawn("drain", async move {
+            draining.cancelled().await;
+            serving.fails("shutting down"); // health goes red before anything else ends
+        });
+        tasks.spawn("admin", admin::serve(listeners.admin, readiness, metrics, stop));
+        Ok(())
+    }
+
+    fn listen(&self, name: &'static str, listener: Listener, door: Door, limits: Limits, tasks: &mut Tasks) {
+        let stop = tasks.stop();
+        let kind = door.kind();
+        let (sender, receiver) = mpsc::channel(HANDOVER);
+        tasks.spawn(name, peers(listener, door, sender, stop.clone()));
+        let use_cases = Arc::new(self.use_cases.clone());
+        let services = Services {
+            credentials: use_cases.clone(),
+            enrolments: use_cases.clone(),
+            administration: use_cases,
+        };
+        let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
+        tasks.spawn(name, async move {
+            let incoming = ReceiverStream::new(receiver);
+            if let Err(cause) = serve_rpc(incoming, services, kind, limits, clock, entropy, stop).await {
+                tracing::error!(listener = name, error = %Chain(&cause), "the listener ended");
+            }
+        });
+    }
+}
+
+/// What a connection has to show.
+#[derive(Clone)]
+enum Door {
+    /// A client certificate.
+    Api(ApiAcceptor),
+    /// Nothing.
+    Enroll(EnrollAcceptor),
+}
+
+impl Door {
+    fn kind(&self) -> ListenerKind {
+        match self {
+            Self::Api(_) => ListenerKind::Api,
+            Self::Enroll(_) => ListenerKind::Enroll,
+        }
+    }
+
+    async fn accept(&self, stream: TcpStream) -> Result<(PeerStream, Option<Caller>), HandshakeError> {
+        match self {
+            Self::Api(acceptor) => {
+                acceptor.accept(stream, HANDSHAKE).await.map(|(stream, caller)| (stream, Some(caller)))
+            }
+            Self::Enroll(acceptor) => acceptor.accept(stream, HANDSHAKE).await.map(|stream| (stream, None)),
+        }
+    }
+}
+
+/// The one place where a TCP stream becomes a peer that is served.
+async fn peers(
+    mut listener: Listener,
+    door: Door,
+    sender: mpsc::Sender<Peered<PeerStream, Permit>>,
+    stop: CancellationToken,
+) {
+    while let Some((stream, peer, permit)) = stop.run_until_cancelled(listener.accept()).await {
+        let (door, sender) = (door.clone(), sender.clone());
+        tokio::spawn(async move {
+            let handshake = permit.handshake().await;
+            match door.accept(stream).await {
+                Ok((io, caller)) => {
+                    drop(handshake);
+                    // A closed channel means that we are shutting down: the connection is closed with it.
+                    let _ = sender.send(Peered { io, caller, peer, permit }).await;
+                }
+                Err(cause) => tracing::info!(%peer, error = %Chain(&cause), "handshake refused"),
+            }
+        });
+    }
+    // Until everything is drained the sender must live: a closed channel is an accept loop that died.
+    sender.closed().await;
+}
+
+impl ServingCertificate {
+    fn of(config: &IssuerConfig) -> Self {
+        let mut serving = Self {
+            spiffe_id: SpiffeId {
+                trust_domain: config.trust_domain.clone(),
+                kind: Kind::Issuer,
+                name: config.name.clone(),
+            },
+            dns_names: Vec::new(),
+            addresses: Vec::new(),
+            lifetime: config.certificate_lifetime,
+        };
+        for host in &config.dns_names {
+            match host {
+                Host::Dns(name) => serving.dns_names.push(name.clone()),
+                Host::Address(address) => serving.addresses.push(*address),
+            }
+        }
+        serving
+    }
+
+    fn make(&self, authority: &Authority, clock: &dyn Clock) -> Result<ServingIdentity, SignError> {
+        authority.serving(&self.spiffe_id, &self.dns_names, &self.addresses, self.lifetime, clock.now())
+    }
+}
+
+/// Replaces the serving certificate at half of its life; connections that are open stay as they are.
+async fn renew_serving(
+    certificate: ServingCertificate,
+    authority: Arc<Authority>,
+    clock: Arc<dyn Clock>,
+    tls: Arc<Serving>,
+    stop: CancellationToken,
+) {
+    loop {
+        let half = until(clock.now(), tls.identity().expires()) / 2;
+        let due = clock.since_boot() + half.max(Duration::from_secs(1));
+        if stop.run_until_cancelled(sleep_until_boottime(clock.as_ref(), due)).await.is_none() {
+            return;
+        }
+        match certificate.make(&authority, clock.as_ref()) {
+            Ok(next) => {
+                tracing::info!(until = %next.expires(), "serving certificate renewed");
+                tls.swap_identity(next);
+            }
+            Err(cause) => tracing::error!(error = %Chain(&cause), "the serving certificate was not renewed"),
+        }
+    }
+}
+
+async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster>>> {
+    let mut clusters = BTreeMap::new();
+    for cluster in &config.clusters {
+        let advertise = &cluster.advertise;
+        let connection = Connection {
+            name: cluster.name.clone(),
+            kubeconfig: cluster.kubeconfig.clone(),
+            context: cluster.context.clone(),
+            advertise: Advertise {
+                server: advertise.server.clone(),
+                ca_file: advertise.ca_file.clone(),
+                tls_server_name: advertise.tls_server_name.clone(),
+            },
+            issuer: config.name.clone(),
+            mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
+        };
+        let connected = KubeCluster::connect(connection, Arc::new(SystemClock))
+            .await
+            .with_context(|| format!("cluster {}", cluster.name))?;
+        clusters.insert(cluster.name.clone(), Arc::new(connected));
+    }
+    Ok(clusters)
+}
+
+/// Looks for the admission policy in every namespace of the roles: at start, then hourly. Without it nothing is minted.
+async fn probe(clusters: BTreeMap<Name, Arc<KubeCluster>>, outside: Arc<Outside>, stop: CancellationToken) {
+    loop {
+        for (name, cluster) in &clusters {
+            let namespaces: BTreeSet<Name> = outside
+                .policy
+                .roles()
+                .filter(|role| role.target().cluster == *name)
+                .map(|role| role.target().namespace.clone())
+                .collect();
+            let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&namespaces)).await else { return };
+            for (namespace, cause) in missing {
+                tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
+            }
+        }
+        let due = outside.clock.since_boot() + PROBE_EVERY;
+        let pause = sleep_until_boottime(outside.clock.as_ref(), due);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+impl UseCases {
+    fn new(outside: Arc<Outside>, authority: Arc<Authority>, config: &IssuerConfig) -> Self {
+        let jobs = Jobs::new(outside.clone());
+        let ends = Ends::new(outside.clone());
+        let views = Views::new(outside.clone());
+        let lifetime = config.certificate_lifetime;
+        Self {
+            issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
+            revoking: Revoking::new(ends.clone(), views.clone()),
+            acts: Acts::new(outside.clone(), authority.key_digest()),
+            enrolling: Enrolling::new(
+                outside.clone(),
+                ends.clone(),
+                authority,
+                config.trust_domain.clone(),
+                lifetime,
+            ),
+            outside,
+            jobs,
+            ends,
+            views,
+        }
+    }
+}
+
+/// The state directory: made if it is missing, refused if others can look into it.
+fn prepare(state: &Path) -> Result<()> {
+    if !state.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state)
+            .with_context(|| format!("cannot make the state directory {}", state.display()))?;
+    }
+    let mode = std::fs::metadata(state)
+        .with_context(|| format!("cannot look at the state directory {}", state.display()))?
+        .permissions();
+    anyhow::ensure!(
+        mode.mode() & 0o077 == 0,
+        "the state directory {} is open to others (mode {:o}); run: chmod 700 {}",
+        state.display(),
+        Permissions::mode(&mode) & 0o777,
+        state.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! When a step of the issuing path fails: what is settled, and what the caller is told.
+//!
+//! A first mint that failed may have left an anchor: its lease is recorded as ending at once, and the cut goes on without
+//! the caller waiting for it. A refresh that failed leaves the lease and its earlier tokens as they are, unless the
+//! cluster said that they are dead already.
+
+use shorepass_core::caller::Caller;
+use shorepass_core::cluster::MintError;
+use shorepass_core::id::LeaseId;
+use shorepass_core::lease::EndCause;
+use shorepass_core::mint::{Lie, Order, Rejected, Verified};
+use shorepass_core::name::Name;
+use shorepass_core::policy::{Denial, DenialReason};
+use shorepass_rpc::refused::{Reason, Refused};
+
+use super::Issuing;
+use crate::outside::{Refusing, ledger_refused, mint_refused};
+
+impl Issuing {
+    pub(super) async fn deny(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        role: &Name,
+        denial: Denial,
+    ) -> Refused {
+        let refused = match denial.reason {
+            DenialReason::RoleNotAvailable => Refused::new(
+                Reason::RoleNotAvailable,
+                format!("role {role} is not available to this caller and job; an operator finds the reason by the decision id"),
+            ),
+            DenialReason::Blocked(block) => Refused::new(
+                Reason::Blocked,
+                format!(
+                    "{} blocked role {role} for this runner until {}: {}; an operator lifts it with `shorepass unblock {}`",
+                    block.by, block.until, block.reason, block.id
+                ),
+            )
+            .with("block_id", block.id.to_string())
+            .with("until", block.until.to_string()),
+            DenialReason::JobEnded => {
+                Refused::new(Reason::JobEnded, "the job session has ended; start a new one")
+            }
+            DenialReason::LeaseEnded(how) => {
+                Refused::new(Reason::LeaseEnded, format!("the lease {how}; ask for a new one"))
+            }
+        };
+        let explanation = denial.explanation;
+        let caller = Some(caller.spiffe_id());
+        self.outside.refuse(Refusing { caller, method, subject: role.as_str(), refused, explanation }).await
+    }
+
+    /// The cluster gave no token.
+    pub(super) async fn give_up(&self, order: Order, cause: MintError) -> Refused {
+        tracing::warn!(lease = %order.lease_id(), error = %cause, "minting failed");
+        let lease = order.lease().clone();
+        let end = match (&cause, order.pins().is_none()) {
+            (_, true) => Some(EndCause::Abandoned),
+            (MintError::AnchorLost, false) => Some(EndCause::AnchorLost),
+            (MintError::ServiceAccountReplaced { .. } | MintError::ServiceAccountMissing { .. }, false) => {
+                Some(EndCause::ServiceAccountReplaced)
+            }
+            (_, false) => None,
+        };
+        if let Some(end) = end {
+            self.ends.end_in_background(lease, end).await;
+        }
+        self.explain_mint(order.lease_id(), mint_refused(&cause), &cause.to_string(), &order).await
+    }
+
+    /// The cluster gave something else than was asked for.
+    pub(super) async fn cut_and_fail(&self, rejected: Rejected) -> Refused {
+        let Rejected { lease, lie } = rejected;
+        tracing::error!(lease = %lease.id, error = %lie, "the API server's answer was rejected");
+        let (namespace, name) = (lease.target.namespace.to_string(), lease.target.service_account.clone());
+        let first = lease.pins().is_none();
+        let cause = match lie {
+            Lie::ServiceAccountUid if !first => MintError::ServiceAccountReplaced { namespace, name },
+            Lie::ClockSkew(seconds) => MintError::ClockSkew { seconds },
+            Lie::ServiceAccountUid
+            | Lie::ServiceAccount(_)
+            | Lie::Anchor
+            | Lie::Audience(_)
+            | Lie::Expiry
+            | Lie::Jti
+            | Lie::State(_) => MintError::AnswerRejected(lie.to_string()),
+        };
+        // A refresh that was lied to hands nothing out and leaves the lease and its earlier tokens as they are.
+        let end = match &cause {
+            MintError::ServiceAccountReplaced { .. } => Some(EndCause::ServiceAccountReplaced),
+            _ if first => Some(EndCause::Abandoned),
+            _ => None,
+        };
+        let (id, role, owner) = (lease.id, lease.role.clone(), lease.owner.spiffe_id.clone());
+        if let Some(end) = end {
+            self.ends.end_in_background(*lease, end).await;
+        }
+        self.outside
+            .refuse(Refusing {
+                caller: Some(&owner),
+                method: "mint",
+                subject: role.as_str(),
+                refused: mint_refused(&cause).with("lease_id", id.to_string()),
+                explanation: cause.to_string(),
+            })
+            .await
+    }
+
+    /// The lease was ended while its token was being minted: the token dies with the anchor.
+    pub(super) async fn ended_meanwhile(&self, verified: &Verified) -> Refused {
+        let id = verified.lease().id;
+        if let Ok(Some(lease)) = self.outside.ledger.lease(id) {
+            self.ends.cut_in_background(lease);
+        }
+        match self.still_live(id) {
+            Err(refused) => refused,
+            Ok(()) => {
+                Refused::new(Reason::StoreUnavailable, "the lease was changed at the same time; try again")
+            }
+        }
+    }
+
+    pub(super) fn still_live(&self, lease: LeaseId) -> Result<(), Refused> {
+        let lease = self.outside.ledger.lease(lease).map_err(|cause| ledger_refused(&cause))?;
+        match lease.as_ref().and_then(|lease| lease.end_cause()) {
+            Some((cause, _)) => {
+                let message = format!("the lease {}; ask for a new one", cause.describe());
+                Err(Refused::new(Reason::LeaseEnded, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn explain_mint(
+        &self,
+        lease: LeaseId,
+        refused: Refused,
+        explanation: &str,
+        order: &Order,
+    ) -> Refused {
+        self.outside
+            .refuse(Refusing {
+                caller: Some(&order.lease().owner.spiffe_id),
+                method: "mint",
+                subject: order.lease().role.as_str(),
+                refused: refused.with("lease_id", lease.to_string()),
+                explanation: explanation.to_owned(),
+            })
+            .await
+    }
+}

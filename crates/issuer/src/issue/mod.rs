@@ -1,0 +1,180 @@
+//! Issue one credential.
+//!
+//! Decisions are made in `core`, effects behind ports; this file puts them in order. It does not know gRPC, YAML, kube or
+//! sled. Question a newcomer will ask: why two commits? The first makes the anchor findable after a crash, the second
+//! lets the token out. What happens when a step fails is in [`failures`].
+
+mod failures;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::caller::Caller;
+use shorepass_core::id::{JobId, LeaseId};
+use shorepass_core::job::Job;
+use shorepass_core::lease::{AnchorName, Lease};
+use shorepass_core::ledger::{Change, LedgerError, Recorded};
+use shorepass_core::mint::{Order, Verified};
+use shorepass_core::policy::{Ask, Grant};
+use shorepass_core::request::{Method, Outcome, Request};
+use shorepass_rpc::api::{Delivery, RequestKey};
+use shorepass_rpc::refused::{Reason, Refused};
+
+use crate::jobs::Jobs;
+use crate::outside::{Outside, ledger_refused};
+use crate::revoke::Ends;
+
+/// Issues and refreshes.
+#[derive(Clone)]
+pub struct Issuing {
+    outside: Arc<Outside>,
+    jobs: Jobs,
+    ends: Ends,
+}
+
+impl Issuing {
+    /// Over the outside.
+    pub fn new(outside: Arc<Outside>, jobs: Jobs, ends: Ends) -> Self {
+        Self { outside, jobs, ends }
+    }
+
+    /// One lease and its first token. Steps 6 to 12 of the flow in ARCHITECTURE.md.
+    pub async fn issue(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        job: JobId,
+        ask: Ask,
+    ) -> Result<Delivery, Refused> {
+        let job = self.jobs.owned(caller, "Issue", job).await?; // a foreign job is "not available"
+        if let Some(lease) = self.answered(caller, request)? {
+            return self.mint_again(caller, &job, lease, ask.token_lifetime).await; // same lease, new token
+        }
+        let order = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
+        let verified = self.mint_and_check(order).await?; // anchor, token, and what was really granted
+        let recorded = self.record(&verified).await?; // with its audit line, fsynced
+        self.deliver(caller, verified, &recorded) // the only way out for a token
+    }
+
+    /// Another token on the anchor of a lease.
+    pub async fn refresh(
+        &self,
+        caller: &Caller,
+        lease: LeaseId,
+        token_lifetime: Option<Duration>,
+    ) -> Result<Delivery, Refused> {
+        let lease = self.ends.owned(caller, "Refresh", lease).await?; // a foreign lease is "not available"
+        let job = self.jobs.owned(caller, "Refresh", lease.job).await?;
+        self.mint_again(caller, &job, lease, token_lifetime).await
+    }
+
+    async fn mint_again(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        lease: Lease,
+        token_lifetime: Option<Duration>,
+    ) -> Result<Delivery, Refused> {
+        if lease.pins().is_none() && lease.is_live() {
+            let busy = "the first attempt of this request is still being worked on; try again";
+            return Err(Refused::new(Reason::ClusterBusy, busy).retry(Duration::from_secs(1)));
+        }
+        let role = lease.role.clone();
+        let now = self.outside.clock.now();
+        let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
+            Ok(order) => order,
+            Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
+        };
+        let verified = self.mint_and_check(order).await?;
+        let recorded = self.record(&verified).await?;
+        self.still_live(verified.lease().id)?; // a token of a lease that ended meanwhile does not leave
+        self.deliver(caller, verified, &recorded)
+    }
+
+    /// The lease that the same request led to before.
+    fn answered(&self, caller: &Caller, request: RequestKey) -> Result<Option<Lease>, Refused> {
+        let found = self.outside.ledger.request(&caller.owner(), Method::Issue, request.id);
+        let Some(earlier) = found.map_err(|cause| ledger_refused(&cause))? else {
+            return Ok(None);
+        };
+        let outcome = earlier
+            .answer(request.content)
+            .map_err(|reused| Refused::new(Reason::RequestIdReused, reused.to_string()))?;
+        match outcome {
+            Outcome::Lease(id) => self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause)),
+            Outcome::Job(_) | Outcome::JoinToken(_) => Ok(None),
+        }
+    }
+
+    /// From the decision until *pending* is durable, no end may come in between: see [`Outside::gate`].
+    async fn decide_and_record(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        request: RequestKey,
+        ask: Ask,
+    ) -> Result<Order, Refused> {
+        let _together = self.outside.gate.read().await;
+        let outside = &self.outside;
+        let blocks =
+            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        let job = self.jobs.current(job.id)?;
+        match outside.policy.decide(caller, &job, &ask, &blocks, outside.clock.now()) {
+            Ok(grant) => self.record_pending(caller, request, grant).await,
+            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
+        }
+    }
+
+    async fn record_pending(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        grant: Grant,
+    ) -> Result<Order, Refused> {
+        let outside = &self.outside;
+        let mut random = [0; 16];
+        outside.entropy.fill(&mut random);
+        let id = LeaseId::generate(outside.clock.now(), outside.entropy.as_ref());
+        let order = grant.into_order(id, AnchorName::from_random(random));
+        let request = Request {
+            owner: caller.owner(),
+            method: Method::Issue,
+            id: request.id,
+            content: request.content,
+            outcome: Outcome::Lease(id),
+        };
+        let pending = Change::LeasePending { lease: order.lease().clone(), request };
+        outside.ledger.commit(vec![pending]).await.map_err(|cause| ledger_refused(&cause))?;
+        Ok(order)
+    }
+
+    async fn mint_and_check(&self, order: Order) -> Result<Verified, Refused> {
+        let cluster = self.outside.cluster(&order.target().cluster)?;
+        let annotation = self.outside.seal.seal(order.lease());
+        let minted = match cluster.mint(&order, &annotation).await {
+            Ok(minted) => minted,
+            Err(cause) => return Err(self.give_up(order, cause).await), // settled now, or by the sweeper
+        };
+        match order.verify(minted, self.outside.clock.now()) {
+            Ok(verified) => Ok(verified), // what was granted, not what was asked
+            Err(rejected) => Err(self.cut_and_fail(rejected).await),
+        }
+    }
+
+    async fn record(&self, verified: &Verified) -> Result<Recorded, Refused> {
+        match self.outside.ledger.commit(verified.changes()).await {
+            Ok(recorded) => Ok(recorded),
+            Err(LedgerError::Conflict(_)) => Err(self.ended_meanwhile(verified).await),
+            Err(cause) => Err(ledger_refused(&cause)), // still pending: the sweeper cuts it
+        }
+    }
+
+    fn deliver(&self, caller: &Caller, verified: Verified, recorded: &Recorded) -> Result<Delivery, Refused> {
+        let endpoint = self.outside.cluster(&verified.lease().target.cluster)?.endpoint().clone();
+        let issued = verified.release(recorded, caller.expires(), self.outside.clock.now());
+        tracing::info!(lease = %issued.lease.id, jti = %issued.record.jti, caller = %caller.spiffe_id(), role = %issued.lease.role, "token issued");
+        metrics::counter!("shorepass_tokens_issued_total", "cluster" => endpoint.name.to_string())
+            .increment(1);
+        Ok(Delivery { issued, endpoint })
+    }
+}

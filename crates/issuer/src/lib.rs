@@ -1,0 +1,14 @@
+//! The central daemon: holds cluster access, decides by policy, mints, records, revokes.
+//!
+//! One folder for each use case; [`compose`] joins the rooms and holds no rules. The path of a credential begins and
+//! ends in [`issue`]. A use case speaks the language of core: it knows no gRPC, YAML, kube or sled.
+
+pub mod admin;
+pub mod commands;
+mod compose;
+pub mod enrol;
+pub mod issue;
+pub mod jobs;
+pub mod outside;
+pub mod revoke;
+pub mod services;

@@ -1,0 +1,177 @@
+//! What every use case stands on: the ports, and how their failures are told to a caller.
+//!
+//! The gate keeps ends and beginnings apart: who ends something (a job, a lease, an enrolment) holds it alone while the
+//! end becomes durable; who begins a lease holds it together with others from the decision until *pending* is durable.
+//! Without it a lease could slip in between a block and the list of leases that the block was set for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::caller::{Caller, SpiffeId};
+use shorepass_core::cluster::{Cluster, MintError};
+use shorepass_core::id::DecisionId;
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
+use shorepass_core::name::Name;
+use shorepass_core::policy::Policy;
+use shorepass_core::time::{Clock, Entropy};
+use shorepass_rpc::refused::{Reason, Refused};
+use tokio::sync::RwLock;
+
+/// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
+pub trait Seal: Send + Sync {
+    /// The annotation of the lease's anchor.
+    fn seal(&self, lease: &Lease) -> String;
+}
+
+/// The outside of the issuer, as its use cases see it.
+pub struct Outside {
+    /// The records.
+    pub ledger: Arc<dyn Ledger>,
+    /// The clusters, by name.
+    pub clusters: BTreeMap<Name, Arc<dyn Cluster>>,
+    /// The roles.
+    pub policy: Policy,
+    /// Seals anchors.
+    pub seal: Box<dyn Seal>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Gives random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// Keeps ends and beginnings apart.
+    pub gate: RwLock<()>,
+}
+
+/// A request that is refused, before it has a decision id.
+pub struct Refusing<'a> {
+    /// Who asked; none for an enrolment.
+    pub caller: Option<&'a SpiffeId>,
+    /// The method's name.
+    pub method: &'static str,
+    /// What was asked for.
+    pub subject: &'a str,
+    /// What the caller is told.
+    pub refused: Refused,
+    /// What the operator is told.
+    pub explanation: String,
+}
+
+impl Outside {
+    /// The cluster of that name. Roles are checked against the clusters at start, so that it is there.
+    pub fn cluster(&self, name: &Name) -> Result<&Arc<dyn Cluster>, Refused> {
+        self.clusters.get(name).ok_or_else(|| {
+            Refused::new(
+                Reason::ClusterUnreachable,
+                format!("cluster {name} is no longer in the issuer's configuration; ask its operators"),
+            )
+        })
+    }
+
+    /// Records a refusal and gives what the caller is told, under the same decision id.
+    pub async fn refuse(&self, refusing: Refusing<'_>) -> Refused {
+        let at = self.clock.now();
+        let decision = DecisionId::generate(at, self.entropy.as_ref());
+        let Refusing { caller, method, subject, refused, explanation } = refusing;
+        tracing::info!(%decision, caller = caller.map(tracing::field::display), method, subject, reason = refused.reason.as_str_name(), %explanation, "request refused");
+        metrics::counter!("shorepass_refusals_total", "reason" => reason_name(refused.reason)).increment(1);
+        let refusal = Refusal {
+            decision,
+            at,
+            caller: caller.cloned(),
+            method,
+            reason: reason_name(refused.reason),
+            subject: subject.chars().filter(|letter| !letter.is_control()).take(200).collect(),
+            explanation,
+        };
+        match self.ledger.commit(vec![Change::Refused { refusal }]).await {
+            Ok(_) => refused.decided(decision),
+            Err(cause) => ledger_refused(&cause),
+        }
+    }
+
+    /// A lease that the caller does not own, or that does not exist: both look alike.
+    pub async fn refuse_lease(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        lease: &str,
+        why: &str,
+    ) -> Refused {
+        let message = "this lease is not available to this caller; check the id with whoever gave it to you";
+        self.refuse(Refusing {
+            caller: Some(caller.spiffe_id()),
+            method,
+            subject: lease,
+            refused: Refused::new(Reason::LeaseNotAvailable, message),
+            explanation: why.to_owned(),
+        })
+        .await
+    }
+}
+
+/// The reason as it stands on the wire and in the audit file.
+pub fn reason_name(reason: Reason) -> &'static str {
+    reason.as_str_name().strip_prefix("ERROR_REASON_").unwrap_or("UNSPECIFIED")
+}
+
+/// What a caller is told when the ledger fails.
+pub fn ledger_refused(cause: &LedgerError) -> Refused {
+    let retry = Duration::from_secs(2);
+    tracing::error!(error = %cause, "the ledger did not record");
+    match cause {
+        LedgerError::AuditUnavailable(_) => Refused::new(
+            Reason::AuditUnavailable,
+            "the issuer cannot write its audit file, so nothing is issued; its operators must free space or mend the file's permissions",
+        )
+        .retry(retry),
+        LedgerError::Unavailable(_) => Refused::new(
+            Reason::StoreUnavailable,
+            "the issuer cannot record; its operators find the cause in its log",
+        )
+        .retry(retry),
+        LedgerError::Conflict(what) => Refused::new(
+            Reason::StoreUnavailable,
+            format!("{what} was changed by another request at the same time; try again"),
+        )
+        .retry(Duration::from_millis(200)),
+    }
+}
+
+/// What a caller is told when a cluster fails.
+pub fn mint_refused(cause: &MintError) -> Refused {
+    let text = cause.to_string();
+    match cause {
+        MintError::ServiceAccountMissing { .. } => {
+            Refused::new(Reason::ServiceAccountMissing, format!("{text}: create it, or correct the role"))
+        }
+        MintError::ServiceAccountReplaced { .. } => {
+            Refused::new(Reason::ServiceAccountReplaced, format!("{text}: ask for a new lease"))
+        }
+        MintError::Forbidden { rule } => Refused::new(
+            Reason::IssuerForbidden,
+            format!("{text}: apply what `shorepass-issuer rbac` prints"),
+        )
+        .with("rule", rule.clone()),
+        MintError::PolicyMissing { .. } => Refused::new(
+            Reason::AdmissionPolicyMissing,
+            format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),
+        ),
+        MintError::ClockSkew { .. } => {
+            Refused::new(Reason::ClockSkew, format!("{text}: synchronise both with NTP"))
+        }
+        MintError::Unreachable { .. } => {
+            Refused::new(Reason::ClusterUnreachable, text).retry(Duration::from_secs(2))
+        }
+        MintError::Busy { retry_after, .. } => {
+            Refused::new(Reason::ClusterBusy, format!("{text}: try again later")).retry(*retry_after)
+        }
+        MintError::AnchorLost => Refused::new(Reason::LeaseEnded, format!("{text}: ask for a new lease")),
+        MintError::AnswerRejected(_) => Refused::new(
+            Reason::ClusterAnswerRejected,
+            format!(
+                "{text}; nothing was handed out, and the issuer's operators should look at the API server"
+            ),
+        ),
+    }
+}

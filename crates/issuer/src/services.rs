@@ -1,0 +1,190 @@
+//! The use cases behind the traits that the services call.
+//!
+//! Each act runs in a task of its own: a caller that hangs up must not stop it between two commits.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::block::Block;
+use shorepass_core::caller::Caller;
+use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::job::{Evidence, Job};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{LeaseFilter, MintedToken};
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::Ask;
+use shorepass_rpc::api::{
+    Administration, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments, LeaseView,
+    NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep,
+};
+use shorepass_rpc::refused::{Reason, Refused};
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+
+use crate::admin::{Acts, Views};
+use crate::enrol::Enrolling;
+use crate::issue::Issuing;
+use crate::jobs::Jobs;
+use crate::outside::Outside;
+use crate::revoke::Ends;
+use crate::revoke::operators::Revoking;
+
+/// All use cases together.
+#[derive(Clone)]
+pub struct UseCases {
+    /// What they stand on.
+    pub outside: Arc<Outside>,
+    /// Job sessions.
+    pub jobs: Jobs,
+    /// Issue and refresh.
+    pub issuing: Issuing,
+    /// Ends of leases.
+    pub ends: Ends,
+    /// Revocation by operators.
+    pub revoking: Revoking,
+    /// What operators see.
+    pub views: Views,
+    /// Other acts of operators.
+    pub acts: Acts,
+    /// Enrolment.
+    pub enrolling: Enrolling,
+}
+
+async fn to_the_end<T: Send + 'static>(
+    act: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    match tokio::spawn(act.in_current_span()).await {
+        Ok(result) => result,
+        Err(cause) if cause.is_panic() => std::panic::resume_unwind(cause.into_panic()),
+        Err(_) => Err(Refused::new(Reason::ShuttingDown, "the issuer is shutting down; try again")
+            .retry(Duration::from_secs(1))),
+    }
+}
+
+#[async_trait]
+impl Credentials for UseCases {
+    async fn start_job(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        evidence: Evidence,
+        expected: Option<Duration>,
+    ) -> Result<Job, Refused> {
+        self.jobs.start(caller, request, evidence, expected).await
+    }
+
+    async fn end_job(&self, caller: &Caller, job: JobId) -> Result<Vec<Lease>, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.ends.end_job(&this.jobs, &caller, job).await }).await
+    }
+
+    async fn issue(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        job: JobId,
+        ask: Ask,
+    ) -> Result<Delivery, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.issuing.issue(&caller, request, job, ask).await }).await
+    }
+
+    async fn refresh(
+        &self,
+        caller: &Caller,
+        lease: LeaseId,
+        token_lifetime: Option<Duration>,
+    ) -> Result<Delivery, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.issuing.refresh(&caller, lease, token_lifetime).await }).await
+    }
+
+    async fn release(&self, caller: &Caller, lease: LeaseId) -> Result<Lease, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.ends.release(&caller, lease).await }).await
+    }
+
+    async fn list_roles(
+        &self,
+        caller: &Caller,
+        after: Option<Name>,
+        limit: usize,
+    ) -> Result<Page<OfferedRole, Name>, Refused> {
+        let later = |name: &Name| after.as_ref().is_none_or(|after| name > after);
+        let mut roles = self.outside.policy.roles_of(caller).filter(|role| later(role.name()));
+        let offer = |role: &shorepass_core::role::Role| {
+            let endpoint = self.outside.cluster(&role.target().cluster)?.endpoint().clone();
+            Ok(OfferedRole { role: role.clone(), endpoint })
+        };
+        let items: Vec<OfferedRole> =
+            roles.by_ref().take(limit).map(offer).collect::<Result<_, Refused>>()?;
+        let more = roles.next().is_some();
+        let next = items.last().filter(|_| more).map(|offered| offered.role.name().clone());
+        Ok(Page { items, next })
+    }
+}
+
+#[async_trait]
+impl Enrolments for UseCases {
+    async fn enroll(&self, enrolling: Presented) -> Result<Certificate, Refused> {
+        let this = self.clone();
+        to_the_end(async move { this.enrolling.enroll(enrolling).await }).await
+    }
+
+    async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.enrolling.renew(&caller, &certificate_request_pem).await }).await
+    }
+
+    fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused> {
+        self.enrolling.check(caller)
+    }
+}
+
+#[async_trait]
+impl Administration for UseCases {
+    async fn list_leases(
+        &self,
+        _caller: &Caller,
+        filter: LeaseFilter,
+        before: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Page<LeaseView, LeaseId>, Refused> {
+        self.views.page(&filter, before, limit)
+    }
+
+    async fn get_lease(&self, _caller: &Caller, lease: LeaseId) -> Result<LeaseView, Refused> {
+        self.views.one(lease)
+    }
+
+    async fn revoke(
+        &self,
+        caller: &Caller,
+        revocation: Revocation,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.revoking.revoke(&caller, revocation, steps).await }).await
+    }
+
+    async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused> {
+        self.acts.unblock(caller, block).await
+    }
+
+    async fn find_token(&self, _caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {
+        self.views.token(jti)
+    }
+
+    async fn create_join_token(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        runners: NamePattern,
+        lifetime: Duration,
+        replace: bool,
+    ) -> Result<NewJoinToken, Refused> {
+        self.acts.create_join_token(caller, request, runners, lifetime, replace).await
+    }
+}
