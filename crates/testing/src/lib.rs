@@ -1,0 +1,5 @@
+//! Fakes and builders for tests; a dev-dependency only.
+//!
+//! What is here is shared by the tests of several crates; what one crate needs stays with it.
+
+pub mod certificates;

@@ -1,0 +1,183 @@
+//! What an end-entity certificate says, read in one place.
+//!
+//! Verifiers, the CA and identity files all use this reading, so none of them can see another name in the same bytes.
+//! It checks no signature and no time. It is strict about purpose: a certificate is for clients or for servers, never
+//! for both, so that a runner's certificate can never stand for the issuer.
+
+use rustls::CertificateError;
+use rustls::pki_types::CertificateDer;
+use shorepass_core::caller::{SpiffeId, SpiffeIdError};
+use shorepass_core::digest::Digest;
+use shorepass_core::id::{EnrolmentId, IdError};
+use shorepass_core::time::Timestamp;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
+
+/// What is common to client and server certificates.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    /// Its only URI name.
+    pub(crate) spiffe_id: SpiffeId,
+    /// When it begins.
+    pub(crate) not_before: Timestamp,
+    /// When it ends.
+    pub(crate) expires: Timestamp,
+    /// SHA-256 of it, DER.
+    pub(crate) certificate: Digest,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo, DER).
+    pub(crate) key: Digest,
+}
+
+/// Why a certificate is not one of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// Not DER of an X.509 certificate, or extensions that contradict each other.
+    #[error("the certificate is malformed")]
+    Encoding,
+    /// A CA's certificate where a peer's is expected.
+    #[error("the certificate is a CA's, not a peer's")]
+    Authority,
+    /// No SPIFFE ID, or more than one.
+    #[error("the certificate has {0} URI names; it must have exactly one, the SPIFFE ID")]
+    Ids(usize),
+    /// Something that is not one of our SPIFFE IDs.
+    #[error("the certificate's URI name is not one of ours")]
+    Id(#[source] SpiffeIdError),
+    /// A DNS name, an address or another name, where only a SPIFFE ID may be.
+    #[error("the certificate has other names besides its SPIFFE ID")]
+    OtherNames,
+    /// A purpose that is missing, another or one too many.
+    #[error("the certificate's extended key usage is not exactly {0}")]
+    Purpose(&'static str),
+    /// No enrolment in the common name.
+    #[error("the certificate's common name is not exactly one enrolment id")]
+    Enrolment(#[source] Option<IdError>),
+}
+
+impl LeafError {
+    /// The error that makes rustls send the alert that fits.
+    pub(crate) fn to_rustls(&self) -> CertificateError {
+        match self {
+            Self::Encoding | Self::Ids(_) | Self::Id(_) | Self::OtherNames | Self::Enrolment(_) => {
+                CertificateError::BadEncoding
+            }
+            Self::Purpose(_) | Self::Authority => CertificateError::InvalidPurpose,
+        }
+    }
+}
+
+/// Reads a client's certificate.
+pub(crate) fn client(der: &CertificateDer<'_>) -> Result<(Leaf, EnrolmentId), LeafError> {
+    let certificate = parse(der)?;
+    let names = Names::of(&certificate)?;
+    if names.dns_or_address || names.other {
+        return Err(LeafError::OtherNames);
+    }
+    if !usage(&certificate, |usage| usage.client_auth && !usage.server_auth)? {
+        return Err(LeafError::Purpose("clientAuth"));
+    }
+    Ok((leaf(der, &certificate, names.spiffe_id)?, enrolment(&certificate)?))
+}
+
+/// Reads a server's certificate. Its DNS names and addresses are for clients that are not ours.
+pub(crate) fn server(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
+    let certificate = parse(der)?;
+    let names = Names::of(&certificate)?;
+    if names.other {
+        return Err(LeafError::OtherNames);
+    }
+    if !usage(&certificate, |usage| usage.server_auth && !usage.client_auth)? {
+        return Err(LeafError::Purpose("serverAuth"));
+    }
+    leaf(der, &certificate, names.spiffe_id)
+}
+
+/// SHA-256 of the public key of a CA's certificate; `None` when it is not one.
+pub(crate) fn authority_key(der: &CertificateDer<'_>) -> Option<Digest> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    certificate.is_ca().then(|| Digest::of_bytes(certificate.public_key().raw))
+}
+
+/// Whether it is a CA's certificate that names itself as its issuer.
+pub(crate) fn is_root(der: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+        certificate.is_ca() && certificate.subject().as_raw() == certificate.issuer().as_raw()
+    })
+}
+
+/// Seconds since the epoch as a timestamp.
+pub(crate) fn timestamp(time: ASN1Time) -> Result<Timestamp, LeafError> {
+    Timestamp::from_second(time.timestamp()).map_err(|_| LeafError::Encoding)
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) if certificate.is_ca() => Err(LeafError::Authority),
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) | Err(_) => Err(LeafError::Encoding),
+    }
+}
+
+fn leaf(
+    der: &CertificateDer<'_>,
+    certificate: &X509Certificate<'_>,
+    spiffe_id: SpiffeId,
+) -> Result<Leaf, LeafError> {
+    let validity = certificate.validity();
+    Ok(Leaf {
+        spiffe_id,
+        not_before: timestamp(validity.not_before)?,
+        expires: timestamp(validity.not_after)?,
+        certificate: Digest::of_bytes(der),
+        key: Digest::of_bytes(certificate.public_key().raw),
+    })
+}
+
+struct Names {
+    spiffe_id: SpiffeId,
+    dns_or_address: bool,
+    other: bool,
+}
+
+impl Names {
+    fn of(certificate: &X509Certificate<'_>) -> Result<Self, LeafError> {
+        let extension = certificate.subject_alternative_name().map_err(|_| LeafError::Encoding)?;
+        let names = extension.map_or(&[][..], |extension| extension.value.general_names.as_slice());
+        let mut uris = Vec::new();
+        let (mut dns_or_address, mut other) = (false, false);
+        for name in names {
+            match name {
+                GeneralName::URI(uri) => uris.push(*uri),
+                GeneralName::DNSName(_) | GeneralName::IPAddress(_) => dns_or_address = true,
+                _ => other = true,
+            }
+        }
+        let [uri] = uris[..] else { return Err(LeafError::Ids(uris.len())) };
+        let spiffe_id = SpiffeId::parse(uri).map_err(LeafError::Id)?;
+        Ok(Self { spiffe_id, dns_or_address, other })
+    }
+}
+
+fn usage(
+    certificate: &X509Certificate<'_>,
+    wanted: impl Fn(&ExtendedKeyUsage<'_>) -> bool,
+) -> Result<bool, LeafError> {
+    let extension = certificate.extended_key_usage().map_err(|_| LeafError::Encoding)?;
+    let Some(usage) = extension.map(|extension| extension.value) else { return Ok(false) };
+    let more = usage.any
+        || usage.code_signing
+        || usage.email_protection
+        || usage.time_stamping
+        || usage.ocsp_signing
+        || !usage.other.is_empty();
+    Ok(wanted(usage) && !more)
+}
+
+fn enrolment(certificate: &X509Certificate<'_>) -> Result<EnrolmentId, LeafError> {
+    let mut names = certificate.subject().iter_common_name();
+    let (Some(name), None) = (names.next(), names.next()) else { return Err(LeafError::Enrolment(None)) };
+    let text = name.as_str().map_err(|_| LeafError::Enrolment(None))?;
+    EnrolmentId::parse(text).map_err(|error| LeafError::Enrolment(Some(error)))
+}

@@ -1,0 +1,260 @@
+//! The two listeners' handshakes: `api` demands a client certificate, `enroll` asks for none.
+//!
+//! TLS 1.3 and HTTP/2 only; no tickets, no session storage, no early data: a resumed session would skip the check of
+//! the chain. A configuration is made for each connection (it is a few pointers), which makes swapping the identity or
+//! the bundle a matter of the next handshake; live connections keep what they began with.
+//!
+//! What a refused client sees is one alert (RFC 8446, section 6.2):
+//!
+//! | what is wrong | alert |
+//! | --- | --- |
+//! | TLS 1.2 or older | protocol_version |
+//! | no ALPN, or none with h2 | no_application_protocol |
+//! | no client certificate on `api` | certificate_required |
+//! | expired, not yet valid | certificate_expired |
+//! | signed by another CA, self-signed | unknown_ca |
+//! | a CA's certificate used as a client's | certificate_unknown |
+//! | not for clients, or for more than clients | unsupported_certificate |
+//! | no SPIFFE ID, two, one not of our form, other names, no enrolment | bad_certificate |
+//! | another trust domain, an issuer's | access_denied |
+//! | handshake signed by another key than the certificate's | decrypt_error |
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use shorepass_core::caller::Caller;
+use shorepass_core::name::TrustDomain;
+use shorepass_core::time::Clock;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::alert::Alert;
+use crate::crypto::{self, WallTime};
+use crate::peer::{ClientRefusal, ClientTrust};
+use crate::pem::{self, PemError};
+use crate::serving::ServingIdentity;
+use crate::stream::PeerStream;
+
+/// How long the rest of a refused client's bytes is read, so that the alert is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// And how many of them.
+const LINGER_BYTES: u64 = 64 * 1024;
+
+/// What both listeners serve with; it can be swapped while they run.
+pub struct Serving {
+    identity: ArcSwap<ServingIdentity>,
+    trust: ArcSwap<ClientTrust>,
+    trust_domain: TrustDomain,
+    clock: Arc<dyn Clock>,
+}
+
+/// Why a handshake failed. Nothing in it is secret.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// It was not over in time.
+    #[error("the TLS handshake was not over after {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The client does not offer HTTP/2.
+    #[error("the client does not offer HTTP/2 (ALPN h2)")]
+    Protocol,
+    /// The client's certificate was refused.
+    #[error("the client was refused")]
+    Client(#[source] ClientRefusal),
+    /// The client refused us.
+    #[error("the client broke off with the TLS alert {0}")]
+    Alert(Alert),
+    /// The client does not speak TLS as we do.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    /// The connection broke.
+    #[error("the connection ended during the TLS handshake")]
+    Connection(#[source] io::Error),
+}
+
+impl Serving {
+    /// Serves with this identity; lets in clients of this trust domain whose certificates lead to the bundle (PEM).
+    pub fn new(
+        identity: ServingIdentity,
+        trust_domain: TrustDomain,
+        bundle_pem: &[u8],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, PemError> {
+        let trust = ArcSwap::from_pointee(client_trust(bundle_pem)?);
+        Ok(Arc::new(Self { identity: ArcSwap::from_pointee(identity), trust, trust_domain, clock }))
+    }
+
+    /// From the next handshake on, serves with this identity.
+    pub fn swap_identity(&self, identity: ServingIdentity) {
+        self.identity.store(Arc::new(identity));
+    }
+
+    /// From the next handshake on, lets in clients whose certificates lead to this bundle (PEM).
+    pub fn swap_bundle(&self, bundle_pem: &[u8]) -> Result<(), PemError> {
+        self.trust.store(Arc::new(client_trust(bundle_pem)?));
+        Ok(())
+    }
+
+    /// What it serves with now.
+    pub fn identity(&self) -> Arc<ServingIdentity> {
+        self.identity.load_full()
+    }
+
+    /// For the listener that demands a client certificate.
+    pub fn api(self: &Arc<Self>) -> ApiAcceptor {
+        ApiAcceptor(Arc::clone(self))
+    }
+
+    /// For the listener that asks for none.
+    pub fn enroll(self: &Arc<Self>) -> EnrollAcceptor {
+        EnrollAcceptor(Arc::clone(self))
+    }
+
+    fn config(&self, clients: Arc<dyn ClientCertVerifier>) -> Arc<ServerConfig> {
+        let time = Arc::new(WallTime(Arc::clone(&self.clock)));
+        let identity = self.identity.load();
+        let mut config = ServerConfig::builder_with_details(crypto::provider(), time)
+            .with_protocol_versions(crypto::VERSIONS)
+            .expect("the provider speaks TLS 1.3")
+            .with_client_cert_verifier(clients)
+            .with_cert_resolver(Arc::clone(&identity.resolver) as _);
+        config.alpn_protocols = vec![crypto::PROTOCOL.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Arc::new(config)
+    }
+}
+
+/// The handshake of the `api` listener.
+#[derive(Clone)]
+pub struct ApiAcceptor(Arc<Serving>);
+
+impl ApiAcceptor {
+    /// Makes a caller of a connection, or refuses it with an alert, before the deadline is over.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        deadline: Duration,
+    ) -> Result<(PeerStream, Caller), HandshakeError> {
+        let serving = &self.0;
+        let (verifier, finding) = serving.trust.load().verifier(&serving.trust_domain);
+        let shaken = handshake(stream, serving.config(verifier), deadline).await;
+        match (shaken, finding.take()) {
+            (Ok(stream), Some(Ok(peer))) => Ok((PeerStream::new(stream), Caller::from_verified_peer(peer))),
+            (Ok(_), None) => Err(HandshakeError::Client(ClientRefusal::Missing)),
+            (_, Some(Err(refusal))) => Err(HandshakeError::Client(refusal)),
+            (Err(error), Some(Ok(_)) | None) => Err(error),
+        }
+    }
+}
+
+/// The handshake of the `enroll` listener.
+#[derive(Clone)]
+pub struct EnrollAcceptor(Arc<Serving>);
+
+impl EnrollAcceptor {
+    /// Lets anybody in who speaks TLS as we do, before the deadline is over.
+    pub async fn accept(&self, stream: TcpStream, deadline: Duration) -> Result<PeerStream, HandshakeError> {
+        let config = self.0.config(WebPkiClientVerifier::no_client_auth());
+        handshake(stream, config, deadline).await.map(PeerStream::new)
+    }
+}
+
+fn client_trust(bundle_pem: &[u8]) -> Result<ClientTrust, PemError> {
+    let certificates = pem::certificates(bundle_pem)?;
+    Ok(ClientTrust::new(pem::anchors(&certificates)?))
+}
+
+/// A failed handshake, and the connection where it can still be closed in an orderly way.
+type Failed = (HandshakeError, Option<TcpStream>);
+
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    deadline: Duration,
+) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    let end = Instant::now() + deadline;
+    match timeout_at(end, negotiate(stream, config)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err((error, None))) => Err(error),
+        Ok(Err((error, Some(stream)))) => {
+            let lingered = timeout_at(end.min(Instant::now() + LINGER), linger(stream)).await;
+            // Nothing is lost when it does not end well: the reason is known, the client is gone or slow.
+            drop(lingered);
+            Err(error)
+        }
+        Err(_) => Err(HandshakeError::Timeout(deadline)),
+    }
+}
+
+async fn negotiate(stream: TcpStream, config: Arc<ServerConfig>) -> Result<TlsStream<TcpStream>, Failed> {
+    let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let start = match (&mut acceptor).await {
+        Ok(start) => start,
+        Err(error) => return Err((describe(error), acceptor.take_io())),
+    };
+    // rustls refuses a client that offers other protocols, but lets one in that offers none at all.
+    let offered =
+        start.client_hello().alpn().is_some_and(|mut offered| offered.any(|name| name == crypto::PROTOCOL));
+    if !offered {
+        let mut stream = start.io;
+        let sent = stream.write_all(&NO_APPLICATION_PROTOCOL).await;
+        return Err((HandshakeError::Protocol, sent.is_ok().then_some(stream)));
+    }
+    match start.into_stream(config).into_fallible().await {
+        Ok(stream) => Ok(stream),
+        Err((error, stream)) => Err((describe(error), Some(stream))),
+    }
+}
+
+/// The record of a fatal alert, in the clear as before any ServerHello (RFC 8446, sections 5.1 and 6).
+const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+
+fn describe(error: io::Error) -> HandshakeError {
+    match crypto::tls_error(&error) {
+        Some(rustls::Error::AlertReceived(alert)) => HandshakeError::Alert(Alert::new(*alert)),
+        Some(rustls::Error::NoCertificatesPresented) => HandshakeError::Client(ClientRefusal::Missing),
+        Some(_) => HandshakeError::Tls(error),
+        None => HandshakeError::Connection(error),
+    }
+}
+
+/// Ends our side and reads what the client still sends. Bytes that arrive at a closed socket are answered with a
+/// reset, and a client that writes before it reads would report that instead of the alert.
+async fn linger(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use shorepass_testing::certificates::TestCa;
+
+    use super::*;
+    use crate::fixture::{StoppedClock, issuer, subject, trust_domain};
+    use crate::key::PrivateKey;
+
+    #[test]
+    fn the_limits_of_a_handshake_do_not_change_by_themselves() {
+        let ca = TestCa::new(&trust_domain());
+        let pair = ca.server(&shorepass_testing::certificates::Subject { spiffe_id: issuer(), ..subject() });
+        let key = PrivateKey::parse(pair.key_pem.as_bytes()).unwrap();
+        let identity = ServingIdentity::new(&key, pair.certificate_pem.as_bytes()).unwrap();
+        let bundle = ca.certificate_pem().as_bytes();
+        let serving = Serving::new(identity, trust_domain(), bundle, Arc::new(StoppedClock)).unwrap();
+        let config = serving.config(WebPkiClientVerifier::no_client_auth());
+        assert_eq!(config.alpn_protocols, [b"h2"]);
+        assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+        assert!(!config.session_storage.can_cache() && !config.ticketer.enabled());
+        assert!(!config.send_half_rtt_data && !config.enable_secret_extraction);
+    }
+}

@@ -1,0 +1,7 @@
+//! Handshakes over loopback: who is let in, who is refused, and what the refused one sees.
+#![allow(clippy::unwrap_used, reason = "tests and their helpers only")]
+
+mod clients;
+mod issuers;
+mod support;
+mod swapping;
