@@ -1,0 +1,360 @@
+//! The command tree. Values are parsed here into the domain's types; what they mean is elsewhere.
+//!
+//! There is no option for the agent's socket: shorepass-exec, which a kubeconfig starts, is told it by SHOREPASS_SOCKET
+//! alone, and an option here would make a kubeconfig that does not work there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use shorepass_core::caller::{SpiffeId, SpiffeIdError};
+use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::name::{Name, NameError, NamePattern};
+
+/// Short-lived Kubernetes credentials for CI jobs, for users and operators.
+#[derive(Parser)]
+#[command(name = "shorepass", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Environment:
+  SHOREPASS_SOCKET  the agent's socket, for kubeconfig and status
+  SHOREPASS_CONFIG  the operator's config.yaml, for all other commands
+Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoked, 6 degraded";
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Print a kubeconfig that gets its tokens from this machine's agent
+    Kubeconfig(KubeconfigArgs),
+    /// Show how this machine's agent is (exit code 6 when it is degraded)
+    Status(StatusArgs),
+    /// List, show and revoke leases (operators)
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Lift a block that a revocation has set (operators)
+    Unblock(UnblockArgs),
+    /// Find the lease and job behind a token's jti (operators)
+    Whois(WhoisArgs),
+    /// Create join tokens (operators)
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Which kubeconfig.
+#[derive(Args)]
+pub(crate) struct KubeconfigArgs {
+    /// The role whose tokens it uses
+    #[arg(long, value_parser = Name::parse)]
+    pub(crate) role: Name,
+    /// Write it to this file (0600) and print the KUBECONFIG line; replaces only a file made by this command
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The context's name [default: shorepass-ROLE]
+    #[arg(long, value_name = "CONTEXT", value_parser = context_name)]
+    pub(crate) name: Option<String>,
+}
+
+/// How to show the status.
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    /// For people or for programs
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Json,
+    Table,
+}
+
+/// What all operators' commands have.
+#[derive(Args)]
+pub(crate) struct OperatorArgs {
+    /// The config.yaml that `shorepass-issuer identity create` wrote, or its folder
+    #[arg(long, env = "SHOREPASS_CONFIG", hide_env_values = true, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// For people or for programs
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// What to do with leases.
+#[derive(Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// List leases, newest first
+    List(ListArgs),
+    /// Show one lease with its tokens
+    Show(ShowArgs),
+    /// End leases now, and refuse their owners new ones of the same roles until the leases' deadlines
+    Revoke(RevokeArgs),
+}
+
+/// Which leases; all conditions must hold.
+#[derive(Args, Default)]
+pub(crate) struct Conditions {
+    /// Of this runner (its name, or a caller's whole SPIFFE ID)
+    #[arg(long, value_name = "NAME|SPIFFE", value_parser = Runner::parse)]
+    pub(crate) runner: Option<Runner>,
+    /// Of this job session (its id, as `lease show` prints it)
+    #[arg(long, value_name = "ID", value_parser = JobId::parse)]
+    pub(crate) job: Option<JobId>,
+    /// Of this role
+    #[arg(long, value_parser = Name::parse)]
+    pub(crate) role: Option<Name>,
+    /// In this cluster
+    #[arg(long, value_parser = Name::parse)]
+    pub(crate) cluster: Option<Name>,
+}
+
+/// Which leases to list.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Which.
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    /// Ended leases too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Which lease to show.
+#[derive(Args)]
+pub(crate) struct ShowArgs {
+    /// The lease's id
+    #[arg(value_name = "LEASE", value_parser = LeaseId::parse)]
+    pub(crate) lease: LeaseId,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Which leases to revoke.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+    .args(["lease", "runner", "job", "role", "cluster"]))]
+pub(crate) struct RevokeArgs {
+    /// The lease's id
+    #[arg(value_name = "LEASE", value_parser = LeaseId::parse)]
+    pub(crate) lease: Option<LeaseId>,
+    /// Which.
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    /// Why, for the record and for the message that the job gets
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Only tell what would be revoked
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Which block to lift.
+#[derive(Args)]
+pub(crate) struct UnblockArgs {
+    /// The block's id, as `lease show` and `lease revoke` print it
+    #[arg(value_name = "BLOCK", value_parser = BlockId::parse)]
+    pub(crate) block: BlockId,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Which token to find.
+#[derive(Args)]
+pub(crate) struct WhoisArgs {
+    /// The token's jti, also as the audit log shows it: JTI=... (never the token itself)
+    #[arg(value_name = "JTI", value_parser = Jti::parse)]
+    pub(crate) jti: Jti,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// What to do with join tokens.
+#[derive(Subcommand)]
+pub(crate) enum JoinTokenCommand {
+    /// Create a one-time join token and print it, once
+    Create(CreateArgs),
+}
+
+/// Which join token.
+#[derive(Args)]
+pub(crate) struct CreateArgs {
+    /// Which runner names it may enrol: a name, or at least three characters and a final '*'
+    #[arg(long, value_name = "PATTERN", value_parser = NamePattern::parse)]
+    pub(crate) runners: NamePattern,
+    /// How long it may be used, from 1m to 7d
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
+    pub(crate) lifetime: Duration,
+    /// Let it replace a live enrolment of the same name, which ends that one's leases
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whose leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Runner {
+    /// A runner of the trust domain that the config names.
+    Named(Name),
+    /// A caller of any kind.
+    Caller(SpiffeId),
+}
+
+/// Why a text is no runner.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunnerError {
+    /// Not a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Not a SPIFFE ID.
+    #[error(transparent)]
+    SpiffeId(#[from] SpiffeIdError),
+}
+
+impl Runner {
+    fn parse(text: &str) -> Result<Self, RunnerError> {
+        if text.starts_with("spiffe:") {
+            Ok(Self::Caller(SpiffeId::parse(text)?))
+        } else {
+            Ok(Self::Named(Name::parse(text)?))
+        }
+    }
+}
+
+/// The `jti` of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Jti(pub(crate) String);
+
+impl Jti {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let jti = text.strip_prefix("JTI=").unwrap_or(text);
+        let fits = (1..=128).contains(&jti.len()) && jti.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits {
+            Ok(Self(jti.to_owned()))
+        } else {
+            Err("a jti is 1 to 128 printable characters without spaces")
+        }
+    }
+}
+
+fn context_name(text: &str) -> Result<String, &'static str> {
+    let fits = !text.is_empty() && text.len() <= 253 && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("a context's name is 1 to 253 printable characters") }
+}
+
+/// `90s`, `30m`, `1h`, `7d`. Its bounds are the issuer's.
+fn lifetime(text: &str) -> Result<Duration, &'static str> {
+    const FORM: &str = "a duration is a whole number and one of s, m, h and d, such as 30m";
+    let unit = text.chars().next_back().ok_or(FORM)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return Err(FORM),
+    };
+    let number = &text[..text.len() - unit.len_utf8()];
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = digits.then(|| number.parse().ok()).flatten().ok_or(FORM)?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or(FORM)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+
+    fn parse(line: &str) -> Result<Command, ErrorKind> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_revocation_never_means_everything() {
+        let missing = |line| parse(line).err() == Some(ErrorKind::MissingRequiredArgument);
+        assert!(missing("shorepass lease revoke --reason leaked"));
+        assert!(missing("shorepass lease revoke --runner prod-1"));
+        assert!(parse(&format!("shorepass lease revoke {ID} --reason leaked")).is_ok());
+        assert!(parse("shorepass lease revoke --runner prod-1 --role web --reason leaked").is_ok());
+    }
+
+    #[test]
+    fn a_runner_is_a_name_or_a_spiffe_id() {
+        assert_eq!(Runner::parse("prod-1").unwrap(), Runner::Named(Name::parse("prod-1").unwrap()));
+        let id = "spiffe://ci.example.org/platform/builder";
+        assert_eq!(Runner::parse(id).unwrap(), Runner::Caller(SpiffeId::parse(id).unwrap()));
+        assert!(Runner::parse("spiffe://ci.example.org/runner").is_err());
+        assert!(Runner::parse("Prod").is_err());
+    }
+
+    #[test]
+    fn a_jti_is_taken_as_the_audit_log_shows_it() {
+        let jti = "7ee52be0-9045-4653-aa5e-0da57b8dccdc";
+        assert_eq!(Jti::parse(&format!("JTI={jti}")).unwrap().0, jti);
+        assert_eq!(Jti::parse(jti).unwrap().0, jti);
+        for bad in ["", "JTI=", "a b", &"a".repeat(129)] {
+            assert!(Jti::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_a_number_and_a_unit() {
+        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(lifetime("7d"), Ok(Duration::from_secs(604_800)));
+        for bad in [
+            "",
+            "h",
+            "1",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "1h30m",
+            "1 h",
+            "1ä",
+            "99999999999999999999d",
+            "9999999999999999999d",
+        ] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_output_is_a_table_unless_json_is_asked_for() {
+        let format = |line| match parse(line) {
+            Ok(Command::Status(args)) => args.output,
+            _ => panic!("{line}"),
+        };
+        assert_eq!(format("shorepass status"), Format::Table);
+        assert_eq!(format("shorepass status -o json"), Format::Json);
+        assert_eq!(parse("shorepass status -o yaml").err(), Some(ErrorKind::InvalidValue));
+    }
+}

@@ -1,0 +1,53 @@
+//! One module for each family of commands. They ask, and hand the answer to `output`.
+
+mod agent;
+mod leases;
+mod others;
+mod revoke;
+
+use std::io::Write;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, Command, Format, JoinTokenCommand, LeaseCommand};
+use crate::failure::Failure;
+
+/// Runs a command.
+pub(crate) async fn run(command: Command) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Kubeconfig(args) => agent::kubeconfig(agent::local(), &args, &mut out).await,
+        Command::Status(args) => agent::status(agent::local(), &args, &mut out).await,
+        Command::Lease(LeaseCommand::List(args)) => leases::list(&args, &mut out).await,
+        Command::Lease(LeaseCommand::Show(args)) => leases::show(&args, &mut out).await,
+        Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,
+        Command::Unblock(args) => others::unblock(&args, &mut out).await,
+        Command::Whois(args) => others::whois(&args, &mut out).await,
+        Command::JoinToken(JoinTokenCommand::Create(args)) => {
+            others::create_join_token(&args, &mut out).await
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "shorepass", &mut script);
+            out.write_all(&script).and_then(|()| out.flush()).map_err(Failure::Output)
+        }
+    }
+}
+
+/// Writes now: a reader must not wait for the next step to see this one.
+fn emit(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+}
+
+/// Writes one of the two.
+fn emit_as(
+    out: &mut dyn Write,
+    format: Format,
+    document: impl FnOnce() -> String,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        Format::Json => emit(out, &document()),
+        Format::Table => emit(out, &table()),
+    }
+}

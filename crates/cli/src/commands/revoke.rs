@@ -1,0 +1,123 @@
+//! `lease revoke`: each step is told as it happens.
+//!
+//! When the answer breaks off, what was seen is still told: the issuer goes on with the rest.
+
+use std::io::Write;
+
+use shorepass_proto::v1;
+
+use super::emit;
+use super::leases::selector;
+use crate::args::{Format, RevokeArgs};
+use crate::failure::Failure;
+use crate::operator::Operator;
+use crate::output::revocation::{Revocation, Step};
+use crate::progress;
+
+pub(super) async fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let operator = Operator::new(&args.operator)?;
+    let request = v1::RevokeLeasesRequest {
+        selector: Some(selector(&operator, args.lease, &args.conditions, false)),
+        reason: args.reason.clone(),
+        dry_run: args.dry_run,
+    };
+    let mut stream = progress::during("the issuer", operator.client.revoke_leases(request)).await?;
+    let next = async || Ok(progress::during("the next lease", stream.next()).await?);
+    follow(next, args.operator.output, args.dry_run, out).await
+}
+
+async fn follow(
+    mut next: impl AsyncFnMut() -> Result<Option<v1::RevokeLeasesResponse>, Failure>,
+    format: Format,
+    dry_run: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut revocation = Revocation::new(dry_run);
+    let broken_off = loop {
+        let step = match next().await {
+            Ok(Some(wire)) => Step::of(wire).map_err(Failure::from),
+            Ok(None) => break None,
+            Err(failure) => Err(failure),
+        };
+        match step {
+            Ok(step) => {
+                if format == Format::Table {
+                    emit(out, &step.lines())?;
+                }
+                revocation.push(step);
+            }
+            Err(failure) => break Some(failure),
+        }
+    };
+    match (format, &broken_off) {
+        (Format::Json, _) => emit(out, &revocation.document(broken_off.is_none()))?,
+        (Format::Table, None) => emit(out, &revocation.summary())?,
+        (Format::Table, Some(_)) => {}
+    }
+    match (broken_off, revocation.ending()) {
+        (Some(failure), _) => Err(failure),
+        (None, 0) => Ok(()),
+        (None, ending) => Err(Failure::StillEnding(ending)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shorepass_rpc::status::ClientError;
+
+    use super::*;
+    use crate::output::samples::{active, revoked};
+
+    fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome) -> v1::RevokeLeasesResponse {
+        v1::RevokeLeasesResponse { lease: Some(lease), outcome: outcome.into(), obstacle: String::new() }
+    }
+
+    /// What is printed, and how it ends, when the steps are these and `end` follows.
+    async fn followed(
+        steps: Vec<v1::RevokeLeasesResponse>,
+        end: Option<Failure>,
+        format: Format,
+    ) -> (String, Result<(), Failure>) {
+        let (mut steps, mut end) = (steps.into_iter(), end);
+        let next = async || match (steps.next(), end.take()) {
+            (Some(step), kept) => {
+                end = kept;
+                Ok(Some(step))
+            }
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Ok(None),
+        };
+        let mut out = Vec::new();
+        let outcome = follow(next, format, false, &mut out).await;
+        (String::from_utf8(out).unwrap(), outcome)
+    }
+
+    #[tokio::test]
+    async fn a_revocation_that_is_done_succeeds() {
+        let steps = vec![step(revoked(), v1::RevokeOutcome::Revoked)];
+        let (told, outcome) = followed(steps, None, Format::Table).await;
+        assert!(outcome.is_ok());
+        assert!(told.starts_with("revoked ") && told.ends_with("\n1 revoked\n"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_still_ending_fails_the_command() {
+        let steps = vec![step(active(), v1::RevokeOutcome::Ending)];
+        let (_, outcome) = followed(steps, None, Format::Table).await;
+        assert!(matches!(outcome, Err(Failure::StillEnding(1))));
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_is_told_when_the_answer_breaks_off() {
+        for format in [Format::Table, Format::Json] {
+            let steps = vec![step(revoked(), v1::RevokeOutcome::Revoked)];
+            let end = Failure::Call(ClientError::Deadline(Duration::from_secs(45)));
+            let (told, outcome) = followed(steps, Some(end), format).await;
+            assert!(told.contains("0198c5a2-8f7e-7cc0-b1d2-000000000002"), "{told}");
+            assert!(told.contains("\"complete\": false") == (format == Format::Json), "{told}");
+            assert_eq!(outcome.unwrap_err().exit_code(), 4);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A revocation as it happens, and what came of it.
+//!
+//! A lease that is still *ending* makes the command fail: it is blocked and gets no new token, but the tokens it gave out
+//! work until its anchor is gone, and a script must not take that for done.
+
+use serde::Serialize;
+use shorepass_proto::v1;
+
+use super::lease::LeaseView;
+use super::{Incomplete, document, printable, to_the_second};
+
+/// The steps so far.
+#[derive(Debug)]
+pub(crate) struct Revocation {
+    dry_run: bool,
+    steps: Vec<Step>,
+}
+
+/// What became of one lease.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Step {
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    obstacle: String,
+    lease: LeaseView,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    WouldRevoke,
+    Revoked,
+    Ending,
+    AlreadyEnded,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::WouldRevoke, Self::Revoked, Self::Ending, Self::AlreadyEnded];
+
+    fn of(wire: v1::RevokeOutcome) -> Result<Self, Incomplete> {
+        match wire {
+            v1::RevokeOutcome::Unspecified => Err(Incomplete("an outcome that this version knows")),
+            v1::RevokeOutcome::WouldRevoke => Ok(Self::WouldRevoke),
+            v1::RevokeOutcome::Revoked => Ok(Self::Revoked),
+            v1::RevokeOutcome::Ending => Ok(Self::Ending),
+            v1::RevokeOutcome::AlreadyEnded => Ok(Self::AlreadyEnded),
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::WouldRevoke => "would be revoked",
+            Self::Revoked => "revoked",
+            Self::Ending => "still ending",
+            Self::AlreadyEnded => "ended before",
+        }
+    }
+}
+
+impl Step {
+    /// From the wire.
+    pub(crate) fn of(wire: v1::RevokeLeasesResponse) -> Result<Self, Incomplete> {
+        let outcome = Outcome::of(wire.outcome())?;
+        let lease = LeaseView::of(wire.lease.ok_or(Incomplete("a lease"))?)?;
+        Ok(Self { outcome, obstacle: wire.obstacle, lease })
+    }
+
+    /// For people, when it has happened.
+    pub(crate) fn lines(&self) -> String {
+        let lease = &self.lease;
+        let mut lines = format!(
+            "{:<16}  {}  {}  {}  {}\n",
+            self.outcome.words(),
+            printable(&lease.id),
+            printable(&lease.runner()),
+            printable(&lease.role),
+            printable(&lease.account()),
+        );
+        if !self.obstacle.is_empty() {
+            lines
+                .push_str(&format!("  its anchor could not be deleted yet: {}\n", printable(&self.obstacle)));
+        }
+        if let Some(block) = &lease.block {
+            lines.push_str(&format!(
+                "  no new lease until {}, unless you run: shorepass unblock {}\n",
+                to_the_second(block.until),
+                printable(&block.id)
+            ));
+        }
+        lines
+    }
+}
+
+impl Revocation {
+    /// Nothing has happened.
+    pub(crate) fn new(dry_run: bool) -> Self {
+        Self { dry_run, steps: Vec::new() }
+    }
+
+    /// One more step.
+    pub(crate) fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// How many are still ending.
+    pub(crate) fn ending(&self) -> usize {
+        self.count(Outcome::Ending)
+    }
+
+    /// For people, at the end.
+    pub(crate) fn summary(&self) -> String {
+        let some = |outcome: Outcome| match self.count(outcome) {
+            0 => None,
+            count => Some(format!("{count} {}", outcome.words())),
+        };
+        let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
+        if parts.is_empty() {
+            "no live lease matches\n".to_owned()
+        } else {
+            format!("{}\n", parts.join(", "))
+        }
+    }
+
+    /// For programs. `complete` is false when the answer broke off.
+    pub(crate) fn document(&self, complete: bool) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            dry_run: bool,
+            complete: bool,
+            items: &'a [Step],
+        }
+        document("RevokeResult", Body { dry_run: self.dry_run, complete, items: &self.steps })
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        self.steps.iter().filter(|step| step.outcome == outcome).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::samples::{active, revoked};
+
+    fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome, obstacle: &str) -> Step {
+        let wire = v1::RevokeLeasesResponse {
+            lease: Some(lease),
+            outcome: outcome.into(),
+            obstacle: obstacle.to_owned(),
+        };
+        Step::of(wire).unwrap()
+    }
+
+    fn revocation() -> Revocation {
+        let mut revocation = Revocation::new(false);
+        revocation.push(step(revoked(), v1::RevokeOutcome::Revoked, ""));
+        revocation.push(step(active(), v1::RevokeOutcome::Ending, "the cluster does not answer"));
+        revocation
+    }
+
+    #[test]
+    fn each_step_is_told_with_its_block_and_its_obstacle() {
+        let revocation = revocation();
+        let told: String = revocation.steps.iter().map(Step::lines).collect();
+        assert_eq!(told + &revocation.summary(), include_str!("golden/lease-revoke.txt"));
+    }
+
+    #[test]
+    fn programs_get_all_steps_at_the_end() {
+        let document: serde_json::Value = serde_json::from_str(&revocation().document(true)).unwrap();
+        assert_eq!(document["apiVersion"], "shorepass.dev/v1");
+        assert_eq!(document["kind"], "RevokeResult");
+        assert_eq!(document["complete"], true);
+        assert_eq!(document["items"][0]["outcome"], "revoked");
+        assert_eq!(document["items"][0]["lease"]["state"], "ended");
+        assert_eq!(document["items"][1]["obstacle"], "the cluster does not answer");
+    }
+
+    #[test]
+    fn nothing_to_revoke_is_said() {
+        assert_eq!(Revocation::new(false).summary(), "no live lease matches\n");
+    }
+
+    #[test]
+    fn an_outcome_of_a_later_version_is_not_guessed() {
+        let wire = v1::RevokeLeasesResponse { lease: Some(active()), outcome: 99, obstacle: String::new() };
+        assert!(Step::of(wire).is_err());
+    }
+}

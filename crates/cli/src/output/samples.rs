@@ -1,0 +1,88 @@
+//! Messages for the tests of what is printed.
+
+use shorepass_proto::v1;
+
+pub(crate) const ACTIVE: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+pub(crate) const REVOKED: &str = "0198c5a2-8f7e-7cc0-b1d2-000000000002";
+const JOB: &str = "0198c5a2-0000-7cc0-b1d2-000000000003";
+const BLOCK: &str = "0198c5a2-0000-7cc0-b1d2-000000000004";
+const START: i64 = 1_790_000_000;
+
+pub(crate) fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: START + seconds, nanos: 250_000_000 })
+}
+
+pub(crate) fn token() -> v1::TokenRecord {
+    v1::TokenRecord {
+        token_id: "7ee52be0-9045-4653-aa5e-0da57b8dccdc".to_owned(),
+        fingerprint: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
+        issue_time: at(1),
+        expires_at: at(1_801),
+    }
+}
+
+pub(crate) fn block() -> v1::Block {
+    v1::Block {
+        id: BLOCK.to_owned(),
+        caller: "spiffe://ci.example.org/runner/prod-1".to_owned(),
+        role: "web-deployer".to_owned(),
+        create_time: at(60),
+        until: at(3_600),
+        by: "spiffe://ci.example.org/operator/alice".to_owned(),
+        reason: "laptop stolen".to_owned(),
+        lease_id: REVOKED.to_owned(),
+    }
+}
+
+pub(crate) fn active() -> v1::LeaseRecord {
+    let asserted = v1::AssertedJob {
+        system: "jenkins".to_owned(),
+        id: "deploy#42".to_owned(),
+        url: "https://jenkins.example.org/job/deploy/42/".to_owned(),
+    };
+    v1::LeaseRecord {
+        lease: Some(v1::Lease {
+            id: ACTIVE.to_owned(),
+            job_id: JOB.to_owned(),
+            role: "web-deployer".to_owned(),
+            cluster: "staging".to_owned(),
+            namespace: "web".to_owned(),
+            service_account: "deployer".to_owned(),
+            mode: v1::LeaseMode::Bound.into(),
+            state: v1::LeaseState::Active.into(),
+            create_time: at(0),
+            deadline: at(3_600),
+            remaining: Some(prost_types::Duration { seconds: 3_540, nanos: 900_000_000 }),
+            end: None,
+        }),
+        caller: "spiffe://ci.example.org/runner/prod-1".to_owned(),
+        job: Some(v1::Job {
+            id: JOB.to_owned(),
+            asserted: Some(asserted),
+            start_time: at(-1),
+            latest_end_time: None,
+        }),
+        anchor: "shorepass-aaaaaaaaaaaaaaaaaaaaaaaaaa".to_owned(),
+        tokens: vec![token()],
+        block: None,
+    }
+}
+
+pub(crate) fn revoked() -> v1::LeaseRecord {
+    let end = v1::LeaseEnd {
+        cause: v1::EndCause::Revoked.into(),
+        time: at(60),
+        by: block().by,
+        reason: block().reason,
+    };
+    let mut record = active();
+    record.lease = record.lease.map(|lease| v1::Lease {
+        id: REVOKED.to_owned(),
+        state: v1::LeaseState::Ended.into(),
+        remaining: None,
+        end: Some(end),
+        ..lease
+    });
+    record.block = Some(block());
+    record
+}
