@@ -38,13 +38,7 @@ use tokio::sync::{RwLock, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Acts, Views};
-use crate::enrol::Enrolling;
-use crate::issue::Issuing;
-use crate::jobs::Jobs;
 use crate::outside::{Outside, Seal};
-use crate::revoke::Ends;
-use crate::revoke::operators::Revoking;
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
 
@@ -153,7 +147,12 @@ impl Parts {
             gate: RwLock::new(()),
         });
         let identity = ServingCertificate::of(config);
-        let use_cases = UseCases::new(outside, authority.clone(), config);
+        let use_cases = UseCases::new(
+            outside,
+            authority.clone(),
+            config.trust_domain.clone(),
+            config.certificate_lifetime,
+        );
         Ok(Self { use_cases, clock, entropy, authority, identity, limits: config.limits })
     }
 
@@ -358,31 +357,6 @@ async fn probe(clusters: BTreeMap<Name, Arc<KubeCluster>>, outside: Arc<Outside>
         let pause = sleep_until_boottime(outside.clock.as_ref(), due);
         if stop.run_until_cancelled(pause).await.is_none() {
             return;
-        }
-    }
-}
-
-impl UseCases {
-    fn new(outside: Arc<Outside>, authority: Arc<Authority>, config: &IssuerConfig) -> Self {
-        let jobs = Jobs::new(outside.clone());
-        let ends = Ends::new(outside.clone());
-        let views = Views::new(outside.clone());
-        let lifetime = config.certificate_lifetime;
-        Self {
-            issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
-            revoking: Revoking::new(ends.clone(), views.clone()),
-            acts: Acts::new(outside.clone(), authority.key_digest()),
-            enrolling: Enrolling::new(
-                outside.clone(),
-                ends.clone(),
-                authority,
-                config.trust_domain.clone(),
-                lifetime,
-            ),
-            outside,
-            jobs,
-            ends,
-            views,
         }
     }
 }

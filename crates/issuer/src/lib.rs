@@ -12,3 +12,6 @@ pub mod jobs;
 pub mod outside;
 pub mod revoke;
 pub mod services;
+
+#[cfg(test)]
+mod tests;

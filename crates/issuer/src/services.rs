@@ -13,13 +13,14 @@ use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
-use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::Ask;
 use shorepass_rpc::api::{
     Administration, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments, LeaseView,
     NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep,
 };
 use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_tls::Authority;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
@@ -50,6 +51,36 @@ pub struct UseCases {
     pub acts: Acts,
     /// Enrolment.
     pub enrolling: Enrolling,
+}
+
+impl UseCases {
+    /// All of them over the same outside.
+    pub fn new(
+        outside: Arc<Outside>,
+        authority: Arc<Authority>,
+        trust_domain: TrustDomain,
+        certificate_lifetime: Duration,
+    ) -> Self {
+        let jobs = Jobs::new(outside.clone());
+        let ends = Ends::new(outside.clone());
+        let views = Views::new(outside.clone());
+        Self {
+            issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
+            revoking: Revoking::new(ends.clone(), views.clone()),
+            acts: Acts::new(outside.clone(), authority.key_digest()),
+            enrolling: Enrolling::new(
+                outside.clone(),
+                ends.clone(),
+                authority,
+                trust_domain,
+                certificate_lifetime,
+            ),
+            outside,
+            jobs,
+            ends,
+            views,
+        }
+    }
 }
 
 async fn to_the_end<T: Send + 'static>(

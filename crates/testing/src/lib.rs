@@ -3,3 +3,4 @@
 //! What is here is shared by the tests of several crates; what one crate needs stays with it.
 
 pub mod certificates;
+pub mod outside;

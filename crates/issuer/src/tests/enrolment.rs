@@ -1,0 +1,131 @@
+//! Join tokens and enrolments.
+
+use shorepass_rpc::api::{Administration as _, Certificate, Enrolling, Enrolments as _};
+use shorepass_tls::KeyAndRequest;
+use zeroize::Zeroizing;
+
+use super::*;
+
+async fn join_token(bench: &Bench, replace: bool) -> Zeroizing<String> {
+    let runners = NamePattern::parse("prod-*").unwrap();
+    let lifetime = Duration::from_secs(600);
+    let operator = bench.operator();
+    let made =
+        bench.use_cases.create_join_token(&operator, bench.request(), runners, lifetime, replace).await;
+    made.unwrap().text
+}
+
+fn request_for(id: &str) -> Vec<u8> {
+    KeyAndRequest::generate(&SpiffeId::parse(id).unwrap()).unwrap().request_pem
+}
+
+async fn enroll_with(
+    bench: &Bench,
+    token: &str,
+    runner: &str,
+    certificate_request_pem: Vec<u8>,
+) -> Result<Certificate, Refused> {
+    let join_token = Zeroizing::new(token.to_owned());
+    bench.use_cases.enroll(Enrolling { join_token, name: name(runner), certificate_request_pem }).await
+}
+
+async fn enroll(bench: &Bench, token: &str, runner: &str) -> Result<Certificate, Refused> {
+    enroll_with(bench, token, runner, request_for(&format!("spiffe://{DOMAIN}/runner/{runner}"))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_used_a_hundred_times_at_once_enrols_one() {
+    let bench = Arc::new(Bench::new());
+    let token = join_token(&bench, false).await;
+    let tries = (0..100).map(|index| {
+        let (bench, token) = (bench.clone(), token.clone());
+        tokio::spawn(async move { enroll(&bench, &token, &format!("prod-{index}")).await.map(|_| ()) })
+    });
+    let mut enrolled = 0;
+    for attempt in tries.collect::<Vec<_>>() {
+        match attempt.await.unwrap() {
+            Ok(()) => enrolled += 1,
+            Err(refused) => assert_eq!(refused.reason, Reason::JoinTokenUsed),
+        }
+    }
+    assert_eq!(enrolled, 1);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_given_again_to_the_same_key_only() {
+    let bench = Bench::new();
+    let token = join_token(&bench, false).await;
+    let request = request_for(&format!("spiffe://{DOMAIN}/runner/prod-1"));
+    assert!(enroll_with(&bench, &token, "prod-1", request.clone()).await.is_ok());
+    assert!(enroll_with(&bench, &token, "prod-1", request).await.is_ok());
+    assert_eq!(reason(enroll(&bench, &token, "prod-1").await), Reason::JoinTokenUsed);
+}
+
+#[tokio::test]
+async fn each_bad_enrolment_is_told_apart() {
+    let bench = Bench::new();
+    let token = join_token(&bench, false).await;
+    let foreign =
+        shorepass_tls::JoinTokenText::generate(Digest::of_bytes(b"other CA"), bench.entropy.as_ref());
+    let never_made =
+        shorepass_tls::JoinTokenText::generate(bench.authority.key_digest(), bench.entropy.as_ref());
+    let unknown = Reason::JoinTokenUnknown;
+    assert_eq!(reason(enroll(&bench, "nonsense", "prod-1").await), unknown);
+    assert_eq!(reason(enroll(&bench, &foreign.expose(), "prod-1").await), unknown);
+    assert_eq!(reason(enroll(&bench, &never_made.expose(), "prod-1").await), unknown);
+    assert_eq!(reason(enroll(&bench, &token, "dev-1").await), Reason::RunnerNameNotAllowed);
+    let other_domain = request_for("spiffe://other.example.org/runner/prod-1");
+    let attempt = enroll_with(&bench, &token, "prod-1", other_domain).await;
+    assert_eq!(reason(attempt), Reason::TrustDomainUnknown);
+    for other in ["runner/prod-2", "operator/prod-1"] {
+        let request = request_for(&format!("spiffe://{DOMAIN}/{other}"));
+        assert_eq!(reason(enroll_with(&bench, &token, "prod-1", request).await), Reason::FieldInvalid);
+    }
+    bench.clock.advance(Duration::from_secs(600));
+    assert_eq!(reason(enroll(&bench, &token, "prod-1").await), Reason::JoinTokenExpired);
+    assert_eq!(bench.events().iter().filter(|event| *event == "request.refused").count(), 8);
+}
+
+#[tokio::test]
+async fn a_name_with_a_live_enrolment_is_given_out_again_only_with_replace() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    bench.enrol(&caller).await;
+    let job = bench.job(&caller).await;
+    let lease = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease.id;
+    let token = join_token(&bench, false).await;
+    assert_eq!(reason(enroll(&bench, &token, "prod-1").await), Reason::EnrolmentExists);
+    assert!(bench.use_cases.check_enrolment(&caller).is_ok());
+
+    let replacing = join_token(&bench, true).await;
+    assert!(enroll(&bench, &replacing, "prod-1").await.is_ok());
+    assert_eq!(reason(bench.use_cases.check_enrolment(&caller)), Reason::EnrolmentEnded);
+    bench.until("the old enrolment's lease to end", || bench.lease(lease).state_name() == "ended").await;
+}
+
+#[tokio::test]
+async fn a_renewal_is_for_the_callers_own_name_and_standing_enrolment() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let own = request_for(&format!("spiffe://{DOMAIN}/runner/prod-1"));
+    assert_eq!(reason(bench.use_cases.renew(&caller, own.clone()).await), Reason::EnrolmentEnded);
+    bench.enrol(&caller).await;
+    assert!(bench.use_cases.renew(&caller, own).await.is_ok());
+    let foreign = request_for(&format!("spiffe://{DOMAIN}/runner/prod-2"));
+    assert_eq!(reason(bench.use_cases.renew(&caller, foreign).await), Reason::FieldInvalid);
+}
+
+#[tokio::test]
+async fn a_join_tokens_secret_cannot_be_asked_for_twice() {
+    let bench = Bench::new();
+    let request = bench.request();
+    let operator = bench.operator();
+    let create = || {
+        let runners = NamePattern::parse("prod-*").unwrap();
+        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
+    };
+    let made = create().await.unwrap();
+    assert_eq!(reason(create().await), Reason::RequestIdReused);
+    let lines = bench.ledger.audit_lines().join("\n");
+    assert!(!lines.contains(made.text.as_str()), "the secret is in the audit file");
+}

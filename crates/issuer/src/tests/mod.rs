@@ -1,0 +1,181 @@
+//! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
+
+mod enrolment;
+mod issuing;
+mod revocation;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
+use shorepass_core::cluster::Cluster;
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::Enrolment;
+use shorepass_core::id::{EnrolmentId, LeaseId, RequestId};
+use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, Ledger, Revision};
+use shorepass_core::name::{Name, NamePattern, TrustDomain};
+use shorepass_core::policy::{Ask, Policy};
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::time::{Clock as _, after};
+use shorepass_rpc::api::{Credentials as _, Delivery, RequestKey};
+use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_store::MemoryLedger;
+use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
+use shorepass_tls::Authority;
+use tokio::sync::RwLock;
+
+use crate::outside::{Outside, Seal};
+use crate::services::UseCases;
+
+const DOMAIN: &str = "ci.example.org";
+
+/// An issuer whose outside is in memory.
+struct Bench {
+    use_cases: UseCases,
+    clock: Arc<ManualClock>,
+    entropy: Arc<CountingEntropy>,
+    cluster: Arc<FakeCluster>,
+    ledger: Arc<MemoryLedger>,
+    authority: Arc<Authority>,
+    _state: tempfile::TempDir,
+}
+
+struct PlainSeal;
+
+impl Seal for PlainSeal {
+    fn seal(&self, lease: &Lease) -> String {
+        format!("seal-of-{}", lease.id)
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn role() -> Role {
+    let subject = Subject {
+        runners: vec![NamePattern::parse("prod-*").unwrap()],
+        platforms: vec![],
+        accept_asserted_jobs: true,
+    };
+    let target =
+        Target { cluster: name("staging"), namespace: name("web"), service_account: "deployer".to_owned() };
+    let token = Lifetime { default: Duration::from_secs(1800), max: Duration::from_secs(3600) };
+    let lease = Lifetime { default: Duration::from_secs(3600), max: Duration::from_secs(6 * 3600) };
+    Role::new(name("deploy"), target, token, lease, vec![subject], Digest::of_bytes(b"role")).unwrap()
+}
+
+impl Bench {
+    fn new() -> Self {
+        let clock = ManualClock::new();
+        let ledger = Arc::new(MemoryLedger::new(clock.clone()));
+        Self::over(clock, ledger.clone(), ledger)
+    }
+
+    /// `ledger` is what the use cases write to, `memory` what the test reads.
+    fn over(clock: Arc<ManualClock>, ledger: Arc<dyn Ledger>, memory: Arc<MemoryLedger>) -> Self {
+        let entropy = Arc::new(CountingEntropy::default());
+        let cluster = FakeCluster::new(&name("staging"), clock.clone());
+        let state = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::parse(DOMAIN).unwrap();
+        let authority =
+            Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
+        let authority = Arc::new(authority);
+        let outside = Arc::new(Outside {
+            ledger,
+            clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
+            policy: Policy::new(vec![role()]).unwrap(),
+            seal: Box::new(PlainSeal),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            gate: RwLock::new(()),
+        });
+        let use_cases = UseCases::new(outside, authority.clone(), domain, Duration::from_secs(24 * 3600));
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, _state: state }
+    }
+
+    fn caller(&self, id: &str) -> Caller {
+        Caller::from_verified_peer(VerifiedPeer {
+            spiffe_id: SpiffeId::parse(&format!("spiffe://{DOMAIN}/{id}")).unwrap(),
+            enrolment: EnrolmentId::generate(self.clock.now(), self.entropy.as_ref()),
+            expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
+            certificate: Digest::of_bytes(id.as_bytes()),
+        })
+    }
+
+    fn operator(&self) -> Caller {
+        self.caller("operator/alice")
+    }
+
+    fn request(&self) -> RequestKey {
+        let id = RequestId::generate(self.clock.now(), self.entropy.as_ref());
+        RequestKey { id, content: Digest::of_bytes(b"content") }
+    }
+
+    async fn job(&self, caller: &Caller) -> Job {
+        let evidence = Evidence::Asserted(
+            AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap(),
+        );
+        self.use_cases.start_job(caller, self.request(), evidence, None).await.unwrap()
+    }
+
+    async fn issue(&self, caller: &Caller, job: &Job, request: RequestKey) -> Result<Delivery, Refused> {
+        let ask = Ask { role: name("deploy"), lease_lifetime: None, token_lifetime: None };
+        self.use_cases.issue(caller, request, job.id, ask).await
+    }
+
+    /// A runner with a job and a lease.
+    async fn leased(&self) -> (Caller, Job, Delivery) {
+        let caller = self.caller("runner/prod-1");
+        let job = self.job(&caller).await;
+        let delivery = self.issue(&caller, &job, self.request()).await.unwrap();
+        (caller, job, delivery)
+    }
+
+    fn lease(&self, id: LeaseId) -> Lease {
+        self.ledger.lease(id).unwrap().unwrap()
+    }
+
+    /// Waits until work in the background has settled into a state.
+    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("waited in vain for {what}");
+    }
+
+    fn events(&self) -> Vec<String> {
+        let event = |line: &String| {
+            let rest = line.split("\"event\":\"").nth(1).unwrap();
+            rest.split('"').next().unwrap().to_owned()
+        };
+        self.ledger.audit_lines().iter().map(event).collect()
+    }
+
+    /// Puts an enrolment of the caller into the ledger.
+    async fn enrol(&self, caller: &Caller) {
+        let enrolment = Enrolment {
+            id: caller.enrolment(),
+            spiffe_id: caller.spiffe_id().clone(),
+            key: Digest::of_bytes(b"key"),
+            created: self.clock.now(),
+            certificate_expires: caller.expires(),
+            replaced: None,
+            revision: Revision::FIRST,
+        };
+        self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
+    }
+}
+
+fn reason<T>(result: Result<T, Refused>) -> Reason {
+    match result {
+        Ok(_) => panic!("this should have been refused"),
+        Err(refused) => refused.reason,
+    }
+}

@@ -1,0 +1,169 @@
+//! How leases end, and what cannot slip through.
+
+use shorepass_core::cluster::CutError;
+use shorepass_core::ledger::LeaseFilter;
+use shorepass_rpc::api::{Administration as _, Credentials as _, Outcome, Revocation, RevokeStep};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::revoke::MINT_IN_FLIGHT;
+use crate::revoke::sweeper::Sweeper;
+
+async fn revoke(bench: &Bench, filter: LeaseFilter, dry_run: bool) -> Vec<RevokeStep> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run };
+    bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
+    let mut steps = Vec::new();
+    while let Some(step) = receiver.recv().await {
+        steps.push(step.unwrap());
+    }
+    steps
+}
+
+fn of_role() -> LeaseFilter {
+    LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() }
+}
+
+fn sweeper(bench: &Bench) -> Sweeper {
+    Sweeper::new(bench.use_cases.ends.clone(), bench.clock.now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_blocks_before_it_cuts() {
+    let bench = Bench::new();
+    let (caller, job, delivery) = bench.leased().await;
+    let steps = revoke(&bench, of_role(), false).await;
+    assert_eq!(steps[0].outcome, Outcome::Revoked);
+    assert_eq!(bench.events()[4..], ["block.set", "lease.ending", "lease.ended"]);
+    assert!(bench.cluster.anchors().is_empty());
+    let refused = bench.issue(&caller, &job, bench.request()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Blocked);
+    assert!(refused.message.contains("operator/alice") && refused.message.contains("leaked"), "{refused}");
+    let refused = bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::LeaseEnded);
+    assert!(refused.message.contains("revoked by"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_job_of_the_same_runner_is_blocked_too() {
+    let bench = Bench::new();
+    let (caller, _, _) = bench.leased().await;
+    revoke(&bench, of_role(), false).await;
+    let other_job = bench.job(&caller).await;
+    assert_eq!(reason(bench.issue(&caller, &other_job, bench.request()).await), Reason::Blocked);
+    let other_runner = bench.caller("runner/prod-2");
+    let job = bench.job(&other_runner).await;
+    assert!(bench.issue(&other_runner, &job, bench.request()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_ends_with_unblock_or_at_the_leases_deadline() {
+    let bench = Bench::new();
+    let (caller, job, delivery) = bench.leased().await;
+    revoke(&bench, of_role(), false).await;
+    let view = bench.use_cases.get_lease(&bench.operator(), delivery.issued.lease.id).await.unwrap();
+    let block = view.block.unwrap();
+    assert_eq!(block.until, delivery.issued.lease.deadline);
+    bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    let second = bench.issue(&caller, &job, bench.request()).await.unwrap();
+    revoke(&bench, of_role(), false).await;
+    assert_eq!(reason(bench.issue(&caller, &job, bench.request()).await), Reason::Blocked);
+    bench.clock.advance(Duration::from_secs(3600));
+    assert!(bench.issue(&caller, &job, bench.request()).await.is_ok());
+    assert_eq!(bench.lease(second.issued.lease.id).state_name(), "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_changes_nothing() {
+    let bench = Bench::new();
+    let (_, _, delivery) = bench.leased().await;
+    let before = bench.events();
+    let steps = revoke(&bench, of_role(), true).await;
+    assert_eq!(steps[0].outcome, Outcome::WouldRevoke);
+    assert_eq!(bench.events(), before);
+    assert!(bench.lease(delivery.issued.lease.id).is_live());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_revoked_while_it_is_minted_yields_no_token_and_keeps_no_anchor() {
+    let bench = Arc::new(Bench::new());
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let (minting, mut begun) = mpsc::unbounded_channel();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    bench.cluster.during_mint(Box::new(move |_| {
+        minting.send(()).unwrap();
+        tokio::task::block_in_place(|| wait.lock().unwrap().recv().unwrap());
+    }));
+    let issuing = {
+        let (bench, caller, job) = (bench.clone(), caller.clone(), job.clone());
+        tokio::spawn(async move { bench.issue(&caller, &job, bench.request()).await.map(|_| ()) })
+    };
+    begun.recv().await.unwrap();
+    let steps = revoke(&bench, of_role(), false).await;
+    assert!(matches!(steps[0].outcome, Outcome::Ending(_)), "the mint may still be in flight");
+    go.send(()).unwrap();
+    assert_eq!(reason(issuing.await.unwrap()), Reason::LeaseEnded);
+    bench.until("the anchor to be cut", || bench.cluster.anchors().is_empty()).await;
+    bench.clock.advance(MINT_IN_FLIGHT);
+    sweeper(&bench).sweep().await;
+    assert_eq!(bench.lease(steps[0].view.lease.id).state_name(), "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweeper_ends_leases_at_their_deadline() {
+    let bench = Bench::new();
+    let (_, _, delivery) = bench.leased().await;
+    let mut sweeper = sweeper(&bench);
+    sweeper.sweep().await;
+    assert!(bench.lease(delivery.issued.lease.id).is_live());
+    bench.clock.advance(Duration::from_secs(3600));
+    sweeper.sweep().await;
+    assert_eq!(bench.lease(delivery.issued.lease.id).state_name(), "ended");
+    assert!(bench.cluster.anchors().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweeper_repeats_a_cut_that_failed() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = bench.leased().await;
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    let id = delivery.issued.lease.id;
+    let released = bench.use_cases.release(&caller, id).await.unwrap();
+    assert_eq!(released.state_name(), "ending");
+    sweeper(&bench).sweep().await;
+    assert_eq!(bench.lease(id).state_name(), "ended");
+    assert!(bench.cluster.anchors().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_pending_before_the_start_is_settled() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let (bench, caller, job) = (Arc::new(bench), caller, job);
+    let (minting, mut begun) = mpsc::unbounded_channel();
+    let (_go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    bench.cluster.during_mint(Box::new(move |_| {
+        minting.send(()).unwrap();
+        // An issuer that dies here leaves the anchor and the pending record.
+        let _ = tokio::task::block_in_place(|| wait.lock().unwrap().recv_timeout(Duration::from_secs(2)));
+    }));
+    let crashed = {
+        let bench = bench.clone();
+        tokio::spawn(async move { bench.issue(&caller, &job, bench.request()).await.map(|_| ()) })
+    };
+    begun.recv().await.unwrap();
+    bench.clock.advance(Duration::from_secs(1));
+    let mut sweeper = sweeper(&bench);
+    sweeper.sweep().await;
+    let found = bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap();
+    assert_eq!(found[0].state_name(), "ending");
+    assert!(bench.cluster.anchors().is_empty());
+    bench.clock.advance(MINT_IN_FLIGHT);
+    sweeper.sweep().await;
+    assert_eq!(bench.lease(found[0].id).state_name(), "ended");
+    assert_eq!(reason(crashed.await.unwrap()), Reason::LeaseEnded);
+}

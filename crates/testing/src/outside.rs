@@ -1,0 +1,189 @@
+//! The outside in memory: a clock that tests set, entropy that counts, a cluster that behaves or misbehaves on demand.
+//!
+//! The cluster is honest by default: it keeps anchors, binds tokens to them, and answers as the real one does. It
+//! proves nothing about Kubernetes; what the real one does is in `integration-tests`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
+use shorepass_core::lease::AnchorName;
+use shorepass_core::mint::{Claims, Minted, Order};
+use shorepass_core::name::Name;
+use shorepass_core::time::{Clock, Entropy, Timestamp, after};
+use shorepass_core::token::Token;
+
+/// A clock that stands until it is moved.
+#[derive(Debug)]
+pub struct ManualClock {
+    start: Timestamp,
+    passed: Mutex<Duration>,
+}
+
+impl ManualClock {
+    /// Stands at some moment in 2026.
+    pub fn new() -> Arc<Self> {
+        let start = Timestamp::from_second(1_790_000_000).unwrap_or(Timestamp::UNIX_EPOCH);
+        Arc::new(Self { start, passed: Mutex::new(Duration::from_secs(1_000)) })
+    }
+
+    /// Moves both times forward.
+    pub fn advance(&self, by: Duration) {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) += by;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        after(self.start, self.since_boot())
+    }
+
+    fn since_boot(&self) -> Duration {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that differ each time.
+#[derive(Debug, Default)]
+pub struct CountingEntropy(AtomicU64);
+
+impl Entropy for CountingEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        let count = self.0.fetch_add(1, Ordering::Relaxed);
+        for (index, byte) in buffer.iter_mut().enumerate() {
+            *byte = (count >> (8 * (index % 8))) as u8 ^ (index as u8).wrapping_mul(31);
+        }
+    }
+}
+
+/// Called in the middle of a mint, after the anchor exists and before the token is made.
+pub type DuringMint = Box<dyn Fn(&Order) + Send + Sync>;
+
+/// A cluster in memory.
+pub struct FakeCluster {
+    endpoint: Endpoint,
+    clock: Arc<ManualClock>,
+    state: Mutex<State>,
+    during_mint: Mutex<Option<DuringMint>>,
+}
+
+#[derive(Default)]
+struct State {
+    anchors: BTreeMap<String, String>,
+    made: u64,
+    next_mint: Option<MintError>,
+    next_cut: Option<CutError>,
+    service_account_uid: Option<String>,
+    annotations: Vec<String>,
+}
+
+impl FakeCluster {
+    /// An honest one.
+    pub fn new(name: &Name, clock: Arc<ManualClock>) -> Arc<Self> {
+        let endpoint = Endpoint {
+            name: name.clone(),
+            server: "https://cluster.example:6443".to_owned(),
+            ca_bundle_pem: Vec::new(),
+            tls_server_name: String::new(),
+        };
+        Arc::new(Self { endpoint, clock, state: Mutex::default(), during_mint: Mutex::default() })
+    }
+
+    /// The next mint fails so, after the anchor was made.
+    pub fn fail_next_mint(&self, cause: MintError) {
+        self.state().next_mint = Some(cause);
+    }
+
+    /// The next cut fails so.
+    pub fn fail_next_cut(&self, cause: CutError) {
+        self.state().next_cut = Some(cause);
+    }
+
+    /// Tokens name this ServiceAccount UID from now on.
+    pub fn replace_service_account(&self, uid: &str) {
+        self.state().service_account_uid = Some(uid.to_owned());
+    }
+
+    /// What happens in the middle of each mint.
+    pub fn during_mint(&self, act: DuringMint) {
+        *self.during_mint.lock().unwrap_or_else(PoisonError::into_inner) = Some(act);
+    }
+
+    /// The names of the anchors that exist.
+    pub fn anchors(&self) -> Vec<String> {
+        self.state().anchors.keys().cloned().collect()
+    }
+
+    /// The annotations of all anchors ever made.
+    pub fn annotations(&self) -> Vec<String> {
+        self.state().annotations.clone()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn anchor_for(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
+        let mut state = self.state();
+        let name = order.anchor().as_str().to_owned();
+        match order.pins() {
+            Some(pins) if state.anchors.get(&name) == Some(&pins.anchor_uid) => Ok(pins.anchor_uid.clone()),
+            Some(_) => Err(MintError::AnchorLost),
+            None => {
+                state.made += 1;
+                let uid = format!("anchor-{}", state.made);
+                state.annotations.push(annotation.to_owned());
+                state.anchors.insert(name, uid.clone());
+                Ok(uid)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Cluster for FakeCluster {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+        let anchor_uid = self.anchor_for(order, annotation)?;
+        tokio::task::yield_now().await;
+        if let Some(act) = self.during_mint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            act(order);
+        }
+        let mut state = self.state();
+        if let Some(cause) = state.next_mint.take() {
+            return Err(cause);
+        }
+        state.made += 1;
+        let jti = format!("jti-{}", state.made);
+        let created = self.clock.now();
+        let expires = after(created, order.token_lifetime());
+        let audiences = vec!["https://kubernetes.default.svc".to_owned()];
+        let claims = Claims {
+            jti: jti.clone(),
+            namespace: order.target().namespace.to_string(),
+            service_account: order.target().service_account.clone(),
+            service_account_uid: state.service_account_uid.clone().unwrap_or_else(|| "uid-1".to_owned()),
+            secret: order.anchor().as_str().to_owned(),
+            secret_uid: anchor_uid.clone(),
+            audiences: audiences.clone(),
+            expires,
+        };
+        let token = Token::new(format!("token-of-{jti}"));
+        Ok(Minted { token, claims, anchor_uid, audiences, created, expires, spent: Duration::ZERO })
+    }
+
+    async fn cut(&self, _namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+        let mut state = self.state();
+        if let Some(cause) = state.next_cut.take() {
+            return Err(cause);
+        }
+        state.anchors.remove(anchor.as_str());
+        Ok(())
+    }
+}
