@@ -71,6 +71,18 @@ pub(crate) fn start(options: &Options) -> Result<Running> {
     Ok(running)
 }
 
+/// A kubectl for a cluster that somebody else runs: `KUBEBUILDER_ASSETS` or built, like the rest.
+pub(crate) fn kubectl() -> Result<PathBuf> {
+    signals::watch()?;
+    Ok(binaries::obtain(None, false)?.path("kubectl"))
+}
+
+/// Gets the binaries that [`start`] needs, which takes minutes the first time: for those who want to know early.
+pub(crate) fn prepare(release: Option<Release>, controllers: bool) -> Result<()> {
+    signals::watch()?;
+    binaries::obtain(release, controllers).map(|_| ())
+}
+
 fn launch_and_wait(running: &mut Running, controllers: bool, progress: &mut Progress) -> Result<()> {
     running.launch_server()?;
     wait(running, "/readyz", progress)?;
