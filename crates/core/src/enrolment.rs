@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::id::EnrolmentId;
 use crate::ledger::Revision;
 use crate::name::{Name, NamePattern};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, for_people};
 
 /// A one-time right to enrol a runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum JoinRefusal {
     #[error("this join token has enrolled a runner already; ask an operator for a new one")]
     Used,
     /// It is past its expiry.
-    #[error("this join token expired at {0}; ask an operator for a new one")]
+    #[error("this join token expired at {}; ask an operator for a new one", for_people(*.0))]
     Expired(Timestamp),
     /// The name does not match.
     #[error("this join token is for runners named {pattern}, not for {name}")]

@@ -16,7 +16,7 @@ use crate::ledger::Revision;
 use crate::mint::Order;
 use crate::name::Name;
 use crate::role::{Role, STRETCHED_LIFETIME, Subject};
-use crate::time::{Timestamp, after};
+use crate::time::{Timestamp, after, for_people};
 
 /// What a caller wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +132,8 @@ impl Policy {
     ) -> Result<Grant, Denial> {
         let role = self.permit(caller, job, &ask.role, now)?;
         if let Some(block) = blocks.iter().find(|block| block.in_force(now)) {
-            let explanation = format!("blocked by {} until {}: {}", block.by, block.until, block.reason);
+            let explanation =
+                format!("blocked by {} until {}: {}", block.by, for_people(block.until), block.reason);
             return Err(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation });
         }
         let wanted = ask.lease_lifetime.unwrap_or(role.lease().default).min(role.lease().max);

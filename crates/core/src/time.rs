@@ -32,6 +32,11 @@ pub fn until(now: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
+/// A moment for people: to the second.
+pub fn for_people(moment: Timestamp) -> Timestamp {
+    Timestamp::from_second(moment.as_second()).unwrap_or(moment)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +47,12 @@ mod tests {
         let earlier = Timestamp::from_second(999).unwrap();
         assert_eq!(until(now, earlier), Duration::ZERO);
         assert_eq!(until(earlier, now), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn people_see_no_fractions() {
+        let moment = Timestamp::new(1_790_000_000, 35_095_441).unwrap();
+        assert_eq!(for_people(moment).to_string(), "2026-09-21T14:13:20Z");
     }
 
     #[test]

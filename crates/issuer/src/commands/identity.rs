@@ -16,7 +16,7 @@ use shorepass_config::{Host, HostPort};
 use shorepass_core::caller::{Kind, SpiffeId};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::Name;
-use shorepass_core::time::Clock as _;
+use shorepass_core::time::{Clock as _, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_tls::Authority;
 use shorepass_tls::IdentityFile;
@@ -96,7 +96,7 @@ impl Create {
         };
         let file = self.out.join("config.yaml");
         write(&file, client.to_yaml()?.as_bytes())?;
-        println!("{spiffe_id} until {}", identity.expires());
+        println!("{spiffe_id} until {}", for_people(identity.expires()));
         println!("use it with: export SHOREPASS_CONFIG={}", file.display());
         Ok(())
     }

@@ -11,7 +11,7 @@ use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Taken};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::ledger::{Change, LedgerError, Revision};
 use shorepass_core::name::{Name, TrustDomain};
-use shorepass_core::time::after;
+use shorepass_core::time::{after, for_people};
 use shorepass_rpc::api::{Certificate, Enrolling as Presented};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -241,7 +241,7 @@ fn join_refused(refusal: JoinRefusal) -> Refused {
 fn enrolment_exists(name: &Name, live: &Enrolment) -> Refused {
     let message = format!(
         "runner {name} is enrolled until {}; to replace it, which ends its leases, use a join token made with --replace",
-        live.certificate_expires
+        for_people(live.certificate_expires)
     );
     Refused::new(Reason::EnrolmentExists, message)
 }

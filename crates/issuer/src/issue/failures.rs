@@ -11,6 +11,7 @@ use shorepass_core::lease::EndCause;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
 use shorepass_core::name::Name;
 use shorepass_core::policy::{Denial, DenialReason};
+use shorepass_core::time::for_people;
 use shorepass_rpc::refused::{Reason, Refused};
 
 use super::Issuing;
@@ -33,7 +34,7 @@ impl Issuing {
                 Reason::Blocked,
                 format!(
                     "{} blocked role {role} for this runner until {}: {}; an operator lifts it with `shorepass unblock {}`",
-                    block.by, block.until, block.reason, block.id
+                    block.by, for_people(block.until), block.reason, block.id
                 ),
             )
             .with("block_id", block.id.to_string())
