@@ -125,7 +125,7 @@ impl Build {
         isolate(&mut command);
         let mut progress = Progress::start(&format!("building {} with Go", self.what), self.usually);
         Owned::spawn("go build", command, &self.cache.join("build.log"))?
-            .finish(|log| progress.tick(|| format!("{} packages compiled", lines(log))))
+            .finish(|log| progress.tick(|| format!("{} packages compiled", process::lines(log))))
             .with_context(|| format!("cannot build {}", self.what))?;
 
         for program in self.programs {
@@ -190,10 +190,6 @@ fn go_version(answer: &str) -> Option<(u32, u32)> {
 fn last_element(package: &str) -> &str {
     let is_version = |element: &str| element.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok());
     package.rsplit('/').find(|element| !is_version(element)).unwrap_or(package)
-}
-
-fn lines(log: &Path) -> usize {
-    fs::read(log).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {

@@ -4,12 +4,15 @@
 //! on none of our crates, nor on kube, tonic or tokio, so that it builds early and cannot be broken by the
 //! code that it tests.
 
+mod cargo;
 mod control_plane;
+mod demo;
 mod environment;
 mod go;
 mod paths;
 mod process;
 mod progress;
+mod protobuf;
 mod signals;
 mod tools;
 
@@ -28,9 +31,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Command),
     /// Start, stop and describe a real Kubernetes API server for tests.
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
+    /// Write what is generated and committed: proto/image.binpb.
+    Codegen,
+    /// Check proto/ with buf: lint, breaking changes, and that its image is up to date.
+    LintProto,
     /// Run the pinned buf: `cargo xtask buf lint proto`.
     #[command(disable_help_flag = true)]
     Buf {
@@ -44,7 +52,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
+        Command::Codegen => protobuf::codegen(),
+        Command::LintProto => protobuf::check(),
         Command::Buf { arguments } => tools::run_buf(&arguments),
         Command::Owned(command) => command.run(),
     };

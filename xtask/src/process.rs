@@ -1,7 +1,8 @@
 //! Child processes that end with us, and waiting for what they do.
 //!
 //! An [`Owned`] child is stopped when it is dropped, and dies when xtask is killed with SIGKILL. It does not restart
-//! anything and it captures no output: everything goes to a log file, whose last lines become the error.
+//! anything and it captures no output: everything goes to a log file, whose last lines become the error, or to whoever
+//! watches us.
 //!
 //! The questionable decision: a child is started through xtask itself (`xtask owned`), which asks the kernel for a
 //! death signal and then becomes the program. `pre_exec` would need `unsafe`, and setpriv is not on every machine.
@@ -78,7 +79,8 @@ fn become_program(command: &[OsString]) -> Result<Infallible> {
 pub(crate) struct Owned {
     name: String,
     child: Child,
-    log: PathBuf,
+    /// None if its output is ours.
+    log: Option<PathBuf>,
 }
 
 impl Owned {
@@ -86,13 +88,18 @@ impl Owned {
     pub(crate) fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let errors = output.try_clone().context("cannot share the log file")?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_path_buf() })
+        command.stdout(output).stderr(errors);
+        Self::start(name, command, Some(log.to_path_buf()))
+    }
+
+    /// Starts `command`, as made by [`command`], with nothing on stdin and with our stdout and stderr.
+    pub(crate) fn spawn_visible(name: &str, command: Command) -> Result<Self> {
+        Self::start(name, command, None)
+    }
+
+    fn start(name: &str, mut command: Command, log: Option<PathBuf>) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
     }
 
     /// What the child is called in messages.
@@ -120,19 +127,31 @@ impl Owned {
 
     /// Waits for its end, calling `meanwhile` now and then; an error with the last lines of the log if it failed.
     pub(crate) fn finish(&mut self, mut meanwhile: impl FnMut(&Path)) -> Result<()> {
+        let log = self.log.clone();
+        let status = self.wait(|| {
+            log.iter().for_each(|log| meanwhile(log));
+            Ok(())
+        })?;
+        if !status.success() {
+            bail!("{} failed ({status}); {}", self.name, self.last_lines());
+        }
+        Ok(())
+    }
+
+    /// Waits for its end, however it ends, calling `meanwhile` now and then, whose error ends the wait.
+    pub(crate) fn wait(&mut self, mut meanwhile: impl FnMut() -> Result<()>) -> Result<ExitStatus> {
         loop {
-            match self.ended()? {
-                None => meanwhile(&self.log),
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("{} failed ({status}); {}", self.name, self.last_lines()),
+            if let Some(status) = self.ended()? {
+                return Ok(status);
             }
+            meanwhile()?;
             signals::pause(LOOK_EVERY)?;
         }
     }
 
     /// The end of its log, ready to stand in an error.
     pub(crate) fn last_lines(&self) -> String {
-        last_lines(&self.log)
+        self.log.as_deref().map_or_else(|| "it said why above".to_owned(), last_lines)
     }
 
     /// SIGTERM to its process group, SIGKILL if that does not help, and waits until it is gone.
@@ -183,6 +202,11 @@ pub(crate) fn last_lines(log: &Path) -> String {
     format!("the last lines of its log:\n    {}", tail.join("\n    "))
 }
 
+/// How many lines a log file has so far.
+pub(crate) fn lines(log: &Path) -> usize {
+    fs::read(log).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
+}
+
 /// What one look at a condition showed.
 pub(crate) enum Seen<T> {
     /// It holds.
@@ -223,7 +247,7 @@ mod tests {
     }
 
     fn forget(child: Owned) {
-        let log = child.log.clone();
+        let log = child.log.clone().unwrap();
         drop(child);
         fs::remove_file(log).unwrap();
     }
@@ -240,7 +264,7 @@ mod tests {
     #[test]
     fn a_dropped_child_is_gone_with_its_children() {
         let mut child = shell("sleep 600 & echo $!; wait");
-        let log = child.log.clone();
+        let log = child.log.clone().unwrap();
         let grandchild = wait_until("the id of the grandchild", Duration::from_secs(10), || {
             let text = fs::read_to_string(&log)?;
             Ok(text.trim().parse::<i32>().map_or_else(|e| Seen::NotYet(e.to_string()), Seen::Ready))

@@ -54,10 +54,10 @@ impl Command {
         };
         let mut daemons = None;
         let outcome = steps(&mut show, &mut site, &mut daemons, self.keep);
-        if let (Err(error), Some(daemons)) = (&outcome, &daemons) {
-            if !error.is::<signals::Interrupted>() {
-                show.failure(daemons);
-            }
+        if let (Err(error), Some(daemons)) = (&outcome, &daemons)
+            && !error.is::<signals::Interrupted>()
+        {
+            show.failure(daemons);
         }
         let step = show.begin(8, "stop and remove");
         drop(daemons);
