@@ -7,6 +7,7 @@
 mod cargo;
 mod control_plane;
 mod demo;
+mod deny;
 mod environment;
 mod go;
 mod paths;
@@ -39,6 +40,8 @@ enum Command {
     Codegen,
     /// Check proto/ with buf: lint, breaking changes, and that its image is up to date.
     LintProto,
+    /// Check all dependencies with cargo-deny: bans, licences, sources, and advisories where they can be had.
+    Deny,
     /// Run the pinned buf: `cargo xtask buf lint proto`.
     #[command(disable_help_flag = true)]
     Buf {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::ControlPlane(command) => command.run(),
         Command::Codegen => protobuf::codegen(),
         Command::LintProto => protobuf::check(),
+        Command::Deny => deny::run(),
         Command::Buf { arguments } => tools::run_buf(&arguments),
         Command::Owned(command) => command.run(),
     };
