@@ -18,3 +18,6 @@ pub(crate) const KUBECTL: &str = "SHOREPASS_TEST_KUBECTL";
 
 /// The version of the API server without the `v`, such as `1.36.3`.
 pub(crate) const KUBERNETES: &str = "SHOREPASS_TEST_KUBERNETES";
+
+/// Marks everything that one run of the tests started. Its value names the run.
+pub(crate) const RUN: &str = "SHOREPASS_TEST_RUN";

@@ -15,6 +15,7 @@ mod process;
 mod progress;
 mod protobuf;
 mod signals;
+mod test;
 mod tools;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ enum Command {
     /// Start, stop and describe a real Kubernetes API server for tests.
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
+    Test(test::Command),
     /// Write what is generated and committed: proto/image.binpb.
     Codegen,
     /// Check proto/ with buf: lint, breaking changes, and that its image is up to date.
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Codegen => protobuf::codegen(),
         Command::LintProto => protobuf::check(),
         Command::Deny => deny::run(),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             eprintln!("{}", signals::Interrupted);
             ExitCode::from(130)
         }
+        Err(error) if error.is::<test::Failed>() => ExitCode::FAILURE,
         Err(error) => {
             // Not `{error:?}`: a backtrace through xtask says nothing about what went wrong.
             eprintln!("error: {error}");
