@@ -1,0 +1,244 @@
+//! What the services are made of: three traits in the words of the domain.
+//!
+//! The services in this crate convert wire to domain, call these, and convert back; the issuer implements them. No
+//! method here sees a message of the wire, and none can answer with both a result and an error.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::block::Block;
+use shorepass_core::caller::Caller;
+use shorepass_core::cluster::Endpoint;
+use shorepass_core::digest::Digest;
+use shorepass_core::id::{BlockId, JobId, LeaseId, RequestId};
+use shorepass_core::job::{Evidence, Job};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{LeaseFilter, MintedToken};
+use shorepass_core::mint::Issued;
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::Ask;
+use shorepass_core::role::Role;
+use shorepass_core::time::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::refused::Refused;
+
+/// A request that carries an id, and the digest of what else it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The id that the caller chose.
+    pub id: RequestId,
+    /// Of the content without the id.
+    pub content: Digest,
+}
+
+/// A token and where to use it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The lease and the token, recorded.
+    pub issued: Issued,
+    /// Where to use it.
+    pub endpoint: Endpoint,
+}
+
+/// A role that a caller may use, and where.
+#[derive(Debug)]
+pub struct OfferedRole {
+    /// The role.
+    pub role: Role,
+    /// Where its tokens are used.
+    pub endpoint: Endpoint,
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub struct Page<T, Cursor> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Where the next one begins; none on the last.
+    pub next: Option<Cursor>,
+}
+
+/// What runners and platforms call.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// Opens a job session.
+    async fn start_job(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        evidence: Evidence,
+        expected: Option<Duration>,
+    ) -> Result<Job, Refused>;
+
+    /// Ends a job session; gives the leases that ended with it.
+    async fn end_job(&self, caller: &Caller, job: JobId) -> Result<Vec<Lease>, Refused>;
+
+    /// Issues a lease and its first token.
+    async fn issue(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        job: JobId,
+        ask: Ask,
+    ) -> Result<Delivery, Refused>;
+
+    /// Mints another token on a lease.
+    async fn refresh(
+        &self,
+        caller: &Caller,
+        lease: LeaseId,
+        token_lifetime: Option<Duration>,
+    ) -> Result<Delivery, Refused>;
+
+    /// Ends a lease.
+    async fn release(&self, caller: &Caller, lease: LeaseId) -> Result<Lease, Refused>;
+
+    /// The roles after `after`, by name.
+    async fn list_roles(
+        &self,
+        caller: &Caller,
+        after: Option<Name>,
+        limit: usize,
+    ) -> Result<Page<OfferedRole, Name>, Refused>;
+}
+
+/// A certificate and what leads to it.
+#[derive(Debug)]
+pub struct Certificate {
+    /// Leaf first, PEM.
+    pub chain_pem: Vec<u8>,
+    /// The certificate authorities to trust for the issuer, PEM.
+    pub bundle_pem: Vec<u8>,
+    /// When the leaf ends.
+    pub expires: Timestamp,
+}
+
+/// A presented join token, certificate request and name. `Debug` shows the name only.
+pub struct Enrolling {
+    /// The join token as it was handed out.
+    pub join_token: zeroize::Zeroizing<String>,
+    /// The runner's name.
+    pub name: Name,
+    /// PKCS #10, PEM.
+    pub certificate_request_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for Enrolling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolling").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How runners get and keep their identity.
+#[async_trait]
+pub trait Enrolments: Send + Sync {
+    /// Exchanges a join token for a certificate.
+    async fn enroll(&self, enrolling: Enrolling) -> Result<Certificate, Refused>;
+
+    /// Renews the caller's certificate.
+    async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused>;
+
+    /// Whether the caller's enrolment still stands; asked before every RPC with a certificate.
+    fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused>;
+}
+
+/// A lease with what belongs to it.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    /// The lease.
+    pub lease: Lease,
+    /// Its job.
+    pub job: Job,
+    /// Its tokens, newest first.
+    pub tokens: Vec<MintedToken>,
+    /// The block that its revocation set, while in force.
+    pub block: Option<Block>,
+}
+
+/// What became of a lease that was to be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It would be revoked (dry run).
+    WouldRevoke,
+    /// Its anchor is deleted.
+    Revoked,
+    /// Its end is recorded, its anchor not yet deleted, for this reason.
+    Ending(String),
+    /// It had ended before.
+    AlreadyEnded,
+}
+
+/// One step of a revocation.
+#[derive(Clone, Debug)]
+pub struct RevokeStep {
+    /// The lease after the step.
+    pub view: LeaseView,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// What to revoke, and why.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// Which leases; never everything.
+    pub filter: LeaseFilter,
+    /// Why: 1 to 200 printable characters.
+    pub reason: String,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// A new join token. `Debug` shows the expiry only.
+pub struct NewJoinToken {
+    /// The text to hand to the runner.
+    pub text: zeroize::Zeroizing<String>,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+impl std::fmt::Debug for NewJoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJoinToken").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// What operators call.
+#[async_trait]
+pub trait Administration: Send + Sync {
+    /// Leases older than `before`, newest first, each with its newest token.
+    async fn list_leases(
+        &self,
+        caller: &Caller,
+        filter: LeaseFilter,
+        before: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Page<LeaseView, LeaseId>, Refused>;
+
+    /// One lease with all its tokens (the newest 200).
+    async fn get_lease(&self, caller: &Caller, lease: LeaseId) -> Result<LeaseView, Refused>;
+
+    /// Revokes; each step is sent as it happens. Goes on when the receiver is gone.
+    async fn revoke(
+        &self,
+        caller: &Caller,
+        revocation: Revocation,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused>;
+
+    /// Lifts a block.
+    async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused>;
+
+    /// Finds a token by its `jti`.
+    async fn find_token(&self, caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused>;
+
+    /// Creates a join token.
+    async fn create_join_token(
+        &self,
+        caller: &Caller,
+        request: RequestKey,
+        runners: NamePattern,
+        lifetime: Duration,
+        replace: bool,
+    ) -> Result<NewJoinToken, Refused>;
+}

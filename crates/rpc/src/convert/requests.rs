@@ -1,0 +1,194 @@
+//! Requests of the wire as the domain knows them.
+
+use std::mem::take;
+use std::time::Duration;
+
+use shorepass_core::caller::SpiffeId;
+use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::job::{AssertedJob, Evidence};
+use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::Ask;
+use shorepass_proto::v1;
+use zeroize::Zeroizing;
+
+use super::{fields, pages};
+use crate::api::{Enrolling, RequestKey, Revocation};
+use crate::refused::Refused;
+
+/// Longer than any join token.
+const JOIN_TOKEN_LIMIT: usize = 300;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StartJob {
+    pub(crate) request: RequestKey,
+    pub(crate) evidence: Evidence,
+    pub(crate) expected: Option<Duration>,
+}
+
+pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Refused> {
+    let request_id = take(&mut message.request_id);
+    let request = fields::request_key(&request_id, &message)?;
+    let v1::StartJobRequest { request_id: _, evidence, expected } = message;
+    let evidence = match evidence {
+        Some(v1::start_job_request::Evidence::Asserted(asserted)) => {
+            let v1::AssertedJob { system, id, url } = asserted;
+            let asserted = AssertedJob::new(system, id, url);
+            Evidence::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
+        }
+        None => return Err(Refused::field("evidence", "is missing")),
+    };
+    let expected = expected.map(|wire| fields::duration("expected", wire)).transpose()?;
+    if expected == Some(Duration::ZERO) {
+        return Err(Refused::field("expected", "must be more than 0, or unset"));
+    }
+    Ok(StartJob { request, evidence, expected })
+}
+
+pub(crate) fn end_job(message: v1::EndJobRequest) -> Result<JobId, Refused> {
+    let v1::EndJobRequest { job_id } = message;
+    fields::required("job_id", &job_id, JobId::parse)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Issue {
+    pub(crate) request: RequestKey,
+    pub(crate) job: JobId,
+    pub(crate) ask: Ask,
+}
+
+pub(crate) fn issue(mut message: v1::IssueRequest) -> Result<Issue, Refused> {
+    let request_id = take(&mut message.request_id);
+    let request = fields::request_key(&request_id, &message)?;
+    let v1::IssueRequest { request_id: _, job_id, role, lease_lifetime, token_lifetime } = message;
+    let job = fields::required("job_id", &job_id, JobId::parse)?;
+    let ask = Ask {
+        role: fields::required("role", &role, Name::parse)?,
+        lease_lifetime: fields::lifetime("lease_lifetime", lease_lifetime)?,
+        token_lifetime: fields::lifetime("token_lifetime", token_lifetime)?,
+    };
+    Ok(Issue { request, job, ask })
+}
+
+pub(crate) fn refresh(message: v1::RefreshRequest) -> Result<(LeaseId, Option<Duration>), Refused> {
+    let v1::RefreshRequest { lease_id, token_lifetime } = message;
+    let lease = fields::required("lease_id", &lease_id, LeaseId::parse)?;
+    Ok((lease, fields::lifetime("token_lifetime", token_lifetime)?))
+}
+
+pub(crate) fn release(message: v1::ReleaseRequest) -> Result<LeaseId, Refused> {
+    let v1::ReleaseRequest { lease_id } = message;
+    fields::required("lease_id", &lease_id, LeaseId::parse)
+}
+
+pub(crate) fn list_roles(message: v1::ListRolesRequest) -> Result<(Option<Name>, usize), Refused> {
+    let v1::ListRolesRequest { page_size, page_token } = message;
+    let after = pages::read_token("page_token", &page_token, Name::parse)?;
+    Ok((after, pages::size("page_size", page_size)?))
+}
+
+pub(crate) fn enroll(message: v1::EnrollRequest) -> Result<Enrolling, Refused> {
+    let v1::EnrollRequest { join_token, name, certificate_request_pem } = message;
+    let join_token = Zeroizing::new(join_token);
+    if join_token.is_empty() {
+        return Err(Refused::field("join_token", "is missing"));
+    }
+    if join_token.len() > JOIN_TOKEN_LIMIT {
+        return Err(Refused::field("join_token", "is too long for a join token"));
+    }
+    // Who swaps two arguments should not find the token in an error: the name is not repeated.
+    let name = fields::required("name", &name, |text| {
+        Name::parse(text)
+            .map_err(|_| "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")
+    })?;
+    let certificate_request_pem =
+        fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
+    Ok(Enrolling { join_token, name, certificate_request_pem })
+}
+
+pub(crate) fn renew(message: v1::RenewRequest) -> Result<Vec<u8>, Refused> {
+    let v1::RenewRequest { certificate_request_pem } = message;
+    fields::certificate_request("certificate_request_pem", certificate_request_pem)
+}
+
+fn selector(message: Option<v1::LeaseSelector>) -> Result<LeaseFilter, Refused> {
+    let v1::LeaseSelector { lease_id, caller, job_id, role, cluster, include_ended } =
+        message.unwrap_or_default();
+    Ok(LeaseFilter {
+        lease: fields::optional("selector.lease_id", &lease_id, LeaseId::parse)?,
+        caller: fields::optional("selector.caller", &caller, SpiffeId::parse)?,
+        job: fields::optional("selector.job_id", &job_id, JobId::parse)?,
+        role: fields::optional("selector.role", &role, Name::parse)?,
+        cluster: fields::optional("selector.cluster", &cluster, Name::parse)?,
+        include_ended,
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ListLeases {
+    pub(crate) filter: LeaseFilter,
+    pub(crate) before: Option<LeaseId>,
+    pub(crate) limit: usize,
+}
+
+pub(crate) fn list_leases(message: v1::ListLeasesRequest) -> Result<ListLeases, Refused> {
+    let v1::ListLeasesRequest { selector: wanted, page_size, page_token } = message;
+    Ok(ListLeases {
+        filter: selector(wanted)?,
+        before: pages::read_token("page_token", &page_token, LeaseId::parse)?,
+        limit: pages::size("page_size", page_size)?,
+    })
+}
+
+pub(crate) fn get_lease(message: v1::GetLeaseRequest) -> Result<LeaseId, Refused> {
+    let v1::GetLeaseRequest { lease_id } = message;
+    fields::required("lease_id", &lease_id, LeaseId::parse)
+}
+
+pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocation, Refused> {
+    let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run } = message;
+    let filter = selector(wanted)?;
+    if filter.is_everything() {
+        return Err(Refused::field(
+            "selector",
+            "must have at least one condition: nobody revokes everything",
+        ));
+    }
+    Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run })
+}
+
+pub(crate) fn unblock(message: v1::UnblockRequest) -> Result<BlockId, Refused> {
+    let v1::UnblockRequest { block_id } = message;
+    fields::required("block_id", &block_id, BlockId::parse)
+}
+
+pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refused> {
+    let v1::FindTokenRequest { token_id } = message;
+    fields::token_id("token_id", token_id)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct CreateJoinToken {
+    pub(crate) request: RequestKey,
+    pub(crate) runners: NamePattern,
+    pub(crate) lifetime: Duration,
+    pub(crate) replace: bool,
+}
+
+pub(crate) fn create_join_token(mut message: v1::CreateJoinTokenRequest) -> Result<CreateJoinToken, Refused> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    let request_id = take(&mut message.request_id);
+    let request = fields::request_key(&request_id, &message)?;
+    let v1::CreateJoinTokenRequest { request_id: _, runners, lifetime, replace } = message;
+    let runners = fields::required("runners", &runners, NamePattern::parse)?;
+    let lifetime = match lifetime {
+        Some(wire) => fields::duration("lifetime", wire)?,
+        None => HOUR,
+    };
+    if !(MINUTE..=WEEK).contains(&lifetime) {
+        return Err(Refused::field("lifetime", "must be 1 min to 7 days, or unset for 1 h"));
+    }
+    Ok(CreateJoinToken { request, runners, lifetime, replace })
+}

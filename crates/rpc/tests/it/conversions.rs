@@ -1,0 +1,212 @@
+//! Whole messages, there and back.
+
+use prost_types::{Duration, Timestamp};
+use shorepass_core::caller::Kind;
+use shorepass_core::id::LeaseId;
+use shorepass_core::ledger::LeaseFilter;
+use shorepass_proto::v1;
+
+use crate::bench::{self, Bench};
+use crate::fake::{self, ID, JOIN_TOKEN, START, TOKEN};
+
+fn at(offset: i64) -> Option<Timestamp> {
+    Some(Timestamp { seconds: START + offset, nanos: 0 })
+}
+
+fn wire_job() -> v1::Job {
+    v1::Job {
+        id: ID.to_owned(),
+        asserted: Some(v1::AssertedJob {
+            system: "jenkins".to_owned(),
+            id: "build-7".to_owned(),
+            url: "https://ci.example.org/7".to_owned(),
+        }),
+        start_time: at(-5),
+        latest_end_time: at(7_200),
+    }
+}
+
+fn wire_lease() -> v1::Lease {
+    v1::Lease {
+        id: ID.to_owned(),
+        job_id: ID.to_owned(),
+        role: "web-deployer".to_owned(),
+        cluster: "staging".to_owned(),
+        namespace: "web".to_owned(),
+        service_account: "deployer".to_owned(),
+        mode: v1::LeaseMode::Bound.into(),
+        state: v1::LeaseState::Active.into(),
+        create_time: at(-1),
+        deadline: at(600),
+        remaining: Some(Duration { seconds: 600, nanos: 0 }),
+        end: None,
+    }
+}
+
+fn wire_cluster() -> v1::Cluster {
+    v1::Cluster {
+        name: "staging".to_owned(),
+        server: "https://10.0.0.1:6443".to_owned(),
+        ca_bundle_pem: b"CA".to_vec(),
+        tls_server_name: "kubernetes".to_owned(),
+        namespace: "web".to_owned(),
+    }
+}
+
+fn wire_credential() -> v1::Credential {
+    v1::Credential {
+        token: TOKEN.to_owned(),
+        token_id: "token-1".to_owned(),
+        valid_for: Some(Duration { seconds: 589, nanos: 500_000_000 }),
+        expires_at: at(589),
+        cluster: Some(wire_cluster()),
+    }
+}
+
+fn wire_token() -> v1::TokenRecord {
+    v1::TokenRecord {
+        token_id: "token-1".to_owned(),
+        fingerprint: fake::minted().fingerprint.to_string(),
+        issue_time: at(0),
+        expires_at: at(600),
+    }
+}
+
+fn wire_block() -> v1::Block {
+    v1::Block {
+        id: ID.to_owned(),
+        caller: "spiffe://ci.example.org/runner/one".to_owned(),
+        role: "web-deployer".to_owned(),
+        create_time: at(2),
+        until: at(600),
+        by: "spiffe://ci.example.org/operator/one".to_owned(),
+        reason: "leaked".to_owned(),
+        lease_id: ID.to_owned(),
+    }
+}
+
+fn wire_record() -> v1::LeaseRecord {
+    v1::LeaseRecord {
+        lease: Some(wire_lease()),
+        caller: "spiffe://ci.example.org/runner/one".to_owned(),
+        job: Some(wire_job()),
+        anchor: fake::lease().anchor.as_str().to_owned(),
+        tokens: vec![wire_token()],
+        block: Some(wire_block()),
+    }
+}
+
+#[tokio::test]
+async fn credentials_reach_their_owner_whole() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Runner));
+    let job = client.start_job(bench::start_job()).await.unwrap();
+    assert_eq!(job, v1::StartJobResponse { job: Some(wire_job()) });
+    let issued = client.issue(bench::issue()).await.unwrap();
+    let expected = v1::IssueResponse { lease: Some(wire_lease()), credential: Some(wire_credential()) };
+    assert_eq!(issued, expected);
+    let refresh = v1::RefreshRequest { lease_id: ID.to_owned(), token_lifetime: bench::seconds(600) };
+    let refreshed = client.refresh(refresh).await.unwrap();
+    let expected = v1::RefreshResponse { lease: Some(wire_lease()), credential: Some(wire_credential()) };
+    assert_eq!(refreshed, expected);
+    let released = client.release(v1::ReleaseRequest { lease_id: ID.to_owned() }).await.unwrap();
+    assert_eq!(released, v1::ReleaseResponse { lease: Some(wire_lease()) });
+    let ended = client.end_job(v1::EndJobRequest { job_id: ID.to_owned() }).await.unwrap();
+    assert_eq!(ended, v1::EndJobResponse { leases: vec![wire_lease()] });
+}
+
+#[tokio::test]
+async fn what_a_job_asks_for_reaches_the_domain() {
+    let bench = Bench::api();
+    bench.client(Some(Kind::Runner)).issue(bench::issue()).await.unwrap();
+    let ask = bench.fake.asks.lock().unwrap()[0].clone();
+    assert_eq!(ask.role.as_str(), "web-deployer");
+    assert_eq!(ask.lease_lifetime, Some(std::time::Duration::from_secs(3_600)));
+    assert_eq!(ask.token_lifetime, Some(std::time::Duration::from_secs(600)));
+}
+
+#[tokio::test]
+async fn roles_are_listed_by_page() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Platform));
+    let page = |page_token| client.list_roles(v1::ListRolesRequest { page_size: 1, page_token });
+    let first = page(String::new()).await.unwrap();
+    let role = v1::Role {
+        name: "web-deployer".to_owned(),
+        cluster: Some(wire_cluster()),
+        service_account: "deployer".to_owned(),
+        mode: v1::LeaseMode::Bound.into(),
+    };
+    assert_eq!(first.roles, [role]);
+    assert_ne!(first.next_page_token, "");
+    assert_eq!(page(first.next_page_token).await.unwrap().next_page_token, "");
+}
+
+#[tokio::test]
+async fn operators_see_leases_whole() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Operator));
+    let selector = v1::LeaseSelector {
+        lease_id: ID.to_owned(),
+        caller: "spiffe://ci.example.org/runner/one".to_owned(),
+        job_id: ID.to_owned(),
+        role: "web-deployer".to_owned(),
+        cluster: "staging".to_owned(),
+        include_ended: true,
+    };
+    let list = |page_token| {
+        let request = v1::ListLeasesRequest { selector: Some(selector.clone()), page_size: 7, page_token };
+        client.list_leases(request)
+    };
+    let first = list(String::new()).await.unwrap();
+    assert_eq!(first.leases, [wire_record()]);
+    assert_eq!(list(first.next_page_token).await.unwrap().next_page_token, "");
+    let filter = LeaseFilter {
+        lease: Some(fake::lease().id),
+        caller: Some(fake::lease().owner.spiffe_id),
+        job: Some(fake::job().id),
+        role: Some(fake::name("web-deployer")),
+        cluster: Some(fake::name("staging")),
+        include_ended: true,
+    };
+    let asked = bench.fake.filters.lock().unwrap().clone();
+    assert_eq!(asked, [(filter.clone(), None, 7), (filter, Some(LeaseId::parse(ID).unwrap()), 7)]);
+
+    let shown = client.get_lease(v1::GetLeaseRequest { lease_id: ID.to_owned() }).await.unwrap();
+    assert_eq!(shown, v1::GetLeaseResponse { lease: Some(wire_record()) });
+    let found = client.find_token(v1::FindTokenRequest { token_id: "token-1".to_owned() }).await.unwrap();
+    let expected = v1::FindTokenResponse { token: Some(wire_token()), lease: Some(wire_record()) };
+    assert_eq!(found, expected);
+    let lifted = client.unblock(v1::UnblockRequest { block_id: ID.to_owned() }).await.unwrap();
+    assert_eq!(lifted, v1::UnblockResponse { block: Some(wire_block()) });
+}
+
+#[tokio::test]
+async fn a_join_token_is_shown_with_its_end() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Operator));
+    let created = client.create_join_token(bench::create_join_token()).await.unwrap();
+    let expected = v1::CreateJoinTokenResponse { join_token: JOIN_TOKEN.to_owned(), expires_at: at(3_600) };
+    assert_eq!(created, expected);
+}
+
+#[tokio::test]
+async fn a_request_is_named_by_its_id_and_known_by_its_content() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Runner));
+    let other_id = ID.replace("0198", "0199");
+    let requests = [
+        bench::issue(),
+        bench::issue(),
+        v1::IssueRequest { request_id: other_id.clone(), ..bench::issue() },
+        v1::IssueRequest { token_lifetime: None, ..bench::issue() },
+    ];
+    for request in requests {
+        client.issue(request).await.unwrap();
+    }
+    let keys = bench.fake.requests.lock().unwrap().clone();
+    assert_eq!(keys[0], keys[1]);
+    assert_eq!(keys[2].id.to_string(), other_id);
+    assert_eq!(keys[2].content, keys[0].content);
+    assert_ne!(keys[3].content, keys[0].content);
+}

@@ -1,0 +1,343 @@
+//! An issuer without rules: it answers samples, refuses, hangs or panics.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use shorepass_core::block::Block;
+use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
+use shorepass_core::cluster::Endpoint;
+use shorepass_core::digest::Digest;
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
+use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::lease::{AnchorName, Lease, Pins, State};
+use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
+use shorepass_core::mint::Issued;
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::Ask;
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::time::Timestamp;
+use shorepass_core::token::Token;
+use shorepass_core::window::Told;
+use shorepass_rpc::api::*;
+use shorepass_rpc::refused::Refused;
+use tokio::sync::{Notify, mpsc};
+use zeroize::Zeroizing;
+
+pub(crate) const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+pub(crate) const START: i64 = 1_790_000_000;
+pub(crate) const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJqdGkiOiJ0b2tlbiJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+pub(crate) const JOIN_TOKEN: &str = "spjt1.am9pbi1zZWNyZXQtam9pbi1zZWNyZXQtam9pbg.ZmluZ2VycHJpbnQ.Y2hlY2s";
+
+#[derive(Clone)]
+pub(crate) enum Mood {
+    Answer,
+    Refuse(Refused),
+    Hang,
+    Panic,
+}
+
+pub(crate) struct Fake {
+    pub(crate) mood: Mutex<Mood>,
+    pub(crate) standing: Mutex<Result<(), Refused>>,
+    pub(crate) requests: Mutex<Vec<RequestKey>>,
+    pub(crate) revocations: Mutex<Vec<Revocation>>,
+    pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
+    pub(crate) asks: Mutex<Vec<Ask>>,
+    pub(crate) begun: AtomicUsize,
+    pub(crate) finished: AtomicUsize,
+    pub(crate) go_on: Notify,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            mood: Mutex::new(Mood::Answer),
+            standing: Mutex::new(Ok(())),
+            requests: Mutex::default(),
+            revocations: Mutex::default(),
+            filters: Mutex::default(),
+            asks: Mutex::default(),
+            begun: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
+            go_on: Notify::new(),
+        }
+    }
+}
+
+impl Fake {
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn finished(&self) -> usize {
+        self.finished.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    async fn act(&self) -> Result<(), Refused> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let mood = self.mood.lock().unwrap().clone();
+        let result = match mood {
+            Mood::Answer => Ok(()),
+            Mood::Refuse(refused) => Err(refused),
+            Mood::Hang => {
+                self.go_on.notified().await;
+                Ok(())
+            }
+            Mood::Panic => panic!("a secret in a panic: {TOKEN}"),
+        };
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        result
+    }
+}
+
+pub(crate) fn second(offset: i64) -> Timestamp {
+    Timestamp::from_second(START + offset).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+pub(crate) fn caller(kind: Kind) -> Caller {
+    Caller::from_verified_peer(VerifiedPeer {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://ci.example.org/{kind}/one")).unwrap(),
+        enrolment: EnrolmentId::parse(ID).unwrap(),
+        expires: second(3_600),
+        certificate: Digest::of_bytes(b"certificate"),
+    })
+}
+
+fn owner() -> Owner {
+    caller(Kind::Runner).owner()
+}
+
+pub(crate) fn job() -> Job {
+    let asserted =
+        AssertedJob::new("jenkins".to_owned(), "build-7".to_owned(), "https://ci.example.org/7".to_owned());
+    Job {
+        id: JobId::parse(ID).unwrap(),
+        owner: owner(),
+        evidence: Evidence::Asserted(asserted.unwrap()),
+        started: second(-5),
+        latest_end: Some(second(7_200)),
+        ended: None,
+        revision: Revision::FIRST,
+    }
+}
+
+pub(crate) fn lease() -> Lease {
+    let pins = Pins { anchor_uid: "anchor".to_owned(), service_account_uid: "account".to_owned() };
+    Lease {
+        id: LeaseId::parse(ID).unwrap(),
+        job: JobId::parse(ID).unwrap(),
+        owner: owner(),
+        role: name("web-deployer"),
+        role_digest: Digest::of_bytes(b"role"),
+        target: target(),
+        anchor: AnchorName::from_random([7; 16]),
+        created: second(-1),
+        deadline: second(600),
+        state: State::Active { pins, since: second(0) },
+        revision: Revision::FIRST,
+    }
+}
+
+fn target() -> Target {
+    Target { cluster: name("staging"), namespace: name("web"), service_account: "deployer".to_owned() }
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        name: name("staging"),
+        server: "https://10.0.0.1:6443".to_owned(),
+        ca_bundle_pem: b"CA".to_vec(),
+        tls_server_name: "kubernetes".to_owned(),
+    }
+}
+
+pub(crate) fn minted() -> MintedToken {
+    MintedToken {
+        jti: "token-1".to_owned(),
+        lease: LeaseId::parse(ID).unwrap(),
+        fingerprint: Digest::of_bytes(TOKEN.as_bytes()),
+        issued: second(0),
+        expires: second(600),
+        recorded: second(1),
+    }
+}
+
+pub(crate) fn block() -> Block {
+    Block {
+        id: BlockId::parse(ID).unwrap(),
+        caller: owner().spiffe_id,
+        role: name("web-deployer"),
+        set: second(2),
+        until: second(600),
+        by: caller(Kind::Operator).spiffe_id().clone(),
+        reason: "leaked".to_owned(),
+        lease: LeaseId::parse(ID).unwrap(),
+        lifted: None,
+        revision: Revision::FIRST,
+    }
+}
+
+pub(crate) fn view() -> LeaseView {
+    LeaseView { lease: lease(), job: job(), tokens: vec![minted()], block: Some(block()) }
+}
+
+fn delivery() -> Delivery {
+    let told = Told { valid_for: Duration::from_millis(589_500), expires_at: second(589) };
+    let issued = Issued { lease: lease(), record: minted(), token: Token::new(TOKEN.to_owned()), told };
+    Delivery { issued, endpoint: endpoint() }
+}
+
+fn offered() -> OfferedRole {
+    let lifetime = Lifetime { default: Duration::from_secs(600), max: Duration::from_secs(600) };
+    let subject = Subject {
+        runners: vec![NamePattern::parse("one").unwrap()],
+        platforms: Vec::new(),
+        accept_asserted_jobs: true,
+    };
+    let digest = Digest::of_bytes(b"role");
+    let role = Role::new(name("web-deployer"), target(), lifetime, lifetime, vec![subject], digest);
+    OfferedRole { role: role.unwrap(), endpoint: endpoint() }
+}
+
+fn certificate() -> Certificate {
+    Certificate { chain_pem: b"chain".to_vec(), bundle_pem: b"bundle".to_vec(), expires: second(86_400) }
+}
+
+#[async_trait::async_trait]
+impl Credentials for Fake {
+    async fn start_job(
+        &self,
+        _: &Caller,
+        request: RequestKey,
+        evidence: Evidence,
+        expected: Option<Duration>,
+    ) -> Result<Job, Refused> {
+        self.act().await?;
+        self.requests.lock().unwrap().push(request);
+        let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
+        Ok(Job { evidence, latest_end, ..job() })
+    }
+
+    async fn end_job(&self, _: &Caller, _: JobId) -> Result<Vec<Lease>, Refused> {
+        self.act().await?;
+        Ok(vec![lease()])
+    }
+
+    async fn issue(&self, _: &Caller, request: RequestKey, _: JobId, ask: Ask) -> Result<Delivery, Refused> {
+        self.act().await?;
+        self.requests.lock().unwrap().push(request);
+        self.asks.lock().unwrap().push(ask);
+        Ok(delivery())
+    }
+
+    async fn refresh(&self, _: &Caller, _: LeaseId, _: Option<Duration>) -> Result<Delivery, Refused> {
+        self.act().await?;
+        Ok(delivery())
+    }
+
+    async fn release(&self, _: &Caller, _: LeaseId) -> Result<Lease, Refused> {
+        self.act().await?;
+        Ok(lease())
+    }
+
+    async fn list_roles(
+        &self,
+        _: &Caller,
+        after: Option<Name>,
+        _: usize,
+    ) -> Result<Page<OfferedRole, Name>, Refused> {
+        self.act().await?;
+        let next = after.is_none().then(|| name("web-deployer"));
+        Ok(Page { items: vec![offered()], next })
+    }
+}
+
+#[async_trait::async_trait]
+impl Enrolments for Fake {
+    async fn enroll(&self, enrolling: Enrolling) -> Result<Certificate, Refused> {
+        self.act().await?;
+        tracing::info!(?enrolling, "enrolled");
+        Ok(certificate())
+    }
+
+    async fn renew(&self, _: &Caller, _: Vec<u8>) -> Result<Certificate, Refused> {
+        self.act().await?;
+        Ok(certificate())
+    }
+
+    fn check_enrolment(&self, _: &Caller) -> Result<(), Refused> {
+        self.standing.lock().unwrap().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Administration for Fake {
+    async fn list_leases(
+        &self,
+        _: &Caller,
+        filter: LeaseFilter,
+        before: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Page<LeaseView, LeaseId>, Refused> {
+        self.act().await?;
+        let next = before.is_none().then(|| lease().id);
+        self.filters.lock().unwrap().push((filter, before, limit));
+        Ok(Page { items: vec![view()], next })
+    }
+
+    async fn get_lease(&self, _: &Caller, _: LeaseId) -> Result<LeaseView, Refused> {
+        self.act().await?;
+        Ok(view())
+    }
+
+    /// One step before acting and one after.
+    async fn revoke(
+        &self,
+        _: &Caller,
+        revocation: Revocation,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused> {
+        self.revocations.lock().unwrap().push(revocation.clone());
+        if let Mood::Refuse(refused) = &*self.mood.lock().unwrap() {
+            return Err(refused.clone());
+        }
+        let ending = Outcome::Ending("the API server cannot be reached".to_owned());
+        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: ending })).await;
+        self.act().await?;
+        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: Outcome::Revoked })).await;
+        Ok(())
+    }
+
+    async fn unblock(&self, _: &Caller, _: BlockId) -> Result<Block, Refused> {
+        self.act().await?;
+        Ok(block())
+    }
+
+    async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {
+        self.act().await?;
+        Ok((minted(), view()))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: &Caller,
+        request: RequestKey,
+        _: NamePattern,
+        lifetime: Duration,
+        _: bool,
+    ) -> Result<NewJoinToken, Refused> {
+        self.act().await?;
+        self.requests.lock().unwrap().push(request);
+        let expires = second(0).checked_add(lifetime).unwrap();
+        Ok(NewJoinToken { text: Zeroizing::new(JOIN_TOKEN.to_owned()), expires })
+    }
+}

@@ -1,0 +1,13 @@
+//! The services over connections in memory, with an issuer that does what the test says.
+
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod calls;
+mod client;
+mod connections;
+mod conversions;
+mod fake;
+mod refusals;
+mod revocation;
+mod secrets;
