@@ -1,0 +1,96 @@
+//! Decisions without daemons: orders for scenarios that only meet the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
+use shorepass_core::digest::Digest;
+use shorepass_core::id::{EnrolmentId, JobId, LeaseId};
+use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::lease::{AnchorName, Lease};
+use shorepass_core::ledger::Revision;
+use shorepass_core::mint::Order;
+use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::{Ask, Policy};
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::time::{Clock, Entropy, after};
+use shorepass_daemon::clock::{SystemClock, SystemEntropy};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A role for runner `test`, with tokens of at most this life.
+pub fn role(
+    name: &str,
+    cluster: &Name,
+    namespace: &Name,
+    service_account: &str,
+    longest: Duration,
+) -> Result<Role> {
+    let target = Target {
+        cluster: cluster.clone(),
+        namespace: namespace.clone(),
+        service_account: service_account.to_owned(),
+    };
+    let subject =
+        Subject { runners: vec![NamePattern::parse("test")?], platforms: vec![], accept_asserted_jobs: true };
+    let token = Lifetime { default: Duration::from_secs(600), max: longest };
+    let lease = Lifetime { default: HOUR, max: HOUR };
+    let digest = Digest::of_bytes(name.as_bytes());
+    Ok(Role::new(Name::parse(name)?, target, token, lease, vec![subject], digest)?)
+}
+
+/// Decides for runner `test` and its one job.
+pub struct Decisions {
+    policy: Policy,
+    caller: Caller,
+    job: Job,
+    clock: Arc<dyn Clock>,
+}
+
+impl Decisions {
+    /// By these roles.
+    pub fn new(roles: Vec<Role>) -> Result<Self> {
+        let clock = Arc::new(SystemClock);
+        let now = clock.now();
+        let caller = Caller::from_verified_peer(VerifiedPeer {
+            spiffe_id: SpiffeId::parse("spiffe://test/runner/test")?,
+            enrolment: EnrolmentId::generate(now, &SystemEntropy),
+            expires: after(now, HOUR),
+            certificate: Digest::of_bytes(b"certificate"),
+        });
+        let job = Job {
+            id: JobId::generate(now, &SystemEntropy),
+            owner: caller.owner(),
+            evidence: Evidence::Asserted(AssertedJob::new("test".to_owned(), "1".to_owned(), String::new())?),
+            started: now,
+            latest_end: None,
+            ended: None,
+            revision: Revision::FIRST,
+        };
+        Ok(Self { policy: Policy::new(roles)?, caller, job, clock })
+    }
+
+    /// An order for a new lease.
+    pub fn order(&self, role: &str, token_lifetime: Option<Duration>) -> Result<Order> {
+        let now = self.clock.now();
+        let ask = Ask { role: Name::parse(role)?, lease_lifetime: None, token_lifetime };
+        let grant =
+            self.policy.decide(&self.caller, &self.job, &ask, &[], now).map_err(|denial| denied(&denial))?;
+        let mut random = [0; 16];
+        SystemEntropy.fill(&mut random);
+        Ok(grant.into_order(LeaseId::generate(now, &SystemEntropy), AnchorName::from_random(random)))
+    }
+
+    /// An order for another token of an active lease.
+    pub fn refresh(&self, lease: &Lease) -> Result<Order> {
+        let now = self.clock.now();
+        self.policy
+            .decide_refresh(&self.caller, &self.job, lease.clone(), None, now)
+            .map_err(|denial| denied(&denial))
+    }
+}
+
+fn denied(denial: &shorepass_core::policy::Denial) -> anyhow::Error {
+    anyhow!("denied: {}", denial.explanation)
+}
