@@ -2,13 +2,23 @@
 //!
 //! Nothing about tokens is tested against a fake. The control plane comes from outside, by environment variables
 //! ([`environment`]); all scenarios share it at the same time, so each makes namespaces and an issuer of its own
-//! ([`admin`], [`issuer_identity`]) whose guards remove everything again. The scenarios are modules of one test binary,
-//! `tests/main.rs`: one more costs no linking.
+//! ([`admin`], [`issuer_identity`]) whose guards remove everything again. Scenarios with daemons begin with a [`site`],
+//! start an [`issuer`] and [`agent`]s as a user would, and talk to them as [`client`]s, or as [`raw`] peers that no client
+//! of ours would be. The scenarios are modules of one test binary, `tests/main.rs`: one more costs no linking.
 
 pub mod admin;
+pub mod agent;
 pub mod audit_log;
+pub mod client;
 pub mod decisions;
 pub mod environment;
+pub mod issuer;
 pub mod issuer_identity;
+pub mod process;
+pub mod proxy;
+pub mod raw;
+pub mod reasons;
+pub mod secrets;
+pub mod site;
 pub mod use_of_tokens;
 pub mod wait;

@@ -1,0 +1,309 @@
+//! `shorepass-issuer` under test: its documents in a private folder, its process, what it leaves behind.
+//!
+//! It listens on ports that the system chose at its first start and keeps them over restarts, because agents know them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use shorepass_core::caller::SpiffeId;
+use shorepass_tls::{Identity, IdentityFile};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::client::{self, Client};
+use crate::process::{Done, Process};
+use crate::site::{CLUSTER, Site};
+use crate::wait::{self, Seen};
+
+/// The trust domain of all scenarios.
+pub const TRUST_DOMAIN: &str = "test.shorepass.dev";
+
+/// How long an issuer may take until it is ready.
+const READY: Duration = Duration::from_secs(45);
+
+/// What differs from the usual configuration.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// The kubeconfig to connect with, if not the site's own; clients are told the site's API server all the same.
+    pub kubeconfig: Option<PathBuf>,
+    /// The life of certificates.
+    pub certificates: &'static str,
+    /// Calls per second of one caller, and at once.
+    pub rate: (u32, u32),
+    /// What is logged.
+    pub log: &'static str,
+}
+
+impl Default for Knobs {
+    /// Room for tests, which call more often than a runner.
+    fn default() -> Self {
+        Self { kubeconfig: None, certificates: "24h", rate: (1_000, 1_000), log: "info" }
+    }
+}
+
+/// An issuer's folder, and its process while it runs.
+pub struct IssuerUnderTest {
+    folder: TempDir,
+    program: PathBuf,
+    name: String,
+    cluster: String,
+    knobs: Knobs,
+    addresses: Addresses,
+    process: Option<Process>,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// mTLS.
+    pub api: SocketAddr,
+    /// TLS without client certificates.
+    pub enroll: SocketAddr,
+    /// Plain HTTP.
+    pub admin: SocketAddr,
+}
+
+impl IssuerUnderTest {
+    /// Starts one and waits until it is ready.
+    pub async fn start(site: &Site, knobs: Knobs) -> Result<Self> {
+        let mut issuer = Self::prepare(site, knobs)?;
+        issuer.run().await?;
+        Ok(issuer)
+    }
+
+    /// Writes the documents and starts nothing.
+    pub fn prepare(site: &Site, knobs: Knobs) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("issuer-").tempdir()?; // 0700
+        fs::create_dir(folder.path().join("roles"))?;
+        fs::write(folder.path().join("roles/roles.yaml"), site.role_documents())?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&site.identity.kubeconfig);
+        let cluster = format!(
+            "    - name: {CLUSTER}
+      connect: {{kubeconfig: {{path: {}, context: {}}}}}
+      advertise: {{server: \"{}\", caFile: {}}}
+",
+            kubeconfig.display(),
+            site.identity.context,
+            site.server()?,
+            site.authority()?.display(),
+        );
+        let issuer = Self {
+            folder,
+            program: site.admin.environment.bin_dir.join("shorepass-issuer"),
+            name: site.identity.issuer.to_string(),
+            cluster,
+            knobs,
+            addresses: Addresses { api: any, enroll: any, admin: any },
+            process: None,
+        };
+        issuer.write_config()?;
+        Ok(issuer)
+    }
+
+    /// Starts it, on the same state if it ran before, and waits until it is ready.
+    pub async fn run(&mut self) -> Result<()> {
+        let earlier = self.log().len();
+        self.launch()?;
+        self.addresses = wait::until("the issuer's addresses", READY, async || {
+            self.check()?;
+            Ok(listening(&self.log()[earlier..]).map_or_else(|| Seen::NotYet(self.log()), Seen::Ready))
+        })
+        .await?;
+        self.write_config()?; // the same ports for the next start
+        wait::until("the issuer to be ready", READY, async || {
+            self.check()?;
+            Ok(match self.get("/readyz").await {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200") => Seen::Ready(()),
+                Ok(answer) => Seen::NotYet(answer),
+                Err(error) => Seen::NotYet(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Starts it and does not wait.
+    pub fn launch(&mut self) -> Result<()> {
+        let config = self.config().display().to_string();
+        let environment = [("SHOREPASS_LOG", self.knobs.log)];
+        let process =
+            Process::start(&self.program, &["serve", "--config", &config], &environment, &self.log_file())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("the issuer does not run")?.kill()
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.take().context("the issuer does not run")?.stop()
+    }
+
+    /// The running process.
+    pub fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the issuer does not run")
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Its folder: documents, state, log, and what tests put there. Nobody else may look into it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its config file.
+    pub fn config(&self) -> PathBuf {
+        self.folder().join("issuer.yaml")
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// Its audit file.
+    pub fn audit_file(&self) -> PathBuf {
+        self.state().join("audit.jsonl")
+    }
+
+    /// All lines of its audit file.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.audit_file()).context("cannot read the audit file")?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+            .collect()
+    }
+
+    /// The file with everything that it printed.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder().join("issuer.log")
+    }
+
+    /// Everything that it printed.
+    pub fn log(&self) -> String {
+        // A line that is being written may end in half a character.
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// One request to its admin port: head and body of the answer.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        let address = self.addresses.admin;
+        let asked = async {
+            let mut stream = TcpStream::connect(address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        tokio::time::timeout(Duration::from_secs(5), asked).await.context("the admin port does not answer")?
+    }
+
+    /// Its own SPIFFE ID.
+    pub fn spiffe_id(&self) -> Result<SpiffeId> {
+        Ok(SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/issuer/{}", self.name))?)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its command line.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments);
+        command
+    }
+
+    /// Makes an identity with `identity create`, or uses the one that was made; its folder.
+    pub fn identity_folder(&self, kind: &str, name: &str) -> Result<PathBuf> {
+        let folder = self.folder().join(format!("{kind}-{name}"));
+        if !folder.exists() {
+            let mut command =
+                self.command(&["identity", "create", "--kind", kind, "--name", name, "--config"]);
+            command.arg(self.config()).arg("--out").arg(&folder);
+            command.args(["--api", &self.addresses.api.to_string()]);
+            Done::of(&mut command)?.succeeded()?;
+        }
+        Ok(folder)
+    }
+
+    fn identity(&self, kind: &str, name: &str) -> Result<Identity> {
+        let file = IdentityFile::new(self.identity_folder(kind, name)?.join("identity.pem"));
+        file.load()?.context("`identity create` made no identity")
+    }
+
+    /// An operator.
+    pub fn operator(&self) -> Result<Client> {
+        Client::new(self, &self.identity("operator", "alice")?)
+    }
+
+    /// A platform.
+    pub fn platform(&self, name: &str) -> Result<Client> {
+        Client::new(self, &self.identity("platform", name)?)
+    }
+
+    /// Makes a join token as an operator does.
+    pub async fn join_token(&self, runners: &str, replace: bool) -> Result<String> {
+        Ok(self.operator()?.create_join_token(runners, replace).await?)
+    }
+
+    /// Enrols a runner.
+    pub async fn runner(&self, name: &str) -> Result<Client> {
+        let join_token = self.join_token(name, false).await?;
+        Client::new(self, &client::enroll(self, &join_token, name).await?)
+    }
+
+    /// An error if it ended by itself.
+    fn check(&self) -> Result<()> {
+        let id = self.process()?.id();
+        let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let ended = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+        anyhow::ensure!(!ended, "the issuer ended:\n{}", self.process()?.last_lines());
+        Ok(())
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let Addresses { api, enroll, admin } = self.addresses;
+        let (calls, burst) = self.knobs.rate;
+        let text = format!(
+            "\
+apiVersion: shorepass.dev/v1
+kind: IssuerConfig
+spec:
+  trustDomain: {TRUST_DOMAIN}
+  issuer: {{name: {}, dnsNames: [127.0.0.1, localhost]}}
+  listen: {{api: \"{api}\", enroll: \"{enroll}\", admin: \"{admin}\"}}
+  state: {{directory: state}}
+  clusters:
+{}  roles: {{directory: roles}}
+  certificates: {{lifetime: {}}}
+  limits: {{callsPerSecond: {calls}, burst: {burst}}}
+",
+            self.name, self.cluster, self.knobs.certificates
+        );
+        fs::write(self.config(), text).context("cannot write the issuer's config")
+    }
+}
+
+/// The addresses in the log line that has them all.
+fn listening(log: &str) -> Option<Addresses> {
+    log.lines().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let address = |name: &str| line[name].as_str()?.parse().ok();
+        Some(Addresses { api: address("api")?, enroll: address("enroll")?, admin: address("admin")? })
+    })
+}
