@@ -1,0 +1,225 @@
+//! What an anchor carries in the cluster: `v1.<base64url prost>.<base64url HMAC-SHA256>`.
+//!
+//! The MAC covers the message, the anchor's name and its namespace, each preceded by its length: an annotation that is
+//! copied to another Secret does not verify there. Nothing in it tells a reader of Secrets about the job: owner and role
+//! are digests. In this version nobody reads annotations back (the issuer may not read Secrets); they are sealed from
+//! the first day so that those who will can trust the old ones.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64URL_NOPAD;
+use hmac::{Hmac, KeyInit, Mac};
+use prost::Message as _;
+use sha2::Sha256;
+use shorepass_core::lease::Lease;
+use shorepass_core::name::Name;
+use shorepass_core::time::Entropy;
+use shorepass_proto::store::v1::AnchorAnnotation;
+use zeroize::Zeroizing;
+
+use crate::convert::nanoseconds;
+use crate::files;
+
+const VERSION: &str = "v1";
+const KEY_FILE: &str = "anchor.key";
+const KEY_LENGTH: usize = 32;
+
+/// Why the key of the annotations cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SealerError {
+    /// It cannot be created or read.
+    #[error("the key file {} cannot be used: it must be readable, and its directory writable, for this user", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others may read or change it.
+    #[error("the key file {} may be used by others (mode {mode:04o}): run chmod 0600 on it", path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is no key.
+    #[error("the key file {} does not hold {KEY_LENGTH} bytes: restore it, or remove it for a new key", path.display())]
+    Length {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// Seals the annotations of one issuer's anchors.
+pub struct Sealer {
+    key: Zeroizing<[u8; KEY_LENGTH]>,
+    issuer: Name,
+}
+
+impl Sealer {
+    /// Reads `anchor.key` in the directory, or makes it with mode 0600.
+    pub fn open_or_create(
+        directory: &Path,
+        issuer: &Name,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, SealerError> {
+        let path = directory.join(KEY_FILE);
+        let failed = |source| SealerError::File { path: path.clone(), source };
+        let key = match File::open(&path) {
+            Ok(file) => read_key(file, &path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_key(&path, entropy).map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Self { key, issuer: issuer.clone() })
+    }
+
+    /// The annotation of a lease's anchor.
+    pub fn seal(&self, lease: &Lease) -> String {
+        let message = AnchorAnnotation {
+            issuer: self.issuer.to_string(),
+            lease: lease.id.to_string(),
+            owner_digest: lease.owner.digest().as_bytes().to_vec(),
+            role_digest: lease.role_digest.as_bytes().to_vec(),
+            deadline: nanoseconds(lease.deadline),
+        };
+        let message = message.encode_to_vec();
+        let mac = self.mac(&message, lease.target.namespace.as_str(), lease.anchor.as_str());
+        let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
+        format!("{VERSION}.{}.{}", encode(&message), encode(&mac.finalize().into_bytes()))
+    }
+
+    fn mac(&self, message: &[u8], namespace: &str, anchor: &str) -> Hmac<Sha256> {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.key.as_slice()).expect("HMAC takes keys of any length");
+        for part in [VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+fn read_key(mut file: File, path: &Path) -> Result<Zeroizing<[u8; KEY_LENGTH]>, SealerError> {
+    let failed = |source| SealerError::File { path: path.to_owned(), source };
+    if let Some(exposed) = files::exposure(path).map_err(failed)? {
+        return Err(SealerError::Exposed { path: path.to_owned(), mode: exposed.mode });
+    }
+    if file.metadata().map_err(failed)?.len() != KEY_LENGTH as u64 {
+        return Err(SealerError::Length { path: path.to_owned() });
+    }
+    let mut key = Zeroizing::new([0; KEY_LENGTH]);
+    io::Read::read_exact(&mut file, key.as_mut_slice()).map_err(failed)?;
+    Ok(key)
+}
+
+/// By rename, so that a crash leaves no key or a whole one.
+fn create_key(path: &Path, entropy: &dyn Entropy) -> io::Result<Zeroizing<[u8; KEY_LENGTH]>> {
+    let mut key = Zeroizing::new([0; KEY_LENGTH]);
+    entropy.fill(key.as_mut_slice());
+    let unfinished = path.with_extension("key.new");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    file.write_all(key.as_slice())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    files::sync_parent(path)?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::{self, Seed};
+
+    impl Sealer {
+        /// What reading an annotation back would do: the message, if the MAC is ours for this anchor.
+        fn open(&self, annotation: &str, namespace: &str, anchor: &str) -> Option<AnchorAnnotation> {
+            let (message, mac) = annotation.strip_prefix("v1.")?.split_once('.')?;
+            let message = BASE64URL_NOPAD.decode(message.as_bytes()).ok()?;
+            let mac = BASE64URL_NOPAD.decode(mac.as_bytes()).ok()?;
+            self.mac(&message, namespace, anchor).verify_slice(&mac).ok()?;
+            AnchorAnnotation::decode(message.as_slice()).ok()
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn sealer(directory: &Path, seed: u8) -> Result<Sealer, SealerError> {
+        Sealer::open_or_create(directory, &name("main"), &Seed::new(seed))
+    }
+
+    #[test]
+    fn the_mac_binds_message_name_and_namespace() {
+        let directory = tempfile::tempdir().unwrap();
+        let sealer = sealer(directory.path(), 1).unwrap();
+        let lease = testing::lease(1);
+        let (namespace, anchor) = (lease.target.namespace.as_str(), lease.anchor.as_str());
+        let sealed = sealer.seal(&lease);
+        let opened = sealer.open(&sealed, namespace, anchor).unwrap();
+        assert_eq!(opened.lease, lease.id.to_string());
+        assert_eq!(opened.owner_digest, lease.owner.digest().as_bytes());
+        assert_eq!(sealer.open(&sealed, "other", anchor), None);
+        assert_eq!(sealer.open(&sealed, namespace, testing::lease(2).anchor.as_str()), None);
+        let other = sealer.seal(&testing::lease(2));
+        let (message, mac) = (other.rsplit_once('.').unwrap().0, sealed.rsplit_once('.').unwrap().1);
+        assert_eq!(sealer.open(&format!("{message}.{mac}"), namespace, anchor), None);
+    }
+
+    #[test]
+    fn a_boundary_between_name_and_namespace_cannot_be_moved() {
+        let directory = tempfile::tempdir().unwrap();
+        let sealer = sealer(directory.path(), 1).unwrap();
+        let mac = |namespace, anchor| sealer.mac(b"m", namespace, anchor).finalize().into_bytes();
+        assert_ne!(mac("ab", "c"), mac("a", "bc"));
+    }
+
+    #[test]
+    fn another_key_opens_nothing_and_the_same_key_is_read_back() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let lease = testing::lease(1);
+        let (namespace, anchor) = (lease.target.namespace.as_str(), lease.anchor.as_str());
+        let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
+        assert_eq!(sealer(directory.path(), 2).unwrap().seal(&lease), sealed);
+        assert!(sealer(other.path(), 2).unwrap().open(&sealed, namespace, anchor).is_none());
+    }
+
+    #[test]
+    fn the_annotation_tells_nothing_of_owner_role_or_target() {
+        let directory = tempfile::tempdir().unwrap();
+        let lease = testing::lease(1);
+        let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
+        let message = BASE64URL_NOPAD.decode(sealed.split('.').nth(1).unwrap().as_bytes()).unwrap();
+        let message = String::from_utf8_lossy(&message);
+        let job = lease.job.to_string();
+        let (runner, target) = (lease.owner.spiffe_id.name.as_str(), &lease.target);
+        for told in [runner, lease.role.as_str(), target.cluster.as_str(), &target.service_account, &job] {
+            assert!(!message.contains(told), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_or_that_is_cut_short_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        sealer(directory.path(), 1).unwrap();
+        let path = directory.path().join("anchor.key");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(sealer(directory.path(), 1), Err(SealerError::Exposed { mode: 0o640, .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, [1; 31]).unwrap();
+        assert!(matches!(sealer(directory.path(), 1), Err(SealerError::Length { .. })));
+    }
+}

@@ -1,0 +1,82 @@
+//! Changes, as lines of the audit file carry them.
+
+use shorepass_core::ledger::Change;
+use shorepass_proto::store::v1 as stored;
+use shorepass_proto::store::v1::change::Change as Kind;
+
+use super::{Malformed, Stored, inner, nanoseconds, required, time};
+
+/// The stored message; none for a change that changes no row.
+pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
+    let kind = match change {
+        Change::JobStarted { job, request } => Kind::JobStarted(stored::JobStarted {
+            job: Some(job.to_record()),
+            request: Some(request.to_record()),
+        }),
+        Change::JobEnded { job } => Kind::JobEnded(job.to_record()),
+        Change::LeasePending { lease, request } => Kind::LeasePending(stored::LeasePending {
+            lease: Some(lease.to_record()),
+            request: Some(request.to_record()),
+        }),
+        Change::LeaseActive { lease } => Kind::LeaseActive(lease.to_record()),
+        Change::TokenMinted { token, owner } => Kind::TokenMinted(stored::TokenMinted {
+            token: Some(token.to_record()),
+            owner: Some(owner.to_record()),
+        }),
+        Change::LeaseEnding { lease } => Kind::LeaseEnding(lease.to_record()),
+        Change::LeaseEnded { lease } => Kind::LeaseEnded(lease.to_record()),
+        Change::BlockSet { block } => Kind::BlockSet(block.to_record()),
+        Change::BlockLifted { block } => Kind::BlockLifted(block.to_record()),
+        Change::JoinTokenCreated { join_token, request } => {
+            Kind::JoinTokenCreated(stored::JoinTokenCreated {
+                join_token: Some(join_token.to_record()),
+                request: Some(request.to_record()),
+            })
+        }
+        Change::JoinTokenTaken { join_token } => Kind::JoinTokenTaken(join_token.to_record()),
+        Change::Enrolled { enrolment } => Kind::Enrolled(enrolment.to_record()),
+        Change::Renewed { enrolment, at } => {
+            Kind::Renewed(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
+        }
+        Change::EnrolmentReplaced { enrolment } => Kind::EnrolmentReplaced(enrolment.to_record()),
+        Change::Refused { .. } => return None,
+    };
+    Some(stored::Change { change: Some(kind) })
+}
+
+/// The change in a stored message.
+pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
+    Ok(match required("change", record.change)? {
+        Kind::JobStarted(started) => Change::JobStarted {
+            job: inner("job", started.job)?,
+            request: inner("request", started.request)?,
+        },
+        Kind::JobEnded(job) => Change::JobEnded { job: Stored::from_record(job)? },
+        Kind::LeasePending(pending) => Change::LeasePending {
+            lease: inner("lease", pending.lease)?,
+            request: inner("request", pending.request)?,
+        },
+        Kind::LeaseActive(lease) => Change::LeaseActive { lease: Stored::from_record(lease)? },
+        Kind::TokenMinted(minted) => {
+            Change::TokenMinted { token: inner("token", minted.token)?, owner: inner("owner", minted.owner)? }
+        }
+        Kind::LeaseEnding(lease) => Change::LeaseEnding { lease: Stored::from_record(lease)? },
+        Kind::LeaseEnded(lease) => Change::LeaseEnded { lease: Stored::from_record(lease)? },
+        Kind::BlockSet(block) => Change::BlockSet { block: Stored::from_record(block)? },
+        Kind::BlockLifted(block) => Change::BlockLifted { block: Stored::from_record(block)? },
+        Kind::JoinTokenCreated(created) => Change::JoinTokenCreated {
+            join_token: inner("join_token", created.join_token)?,
+            request: inner("request", created.request)?,
+        },
+        Kind::JoinTokenTaken(join_token) => {
+            Change::JoinTokenTaken { join_token: Stored::from_record(join_token)? }
+        }
+        Kind::Enrolled(enrolment) => Change::Enrolled { enrolment: Stored::from_record(enrolment)? },
+        Kind::Renewed(renewed) => {
+            Change::Renewed { enrolment: inner("enrolment", renewed.enrolment)?, at: time("at", renewed.at)? }
+        }
+        Kind::EnrolmentReplaced(enrolment) => {
+            Change::EnrolmentReplaced { enrolment: Stored::from_record(enrolment)? }
+        }
+    })
+}

@@ -1,0 +1,99 @@
+//! The ledger port over an engine: the same reads for each, and the one place where a commit becomes a proof.
+//!
+//! A macro and not a trait, because a foreign trait cannot be implemented for whatever implements one of ours. An engine
+//! has `record(changes)`, `read(|view| ...)` and `last()`.
+
+/// Implements [`shorepass_core::ledger::Ledger`] for an engine.
+macro_rules! ledger_over {
+    ($engine:ty) => {
+        #[async_trait::async_trait]
+        impl shorepass_core::ledger::Ledger for $engine {
+            async fn commit(&self, changes: Vec<Change>) -> Result<Recorded, LedgerError> {
+                self.record(changes).await.map(crate::ledger::durable)
+            }
+
+            fn job(&self, id: JobId) -> Result<Option<Job>, LedgerError> {
+                self.read(|view| rows::job(view, id))
+            }
+
+            fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
+                self.read(|view| rows::lease(view, id))
+            }
+
+            fn leases(
+                &self,
+                filter: &LeaseFilter,
+                before: Option<LeaseId>,
+                limit: usize,
+            ) -> Result<Vec<Lease>, LedgerError> {
+                self.read(|view| rows::leases(view, filter, before, limit))
+            }
+
+            fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError> {
+                self.read(|view| rows::tokens(view, lease, limit))
+            }
+
+            fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError> {
+                self.read(|view| rows::token(view, jti))
+            }
+
+            fn request(
+                &self,
+                owner: &Owner,
+                method: Method,
+                id: RequestId,
+            ) -> Result<Option<Request>, LedgerError> {
+                self.read(|view| rows::request(view, owner, method, id))
+            }
+
+            fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {
+                self.read(|view| rows::block(view, id))
+            }
+
+            fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::blocks(view, caller, role))
+            }
+
+            fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
+                self.read(|view| rows::join_token(view, digest))
+            }
+
+            fn enrolment(&self, id: EnrolmentId) -> Result<Option<Enrolment>, LedgerError> {
+                self.read(|view| rows::enrolment(view, id))
+            }
+
+            fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
+                self.read(|view| rows::latest_enrolment(view, spiffe_id))
+            }
+
+            fn last_commit(&self) -> Option<Duration> {
+                self.last()
+            }
+        }
+    };
+}
+
+use std::time::Duration;
+
+use shorepass_core::block::Block;
+use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::{Enrolment, JoinToken};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::job::Job;
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::name::Name;
+use shorepass_core::request::{Method, Request};
+
+use crate::memory::MemoryLedger;
+use crate::rows;
+use crate::sled_ledger::Store;
+
+ledger_over!(MemoryLedger);
+ledger_over!(Store);
+
+/// What an engine recorded is durable when its `record` returns.
+fn durable((): ()) -> Recorded {
+    Recorded::durable()
+}

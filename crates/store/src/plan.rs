@@ -1,0 +1,243 @@
+//! Which rows a change writes, and what it must not find: pure, for any engine.
+//!
+//! A row is written over the revision before its own and over no other. A revision cannot see a row that somebody else
+//! *adds*, so three changes look further, at rows that may have moved on between the decision and the commit: a new lease
+//! is refused when its job has ended, its owner's enrolment was replaced, or a block was set; a token when its lease is
+//! no longer live; an enrolment when its name was taken. Rows that are not there refuse nothing.
+//!
+//! [`puts`] needs no view: what a change writes depends on the change alone. That is why start-up can bring the records
+//! up to the audit file by writing the rows of its tail once more, whether they were written before or not.
+
+use std::collections::BTreeMap;
+
+use shorepass_core::caller::Owner;
+use shorepass_core::enrolment::Enrolment;
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
+use shorepass_proto::store::v1::Progress;
+
+use crate::audit;
+use crate::convert::Stored;
+use crate::record::frame;
+use crate::rows::{self, Row};
+use crate::tables::{
+    Entries, PROGRESS, ReadError, Space, Table, View, block_of_caller_key, token_of_lease_key,
+};
+
+/// The commits that are written together, planned one over the other.
+pub(crate) struct Batch<'a> {
+    rows: Overlay<'a>,
+    lines: Vec<String>,
+    sequence: u64,
+}
+
+/// What is to be written.
+pub(crate) struct Planned {
+    /// The rows, with the progress.
+    pub(crate) rows: Space,
+    /// The audit lines, without their newlines.
+    pub(crate) lines: Vec<String>,
+    /// The number of the last line.
+    pub(crate) sequence: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// An empty one; `sequence` is the number of the last audit line before it.
+    pub(crate) fn over(base: &'a dyn View, sequence: u64) -> Self {
+        Self { rows: Overlay::over(base), lines: Vec::new(), sequence }
+    }
+
+    /// Adds a commit, all of it or, on an error, nothing.
+    pub(crate) fn add(&mut self, changes: &[Change]) -> Result<(), LedgerError> {
+        let mut commit = Overlay::over(&self.rows);
+        for change in changes {
+            check(change, &commit)?;
+            puts(change, &mut commit.rows);
+        }
+        let written = commit.rows;
+        self.rows.rows.absorb(written);
+        for change in changes {
+            self.sequence += 1;
+            self.lines.push(audit::entry(self.sequence, change));
+        }
+        Ok(())
+    }
+
+    /// What came together.
+    pub(crate) fn finish(self) -> Planned {
+        let mut rows = self.rows.rows;
+        put_progress(self.sequence, &mut rows);
+        Planned { rows, lines: self.lines, sequence: self.sequence }
+    }
+}
+
+/// Writes how far the audit file is in the records.
+pub(crate) fn put_progress(sequence: u64, rows: &mut Space) {
+    rows.put(Table::Meta.key(PROGRESS), frame(&Progress { sequence }));
+}
+
+/// Writes the rows of a change.
+pub(crate) fn puts(change: &Change, rows: &mut Space) {
+    match change {
+        Change::JobStarted { job, request } => {
+            put(job, rows);
+            put(request, rows);
+        }
+        Change::JobEnded { job } => put(job, rows),
+        Change::LeasePending { lease, request } => {
+            put(lease, rows);
+            put(request, rows);
+        }
+        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
+            put(lease, rows);
+        }
+        Change::TokenMinted { token, owner: _ } => {
+            put(token, rows);
+            rows.put(Table::TokensOfLease.key(&token_of_lease_key(token)), Vec::new());
+        }
+        Change::BlockSet { block } | Change::BlockLifted { block } => {
+            put(block, rows);
+            let index = block_of_caller_key(&block.caller, &block.role, block.id);
+            rows.put(Table::BlocksOfCaller.key(&index), Vec::new());
+        }
+        Change::JoinTokenCreated { join_token, request } => {
+            put(join_token, rows);
+            put(request, rows);
+        }
+        Change::JoinTokenTaken { join_token } => put(join_token, rows),
+        Change::Enrolled { enrolment } => {
+            put(enrolment, rows);
+            put_latest(enrolment, rows);
+        }
+        Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
+            put(enrolment, rows)
+        }
+        Change::Refused { refusal: _ } => {}
+    }
+}
+
+fn put<R: Row>(row: &R, rows: &mut Space) {
+    rows.put(R::TABLE.key(&row.key()), frame(&row.to_record()));
+}
+
+fn put_latest(enrolment: &Enrolment, rows: &mut Space) {
+    let key = enrolment.spiffe_id.to_string();
+    rows.put(Table::LatestEnrolment.key(key.as_bytes()), frame(&enrolment.owner().to_record()));
+}
+
+fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
+    match change {
+        Change::JobStarted { job, request } => {
+            follows(job, view)?;
+            follows(request, view)
+        }
+        Change::JobEnded { job } => follows(job, view),
+        Change::LeasePending { lease, request } => {
+            follows(lease, view)?;
+            follows(request, view)?;
+            still_wanted(lease, view)
+        }
+        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
+            follows(lease, view)
+        }
+        Change::TokenMinted { token, owner: _ } => {
+            follows(token, view)?;
+            still_live(token, view)
+        }
+        Change::BlockSet { block } | Change::BlockLifted { block } => follows(block, view),
+        Change::JoinTokenCreated { join_token, request } => {
+            follows(join_token, view)?;
+            follows(request, view)
+        }
+        Change::JoinTokenTaken { join_token } => follows(join_token, view),
+        Change::Enrolled { enrolment } => {
+            follows(enrolment, view)?;
+            still_free(enrolment, view)
+        }
+        Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
+            follows(enrolment, view)
+        }
+        Change::Refused { refusal: _ } => Ok(()),
+    }
+}
+
+/// The row is new, or one revision after what is there. What has no revision is always new.
+fn follows<R: Row>(row: &R, view: &dyn View) -> Result<(), LedgerError> {
+    let current: Option<R> = rows::fetch(view, &row.key())?;
+    let follows = match (current, row.revision()) {
+        (None, revision) => revision.is_none_or(|revision| revision == Revision::FIRST),
+        (Some(current), revision) => revision.is_some() && revision == current.revision().map(Revision::next),
+    };
+    if follows { Ok(()) } else { Err(LedgerError::Conflict(row.name())) }
+}
+
+fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
+    if let Some(job) = rows::job(view, lease.job)?.filter(|job| job.ended.is_some()) {
+        return Err(LedgerError::Conflict(job.name()));
+    }
+    if let Some(enrolment) = replaced(&lease.owner, view)? {
+        return Err(LedgerError::Conflict(enrolment.name()));
+    }
+    let blocks = rows::blocks(view, &lease.owner.spiffe_id, &lease.role)?;
+    match blocks.iter().find(|block| block.in_force(lease.created)) {
+        Some(block) => Err(LedgerError::Conflict(block.name())),
+        None => Ok(()),
+    }
+}
+
+fn replaced(owner: &Owner, view: &dyn View) -> Result<Option<Enrolment>, ReadError> {
+    Ok(rows::enrolment(view, owner.enrolment)?.filter(|enrolment| enrolment.replaced.is_some()))
+}
+
+fn still_live(token: &MintedToken, view: &dyn View) -> Result<(), LedgerError> {
+    match rows::lease(view, token.lease)?.filter(|lease| !lease.is_live()) {
+        Some(lease) => Err(LedgerError::Conflict(lease.name())),
+        None => Ok(()),
+    }
+}
+
+fn still_free(enrolment: &Enrolment, view: &dyn View) -> Result<(), LedgerError> {
+    let name = &enrolment.spiffe_id;
+    match rows::latest_enrolment(view, name)?.filter(|latest| latest.is_live(enrolment.created)) {
+        Some(_) => Err(LedgerError::Conflict(name.to_string())),
+        None => Ok(()),
+    }
+}
+
+impl From<ReadError> for LedgerError {
+    fn from(error: ReadError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// A key space with rows written over it.
+struct Overlay<'a> {
+    base: &'a dyn View,
+    rows: Space,
+}
+
+impl<'a> Overlay<'a> {
+    fn over(base: &'a dyn View) -> Self {
+        Self { base, rows: Space::default() }
+    }
+}
+
+impl View for Overlay<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.rows.get(table, key)? {
+            Some(value) => Ok(Some(value)),
+            None => self.base.get(table, key),
+        }
+    }
+
+    /// Collects the whole range; planning scans nothing but the blocks of one caller and role.
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
+        let below = self.base.newest_first(table, prefix, before);
+        let above = self.rows.newest_first(table, prefix, before);
+        let merged: Result<BTreeMap<_, _>, _> = below.chain(above).collect();
+        match merged {
+            Ok(merged) => Box::new(merged.into_iter().rev().map(Ok)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Rows: which table and key each thing has, and the reads of the ledger over any [`View`].
+//!
+//! A row that was found under a key that is not its own is damaged: the checksum of a value does not cover its key.
+
+use shorepass_core::block::Block;
+use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::{Enrolment, JoinToken};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::job::Job;
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
+use shorepass_core::name::Name;
+use shorepass_core::request::{Method, Request};
+use shorepass_proto::store::v1::Progress;
+
+use crate::convert::Stored;
+use crate::record::{Damage, unframe};
+use crate::tables::{PROGRESS, ReadError, Table, View, block_of, blocks_prefix, jti_of, request_key};
+
+/// Something that is one row.
+pub(crate) trait Row: Stored {
+    /// Where it is.
+    const TABLE: Table;
+
+    /// Its key there.
+    fn key(&self) -> Vec<u8>;
+
+    /// Its name in a sentence.
+    fn name(&self) -> String;
+
+    /// How often it changed; none for what never does.
+    fn revision(&self) -> Option<Revision>;
+}
+
+macro_rules! row {
+    ($type:ty, $table:ident, $what:literal, key: $key:expr, name: $name:expr, revision: $revision:expr) => {
+        impl Row for $type {
+            const TABLE: Table = Table::$table;
+
+            fn key(&self) -> Vec<u8> {
+                let key: fn(&Self) -> Vec<u8> = $key;
+                key(self)
+            }
+
+            fn name(&self) -> String {
+                let name: fn(&Self) -> String = $name;
+                format!("{} {}", $what, name(self))
+            }
+
+            fn revision(&self) -> Option<Revision> {
+                let revision: fn(&Self) -> Option<Revision> = $revision;
+                revision(self)
+            }
+        }
+    };
+}
+
+row!(Job, Job, "job",
+    key: |job| job.id.as_bytes().to_vec(), name: |job| job.id.to_string(), revision: |job| Some(job.revision));
+row!(Lease, Lease, "lease",
+    key: |lease| lease.id.as_bytes().to_vec(), name: |lease| lease.id.to_string(),
+    revision: |lease| Some(lease.revision));
+row!(Block, Block, "block",
+    key: |block| block.id.as_bytes().to_vec(), name: |block| block.id.to_string(),
+    revision: |block| Some(block.revision));
+row!(Enrolment, Enrolment, "enrolment",
+    key: |enrolment| enrolment.id.as_bytes().to_vec(), name: |enrolment| enrolment.id.to_string(),
+    revision: |enrolment| Some(enrolment.revision));
+row!(JoinToken, JoinToken, "join token",
+    key: |join_token| join_token.digest.as_bytes().to_vec(), name: |join_token| join_token.digest.to_string(),
+    revision: |join_token| Some(join_token.revision));
+row!(MintedToken, Token, "token",
+    key: |token| token.jti.as_bytes().to_vec(), name: |token| token.jti.clone(), revision: |_| None);
+row!(Request, Request, "request",
+    key: |request| request_key(&request.owner, request.method, request.id), name: |request| request.id.to_string(),
+    revision: |_| None);
+
+/// A row by its key.
+pub(crate) fn fetch<R: Row>(view: &dyn View, key: &[u8]) -> Result<Option<R>, ReadError> {
+    let Some(value) = view.get(R::TABLE, key)? else { return Ok(None) };
+    read(key, &value).map(Some)
+}
+
+/// The last line of the audit file that is in the records; 0 before the first.
+pub(crate) fn progress(view: &dyn View) -> Result<u64, ReadError> {
+    let Some(value) = view.get(Table::Meta, PROGRESS)? else { return Ok(0) };
+    let progress: Progress =
+        unframe(&value).map_err(|damage| ReadError::Damaged { table: Table::Meta, damage })?;
+    Ok(progress.sequence)
+}
+
+/// Whether an entry of the whole space can be read.
+pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
+    let Some((table, key)) = Table::split(whole_key) else {
+        return Err(ReadError::Engine(format!(
+            "a key begins with {:?}, which is no table",
+            whole_key.first()
+        )));
+    };
+    let damaged = |damage| ReadError::Damaged { table, damage };
+    match table {
+        Table::Meta => unframe::<Progress>(value).map(|_| ()).map_err(damaged),
+        Table::Job => read::<Job>(key, value).map(|_| ()),
+        Table::Lease => read::<Lease>(key, value).map(|_| ()),
+        Table::Token => read::<MintedToken>(key, value).map(|_| ()),
+        Table::TokensOfLease => jti_of(key).map(|_| ()).map_err(damaged),
+        Table::Block => read::<Block>(key, value).map(|_| ()),
+        Table::BlocksOfCaller => block_of(key).map(|_| ()).map_err(damaged),
+        Table::JoinToken => read::<JoinToken>(key, value).map(|_| ()),
+        Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
+        Table::LatestEnrolment => latest(value).map(|_| ()),
+        Table::Request => read::<Request>(key, value).map(|_| ()),
+    }
+}
+
+fn read<R: Row>(key: &[u8], value: &[u8]) -> Result<R, ReadError> {
+    let damaged = |damage| ReadError::Damaged { table: R::TABLE, damage };
+    let record = unframe::<R::Record>(value).map_err(damaged)?;
+    let row = R::from_record(record).map_err(|malformed| damaged(Damage::Content(malformed.to_string())))?;
+    if row.key() != key {
+        return Err(damaged(Damage::Content(format!("it is {}, under another key", row.name()))));
+    }
+    Ok(row)
+}
+
+fn latest(value: &[u8]) -> Result<Owner, ReadError> {
+    let damaged = |damage| ReadError::Damaged { table: Table::LatestEnrolment, damage };
+    let record = unframe(value).map_err(damaged)?;
+    Owner::from_record(record).map_err(|malformed| damaged(Damage::Content(malformed.to_string())))
+}
+
+/// The row that an index names.
+fn indexed<R: Row>(view: &dyn View, index: Table, key: Result<&[u8], Damage>) -> Result<R, ReadError> {
+    let damaged = |damage| ReadError::Damaged { table: index, damage };
+    let row = fetch(view, key.map_err(damaged)?)?;
+    row.ok_or_else(|| damaged(Damage::Content("it names a row that is not there".to_owned())))
+}
+
+/// A job session.
+pub(crate) fn job(view: &dyn View, id: JobId) -> Result<Option<Job>, ReadError> {
+    fetch(view, id.as_bytes())
+}
+
+/// A lease.
+pub(crate) fn lease(view: &dyn View, id: LeaseId) -> Result<Option<Lease>, ReadError> {
+    fetch(view, id.as_bytes())
+}
+
+/// Up to `limit` leases that match, newest first, older than `before`.
+pub(crate) fn leases(
+    view: &dyn View,
+    filter: &LeaseFilter,
+    before: Option<LeaseId>,
+    limit: usize,
+) -> Result<Vec<Lease>, ReadError> {
+    let before = before.map(|id| *id.as_bytes());
+    // One lease is asked for by its key; all other filters read every lease.
+    let prefix = filter.lease.map_or(vec![], |id| id.as_bytes().to_vec());
+    let entries = view.newest_first(Table::Lease, &prefix, before.as_ref().map(<[u8; 16]>::as_slice));
+    let leases = entries.map(|entry| entry.and_then(|(key, value)| read(&key, &value)));
+    leases
+        .filter(|lease: &Result<Lease, _>| lease.as_ref().map_or(true, |lease| filter.matches(lease)))
+        .take(limit)
+        .collect()
+}
+
+/// The tokens of a lease, newest first, at most `limit`.
+pub(crate) fn tokens(view: &dyn View, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, ReadError> {
+    let entries = view.newest_first(Table::TokensOfLease, lease.as_bytes(), None);
+    entries.take(limit).map(|entry| indexed(view, Table::TokensOfLease, jti_of(&entry?.0))).collect()
+}
+
+/// A token by its `jti`.
+pub(crate) fn token(view: &dyn View, jti: &str) -> Result<Option<MintedToken>, ReadError> {
+    fetch(view, jti.as_bytes())
+}
+
+/// What came of an earlier request.
+pub(crate) fn request(
+    view: &dyn View,
+    owner: &Owner,
+    method: Method,
+    id: RequestId,
+) -> Result<Option<Request>, ReadError> {
+    fetch(view, &request_key(owner, method, id))
+}
+
+/// A block.
+pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadError> {
+    fetch(view, id.as_bytes())
+}
+
+/// The blocks of a caller and role, newest first.
+pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
+    let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
+    entries.map(|entry| indexed(view, Table::BlocksOfCaller, block_of(&entry?.0))).collect()
+}
+
+/// A join token by the digest of its secret.
+pub(crate) fn join_token(view: &dyn View, digest: Digest) -> Result<Option<JoinToken>, ReadError> {
+    fetch(view, digest.as_bytes())
+}
+
+/// An enrolment.
+pub(crate) fn enrolment(view: &dyn View, id: EnrolmentId) -> Result<Option<Enrolment>, ReadError> {
+    fetch(view, id.as_bytes())
+}
+
+/// The enrolment that was made last for a SPIFFE ID.
+pub(crate) fn latest_enrolment(
+    view: &dyn View,
+    spiffe_id: &SpiffeId,
+) -> Result<Option<Enrolment>, ReadError> {
+    let Some(value) = view.get(Table::LatestEnrolment, spiffe_id.to_string().as_bytes())? else {
+        return Ok(None);
+    };
+    let owner = latest(&value)?;
+    indexed(view, Table::LatestEnrolment, Ok(owner.enrolment.as_bytes())).map(Some)
+}

@@ -1,0 +1,252 @@
+//! The key space: one ordered map, whatever the engine.
+//!
+//! Each key begins with its table's byte; one map and not one per table, because a batch is atomic on one map only.
+//! Rows are values in the frame of `record`; the indices ([`Table::TokensOfLease`], [`Table::BlocksOfCaller`]) have
+//! empty values, all that they say is in the key. Nothing is ever removed.
+//!
+//! | table | key |
+//! | --- | --- |
+//! | Meta | `progress` |
+//! | Job, Lease, Block, Enrolment | id, 16 bytes: UUIDv7, so that keys sort by time |
+//! | Token | `jti` |
+//! | TokensOfLease | lease id, time recorded, `jti` |
+//! | BlocksOfCaller | SPIFFE ID, 0, role, 0, block id |
+//! | JoinToken | digest, 32 bytes |
+//! | LatestEnrolment | SPIFFE ID |
+//! | Request | SPIFFE ID, 0, enrolment id, method, request id |
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::id::{BlockId, RequestId};
+use shorepass_core::ledger::MintedToken;
+use shorepass_core::name::Name;
+use shorepass_core::request::Method;
+
+use crate::convert::nanoseconds;
+use crate::record::Damage;
+
+/// A table, with the byte that its keys begin with. Bytes are for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Table {
+    /// How far the audit file is in the records.
+    Meta = 0,
+    /// Job sessions.
+    Job = 1,
+    /// Leases.
+    Lease = 2,
+    /// Minted tokens.
+    Token = 3,
+    /// Which tokens a lease has.
+    TokensOfLease = 4,
+    /// Blocks.
+    Block = 5,
+    /// Which blocks a caller and role have.
+    BlocksOfCaller = 6,
+    /// Join tokens.
+    JoinToken = 7,
+    /// Enrolments.
+    Enrolment = 8,
+    /// The enrolment that was made last for a SPIFFE ID.
+    LatestEnrolment = 9,
+    /// Answered requests.
+    Request = 10,
+}
+
+impl Table {
+    const ALL: [Self; 11] = [
+        Self::Meta,
+        Self::Job,
+        Self::Lease,
+        Self::Token,
+        Self::TokensOfLease,
+        Self::Block,
+        Self::BlocksOfCaller,
+        Self::JoinToken,
+        Self::Enrolment,
+        Self::LatestEnrolment,
+        Self::Request,
+    ];
+
+    /// A key of this table in the whole space.
+    pub(crate) fn key(self, key: &[u8]) -> Vec<u8> {
+        [&[self as u8], key].concat()
+    }
+
+    /// The table and the key in it.
+    pub(crate) fn split(key: &[u8]) -> Option<(Self, &[u8])> {
+        let (&byte, key) = key.split_first()?;
+        Some((Self::ALL.into_iter().find(|table| *table as u8 == byte)?, key))
+    }
+}
+
+/// The only key of [`Table::Meta`].
+pub(crate) const PROGRESS: &[u8] = b"progress";
+
+/// Where a request is found: scoped to its owner and method.
+pub(crate) fn request_key(owner: &Owner, method: Method, id: RequestId) -> Vec<u8> {
+    let method = match method {
+        Method::StartJob => 1,
+        Method::Issue => 2,
+        Method::CreateJoinToken => 3,
+    };
+    let spiffe_id = owner.spiffe_id.to_string();
+    [spiffe_id.as_bytes(), &[0], owner.enrolment.as_bytes(), &[method], id.as_bytes()].concat()
+}
+
+/// Where a token stands among those of its lease.
+pub(crate) fn token_of_lease_key(token: &MintedToken) -> Vec<u8> {
+    // With the sign bit flipped, big-endian bytes sort like the numbers.
+    let recorded = (nanoseconds(token.recorded) as u64) ^ (1 << 63);
+    [token.lease.as_bytes().as_slice(), &recorded.to_be_bytes(), token.jti.as_bytes()].concat()
+}
+
+/// The `jti` in a key of [`Table::TokensOfLease`].
+pub(crate) fn jti_of(key: &[u8]) -> Result<&[u8], Damage> {
+    key.get(24..).ok_or(Damage::Short)
+}
+
+/// What the keys of a caller's and role's blocks begin with.
+pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
+    [caller.to_string().as_bytes(), &[0], role.as_str().as_bytes(), &[0]].concat()
+}
+
+/// Where a block stands among those of its caller and role.
+pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -> Vec<u8> {
+    [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
+}
+
+/// The block id in a key of [`Table::BlocksOfCaller`].
+pub(crate) fn block_of(key: &[u8]) -> Result<&[u8], Damage> {
+    key.last_chunk::<16>().map(<[u8; 16]>::as_slice).ok_or(Damage::Short)
+}
+
+/// Why a row could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// It is there and damaged.
+    #[error("a record in table {table:?} is damaged: {damage}")]
+    Damaged {
+        /// Where.
+        table: Table,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// The engine failed.
+    #[error("{0}")]
+    Engine(String),
+}
+
+/// A key, without its table's byte, and its value.
+pub(crate) type Entry = (Vec<u8>, Vec<u8>);
+
+/// The entries of a scan.
+pub(crate) type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, ReadError>> + 'a>;
+
+/// An ordered key space that can be read.
+pub(crate) trait View {
+    /// The value of a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// The entries whose keys begin with `prefix` and come before `before`, last key first: keys sort by time.
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_>;
+}
+
+/// The range of whole keys of [`View::newest_first`], its end excluded.
+pub(crate) fn range(table: Table, prefix: &[u8], before: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
+    let start = table.key(prefix);
+    let end = match before {
+        Some(before) => table.key(before).max(start.clone()),
+        None => after_prefix(start.clone()),
+    };
+    (start, end)
+}
+
+/// The first key after all that begin so.
+fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
+    while let Some(last) = prefix.pop() {
+        if last < u8::MAX {
+            prefix.push(last + 1);
+            break;
+        }
+    }
+    prefix
+}
+
+/// A key space in memory, by whole keys.
+#[derive(Debug, Default)]
+pub(crate) struct Space(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Space {
+    /// Writes a value.
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.0.insert(key, value);
+    }
+
+    /// Writes all of another's values.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// The whole keys and values.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        self.0.into_iter()
+    }
+}
+
+impl View for Space {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.0.get(&table.key(key)).cloned())
+    }
+
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
+        let (start, end) = range(table, prefix, before);
+        let rows = self.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)));
+        // Every key in the range begins with the table's byte.
+        Box::new(rows.rev().map(|(key, value)| Ok((key[1..].to_vec(), value.clone()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(space: &Space, prefix: &[u8], before: Option<&[u8]>) -> Vec<Vec<u8>> {
+        space.newest_first(Table::Job, prefix, before).map(|entry| entry.unwrap().0).collect()
+    }
+
+    fn space() -> Space {
+        let mut space = Space::default();
+        for key in [b"a".as_slice(), b"ab", b"b", &[0xff], &[0xff, 0xff]] {
+            space.put(Table::Job.key(key), vec![]);
+        }
+        space.put(Table::Meta.key(b"z"), vec![]);
+        space.put(Table::Lease.key(b""), vec![]);
+        space
+    }
+
+    #[test]
+    fn a_scan_stays_in_its_table_and_prefix_and_goes_backwards() {
+        let all = [&[0xff_u8, 0xff] as &[u8], &[0xff], b"b", b"ab", b"a"];
+        assert_eq!(keys(&space(), b"", None), all);
+        assert_eq!(keys(&space(), b"a", None), [b"ab".as_slice(), b"a"]);
+        assert_eq!(keys(&space(), &[0xff], None), [&[0xff_u8, 0xff] as &[u8], &[0xff]]);
+    }
+
+    #[test]
+    fn a_scan_begins_before_its_bound() {
+        assert_eq!(keys(&space(), b"", Some(b"b")), [b"ab".as_slice(), b"a"]);
+        assert_eq!(keys(&space(), b"b", Some(b"a")), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn every_table_has_its_own_byte_and_is_found_by_it() {
+        for table in Table::ALL {
+            assert_eq!(Table::split(&table.key(b"k")), Some((table, b"k".as_slice())));
+        }
+        assert_eq!(Table::split(&[200, 1]), None);
+        assert_eq!(Table::split(&[]), None);
+    }
+}
