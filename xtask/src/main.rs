@@ -16,6 +16,7 @@ mod progress;
 mod protobuf;
 mod signals;
 mod test;
+mod tidy;
 mod tools;
 
 use std::ffi::OsString;
@@ -38,6 +39,8 @@ enum Command {
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
     Test(test::Command),
+    /// Check the rules that neither rustc nor clippy knows.
+    Tidy,
     /// Write what is generated and committed: proto/image.binpb.
     Codegen,
     /// Check proto/ with buf: lint, breaking changes, and that its image is up to date.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Tidy => tidy::run(),
         Command::Codegen => protobuf::codegen(),
         Command::LintProto => protobuf::check(),
         Command::Deny => deny::run(),

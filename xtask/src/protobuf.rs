@@ -25,6 +25,7 @@ pub(crate) fn codegen() -> Result<()> {
 
 /// Checks `proto/`: buf lint, buf breaking, and that the image is up to date.
 pub(crate) fn check() -> Result<()> {
+    ensure!(image().exists(), "there is no proto/image.binpb: run `cargo xtask codegen` and commit it");
     buf(&["lint".as_ref(), "proto".as_ref()])?;
     breaking(&image())?;
     let fresh = paths::target().join("image.binpb");
@@ -62,5 +63,5 @@ fn image() -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}: `cargo xtask codegen` writes it", path.display()))
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
