@@ -5,6 +5,7 @@
 //! code that it tests.
 
 mod cargo;
+mod ci;
 mod control_plane;
 mod demo;
 mod deny;
@@ -39,6 +40,8 @@ enum Command {
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
     Test(test::Command),
+    /// Run everything that must hold before a change lands: what `.ci/run` runs.
+    Ci,
     /// Check the rules that neither rustc nor clippy knows.
     Tidy,
     /// Write what is generated and committed: proto/image.binpb.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Codegen => protobuf::codegen(),
         Command::LintProto => protobuf::check(),
