@@ -86,12 +86,11 @@ impl Failure {
     /// The one table of exit codes.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Pasted(_) | Self::NoConfig => USAGE,
+            Self::Pasted(_) | Self::NoConfig | Self::Config(_) => USAGE,
             Self::Call(error) => code_of_call(error),
             Self::Agent(error) => error.exit_code(),
             Self::Degraded(_) => DEGRADED,
             Self::Runtime(_)
-            | Self::Config(_)
             | Self::Identity(_)
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
@@ -151,7 +150,7 @@ impl Failure {
             Self::Agent(error) => Some(error.remedy()).filter(|remedy| !remedy.is_empty()),
             Self::Degraded(_) => Some("see the log of shorepass-agent".to_owned()),
             Self::StillEnding(_) => {
-                Some("the issuer goes on; run the same command again to see whether it is done".to_owned())
+                Some("the issuer goes on; `shorepass lease show LEASE` says when it is done".to_owned())
             }
             Self::Cluster(_) => Some("correct the cluster's `advertise` in the issuer's config".to_owned()),
             Self::Write(error) => error.remedy(),

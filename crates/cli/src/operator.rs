@@ -195,7 +195,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let failure = Operator::new(&args(Some(folder.path()))).map(|_| ()).unwrap_err();
         assert!(failure.report().contains("config.yaml cannot be read"), "{}", failure.report());
-        assert_eq!(failure.exit_code(), 1);
+        assert_eq!(failure.exit_code(), 2);
     }
 
     #[test]
