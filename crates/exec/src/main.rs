@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A closed stderr must not turn into a panic.
-            let _ = writeln!(io::stderr(), "shorepass-exec: {failure}\n  {}", failure.remedy());
+            let _ = writeln!(io::stderr(), "shorepass-exec: {failure}\n  try: {}", failure.remedy());
             ExitCode::from(failure.exit_code())
         }
     }

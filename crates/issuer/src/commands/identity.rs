@@ -97,6 +97,7 @@ impl Create {
         let file = self.out.join("config.yaml");
         write(&file, client.to_yaml()?.as_bytes())?;
         println!("{spiffe_id} until {}", for_people(identity.expires()));
+        let file = std::path::absolute(&file).unwrap_or(file);
         println!("use it with: export SHOREPASS_CONFIG={}", file.display());
         Ok(())
     }
