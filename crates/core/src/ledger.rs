@@ -274,6 +274,9 @@ pub trait Ledger: Send + Sync {
     /// The enrolment that was made last for a SPIFFE ID.
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError>;
 
-    /// How long the last commit took, for readiness and metrics; none before the first.
+    /// Whether it can record: an error says why the last commit failed, or why none can be made any more.
+    fn health(&self) -> Result<(), LedgerError>;
+
+    /// How long the last commit took; none before the first.
     fn last_commit(&self) -> Option<Duration>;
 }

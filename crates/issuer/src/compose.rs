@@ -17,6 +17,7 @@ use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::lease::Lease;
+use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::role::Role;
@@ -35,6 +36,7 @@ use shorepass_tls::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(12);
 /// How often the admission policy is looked for again.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
+/// How often the ledger's health is shown.
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Handshaken connections that wait to be served.
 const HANDOVER: usize = 16;
 
@@ -69,6 +73,8 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let parts = Parts::open(&config, roles, &clusters)?;
 
     tasks.spawn("sweeper", Sweeper::new(parts.use_cases.ends.clone(), parts.clock.now()).run(stop.clone()));
+    let ledger = parts.use_cases.outside.ledger.clone();
+    tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     tasks.run(GRACE).await?;
@@ -229,12 +235,16 @@ impl Door {
         }
     }
 
-    async fn accept(&self, stream: TcpStream) -> Result<(PeerStream, Option<Caller>), HandshakeError> {
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        deadline: Duration,
+    ) -> Result<(PeerStream, Option<Caller>), HandshakeError> {
         match self {
             Self::Api(acceptor) => {
-                acceptor.accept(stream, HANDSHAKE).await.map(|(stream, caller)| (stream, Some(caller)))
+                acceptor.accept(stream, deadline).await.map(|(stream, caller)| (stream, Some(caller)))
             }
-            Self::Enroll(acceptor) => acceptor.accept(stream, HANDSHAKE).await.map(|stream| (stream, None)),
+            Self::Enroll(acceptor) => acceptor.accept(stream, deadline).await.map(|stream| (stream, None)),
         }
     }
 }
@@ -249,8 +259,13 @@ async fn peers(
     while let Some((stream, peer, permit)) = stop.run_until_cancelled(listener.accept()).await {
         let (door, sender) = (door.clone(), sender.clone());
         tokio::spawn(async move {
-            let handshake = permit.handshake().await;
-            match door.accept(stream).await {
+            let end = Instant::now() + HANDSHAKE;
+            // Whoever says nothing holds no place among the handshakes.
+            let turn = async { (stream.readable().await, permit.handshake().await) };
+            let Ok((_, handshake)) = timeout_at(end, turn).await else {
+                return tracing::info!(%peer, "closed: no handshake within {} s", HANDSHAKE.as_secs());
+            };
+            match door.accept(stream, end.saturating_duration_since(Instant::now())).await {
                 Ok((io, caller)) => {
                     drop(handshake);
                     // A closed channel means that we are shutting down: the connection is closed with it.
@@ -336,6 +351,20 @@ async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster
         clusters.insert(cluster.name.clone(), Arc::new(connected));
     }
     Ok(clusters)
+}
+
+/// Shows on the admin port whether anything can be recorded.
+async fn watch(ledger: Arc<dyn Ledger>, condition: Condition, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HEALTH_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match ledger.health() {
+            Ok(()) => condition.holds(),
+            Err(cause) => condition.fails(cause.to_string()),
+        }
+        if let Some(took) = ledger.last_commit() {
+            metrics::gauge!("shorepass_store_last_commit_seconds").set(took.as_secs_f64());
+        }
+    }
 }
 
 /// Looks for the admission policy in every namespace of the roles: at start, then hourly. Without it nothing is minted.

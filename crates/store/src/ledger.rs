@@ -66,6 +66,10 @@ macro_rules! ledger_over {
                 self.read(|view| rows::latest_enrolment(view, spiffe_id))
             }
 
+            fn health(&self) -> Result<(), LedgerError> {
+                self.healthy()
+            }
+
             fn last_commit(&self) -> Option<Duration> {
                 self.last()
             }

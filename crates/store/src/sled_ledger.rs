@@ -87,6 +87,8 @@ pub struct Store {
 pub(crate) struct State {
     /// Why nothing works any more.
     pub(crate) failed: OnceLock<String>,
+    /// Why the audit file could not be written the last time.
+    pub(crate) audit_problem: Mutex<Option<String>>,
     /// How long the last batch took.
     pub(crate) last_commit: Mutex<Option<Duration>>,
 }
@@ -165,6 +167,12 @@ impl Store {
             Ok(read) => Ok(read?),
             Err(panic) => Err(LedgerError::Unavailable(describe(panic.as_ref()))),
         }
+    }
+
+    pub(crate) fn healthy(&self) -> Result<(), LedgerError> {
+        self.state.check()?;
+        let problem = self.state.audit_problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        problem.map_or(Ok(()), |problem| Err(LedgerError::AuditUnavailable(problem)))
     }
 
     pub(crate) fn last(&self) -> Option<Duration> {

@@ -190,12 +190,15 @@ impl Storage {
         let Planned { rows, lines, sequence } = batch.finish();
         if !lines.is_empty() {
             if let Err(error) = self.audit.append(&lines, self.disk.as_ref()) {
+                *self.state.audit_problem.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(error.to_string());
                 // Also for what conflicted: it may have conflicted with what is now not recorded.
                 for (_, answer) in planned {
                     let _ = answer.send(Err(LedgerError::AuditUnavailable(error.to_string())));
                 }
                 return Ok(());
             }
+            *self.state.audit_problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
             if let Err(failed) = self.write(rows) {
                 // Told before the waiting are let go, so that they learn why.
                 let _ = self.state.failed.set(failed.0.clone());

@@ -91,6 +91,9 @@ impl Ledger for FailingLedger {
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
         self.inner.latest_enrolment(spiffe_id)
     }
+    fn health(&self) -> Result<(), LedgerError> {
+        self.inner.health()
+    }
     fn last_commit(&self) -> Option<Duration> {
         self.inner.last_commit()
     }

@@ -198,7 +198,9 @@ async fn the_audit_file_may_come_back() {
     let refused = store.commit(vec![job_started(1)]).await;
     assert!(matches!(refused, Err(LedgerError::AuditUnavailable(_))), "{refused:?}");
     assert_eq!(place.lines(), 0);
+    assert!(matches!(store.health(), Err(LedgerError::AuditUnavailable(_))));
     store.commit(vec![job_started(2)]).await.unwrap();
+    assert!(store.health().is_ok());
     assert!(!has(&store, 1) && has(&store, 2));
     assert_eq!(place.lines(), 1);
 }
