@@ -60,7 +60,7 @@ impl Tasks {
 
     /// Runs a task that ends only after `stop`.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let handle = self.long.spawn(task.instrument(info_span!("task", name)));
+        let handle = self.long.spawn(task.instrument(info_span!("task", task = name)));
         self.names.insert(handle.id(), name);
     }
 
