@@ -1,0 +1,394 @@
+//! One (user, job, role): its lease, its token, and what to do next. Pure: no calls, no clock, no randomness.
+//!
+//! A token that is held is served until its real end, whatever goes wrong meanwhile. It is wiped at once when the
+//! issuer says that the lease has ended. A new lease is asked for only when somebody asks for a token.
+//!
+//! Questionable: age is the larger of what the boot-time clock and the wall clock say. The first goes on in suspend and
+//! never jumps; the second knows of a virtual machine that was paused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::id::{LeaseId, RequestId};
+use shorepass_core::refresh::{self, SERVED_LIFE_FLOOR, retry_pause};
+use shorepass_core::time::{Clock, Timestamp, until};
+use shorepass_core::token::Token;
+use shorepass_proto::local::v1::ErrorClass;
+use shorepass_proto::v1::ErrorReason as Reason;
+use tokio::sync::oneshot;
+
+use crate::issuer::{Denial, IssuerError, Leased};
+
+/// The shortest life that is served.
+pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
+
+/// A lease that lasts no longer than this beyond its token yields no token worth having.
+const LAST_TOKEN_SLACK: Duration = Duration::from_secs(30);
+
+/// Since somebody asked: for so long an ended lease is replaced unasked, and an idle entry is kept.
+const WANTED: Duration = Duration::from_secs(600);
+
+/// How long a refusal is told again without asking the issuer, so that a loop of clients does not hammer it.
+const REFUSAL_REMEMBERED: Duration = Duration::from_secs(2);
+
+/// The same, where the issuer was not reached.
+const OUTAGE_REMEMBERED: Duration = Duration::from_secs(1);
+
+/// The longest pause that the issuer can ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Now, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) boot: Duration,
+    wall: Timestamp,
+}
+
+impl Moment {
+    pub(crate) fn of(clock: &dyn Clock) -> Self {
+        Self { boot: clock.since_boot(), wall: clock.now() }
+    }
+
+    fn since(self, earlier: Self) -> Duration {
+        self.boot.saturating_sub(earlier.boot).max(until(earlier.wall, self.wall))
+    }
+}
+
+/// A token to use now.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    /// The token.
+    pub token: Arc<Token>,
+    /// How long it may be used from now.
+    pub valid_for: Duration,
+}
+
+/// Who waits for a token.
+pub(crate) type Waiting = oneshot::Sender<Result<Lent, Denial>>;
+
+/// A call to the issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// For another token on this lease.
+    Refresh(LeaseId),
+    /// For a new lease.
+    Issue,
+}
+
+/// What a failure means to the rest of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing: it is tried again later, or when somebody asks.
+    Failed,
+    /// The lease is over.
+    LeaseOver,
+    /// The request id is spent; another one is to be used.
+    RequestSpent,
+    /// The job session is over; another one is to be opened.
+    JobOver,
+}
+
+/// What becomes of jitter and settings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// In 0..1.
+    pub(crate) jitter: f64,
+    /// The configured age at which a token is refreshed at the latest.
+    pub(crate) max_age: Option<Duration>,
+}
+
+struct Held {
+    token: Arc<Token>,
+    token_id: String,
+    sent: Moment,
+    valid_for: Duration,
+    refresh_after: Duration,
+}
+
+impl Held {
+    fn left(&self, now: Moment) -> Duration {
+        self.valid_for.saturating_sub(now.since(self.sent))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    id: LeaseId,
+    /// None between a restart and the first answer.
+    term: Option<Term>,
+}
+
+#[derive(Clone, Copy)]
+struct Term {
+    sent: Moment,
+    remaining: Duration,
+    whole: Duration,
+}
+
+impl Term {
+    /// By the boot-time clock alone: a wall clock that jumped must not cost a lease, only a refresh.
+    fn left(self, now: Moment) -> Duration {
+        self.remaining.saturating_sub(now.boot.saturating_sub(self.sent.boot))
+    }
+}
+
+struct Problem {
+    denial: Denial,
+    told_until: Duration,
+}
+
+/// One (user, job, role).
+pub(crate) struct Entry {
+    /// Tells this entry from an earlier one of the same key.
+    pub(crate) serial: u64,
+    /// The id of an Issue that was not answered yet.
+    pub(crate) request: Option<RequestId>,
+    /// Whether a call for it is out.
+    pub(crate) in_flight: bool,
+    lease: Option<Lease>,
+    held: Option<Held>,
+    problem: Option<Problem>,
+    failures: u32,
+    retry_at: Duration,
+    demand: bool,
+    second_try: bool,
+    made: Moment,
+    asked: Option<Moment>,
+    waiting: Vec<Waiting>,
+}
+
+/// What `status` tells of an entry.
+pub(crate) struct Shown {
+    pub(crate) lease: Option<LeaseId>,
+    pub(crate) token_id: String,
+    pub(crate) valid_for: Duration,
+    pub(crate) problem: String,
+}
+
+impl Entry {
+    /// A new one; `lease` and `request` are what the agent knew before a restart.
+    pub(crate) fn new(serial: u64, lease: Option<LeaseId>, request: Option<RequestId>, now: Moment) -> Self {
+        Self {
+            serial,
+            request,
+            in_flight: false,
+            lease: lease.map(|id| Lease { id, term: None }),
+            held: None,
+            problem: None,
+            failures: 0,
+            retry_at: Duration::ZERO,
+            demand: false,
+            second_try: false,
+            made: now,
+            asked: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// The lease, as it is recorded.
+    pub(crate) fn lease(&self) -> Option<LeaseId> {
+        self.lease.map(|lease| lease.id)
+    }
+
+    /// Answers at once if there is something to answer with; else the asker waits for the next outcome.
+    pub(crate) fn ask(&mut self, answer: Waiting, now: Moment) {
+        self.asked = Some(now);
+        // An asker that went away needs no answer.
+        if let Some(lent) = self.lend(now) {
+            self.demand |= self.wants_lease(now) && now.boot >= self.retry_at;
+            let _ = answer.send(Ok(lent));
+            return;
+        }
+        match &self.problem {
+            Some(problem) if now.boot < problem.told_until && !self.in_flight => {
+                let _ = answer.send(Err(problem.denial.clone()));
+            }
+            Some(_) | None => self.waiting.push(answer),
+        }
+    }
+
+    /// Drops what is over.
+    pub(crate) fn expire(&mut self, now: Moment) {
+        if self.held.as_ref().is_some_and(|held| held.left(now) < SHORTEST) {
+            self.held = None;
+        }
+        let over = |lease: &Lease| lease.term.is_some_and(|term| term.left(now).is_zero());
+        if !self.in_flight && self.lease.as_ref().is_some_and(over) {
+            self.lease = None;
+        }
+        self.waiting.retain(|answer| !answer.is_closed());
+    }
+
+    /// The call to make now, if any.
+    pub(crate) fn next_call(&self, now: Moment) -> Option<Call> {
+        if self.in_flight {
+            return None;
+        }
+        let asked = !self.waiting.is_empty();
+        if (asked || self.demand) && self.wants_lease(now) {
+            return Some(Call::Issue);
+        }
+        let lease = self.lease?;
+        let due = match &self.held {
+            Some(held) => now.since(held.sent) >= held.refresh_after,
+            None => lease.term.is_none_or(|term| term.left(now) > LAST_TOKEN_SLACK),
+        };
+        (asked || due && now.boot >= self.retry_at).then_some(Call::Refresh(lease.id))
+    }
+
+    /// When there may be something to do without anybody asking, on the boot-time clock.
+    pub(crate) fn wakes_at(&self) -> Option<Duration> {
+        let lease = self.lease?;
+        let refresh = self
+            .held
+            .as_ref()
+            .map_or(Duration::ZERO, |held| held.sent.boot.saturating_add(held.refresh_after));
+        let end = lease.term.map_or(Duration::MAX, |term| term.sent.boot.saturating_add(term.remaining));
+        (!self.in_flight).then(|| refresh.max(self.retry_at).min(end))
+    }
+
+    /// Whether it can be forgotten.
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        let idle = now.since(self.asked.unwrap_or(self.made)) >= WANTED;
+        let empty = self.lease.is_none() && self.held.is_none() && self.waiting.is_empty();
+        idle && empty && !self.demand && !self.in_flight
+    }
+
+    /// A call was answered. `sent` is from before it was sent.
+    pub(crate) fn settle(
+        &mut self,
+        call: Call,
+        leased: Leased,
+        sent: Moment,
+        now: Moment,
+        pace: Pace,
+    ) -> Result<(), IssuerError> {
+        if matches!(call, Call::Refresh(lease) if lease != leased.lease) {
+            return Err(IssuerError::Garbled("lease"));
+        }
+        let held = Held {
+            refresh_after: refresh_after(&leased, pace),
+            token: Arc::new(leased.token),
+            token_id: leased.token_id,
+            sent,
+            valid_for: leased.valid_for,
+        };
+        if held.left(now) < SHORTEST {
+            return Err(IssuerError::NoLife);
+        }
+        let known = self.lease.filter(|lease| lease.id == leased.lease).and_then(|lease| lease.term);
+        let whole = known.map_or(leased.remaining, |term| term.whole);
+        let term = Term { sent, remaining: leased.remaining, whole };
+        self.lease = Some(Lease { id: leased.lease, term: Some(term) });
+        self.held = Some(held);
+        self.problem = None;
+        self.failures = 0;
+        self.retry_at = Duration::ZERO;
+        if call == Call::Issue {
+            self.request = None;
+            self.demand = false;
+        }
+        self.second_try = false;
+        let lent = self.lend(now);
+        for answer in self.waiting.drain(..) {
+            if let Some(lent) = lent.clone() {
+                let _ = answer.send(Ok(lent));
+            }
+        }
+        Ok(())
+    }
+
+    /// A call failed; says what that means. What can be tried at once with other ids keeps its askers waiting, once.
+    pub(crate) fn fail(&mut self, call: Call, error: &IssuerError, now: Moment, jitter: f64) -> Verdict {
+        if call == Call::Issue && !error.outcome_unknown() {
+            self.request = None;
+        }
+        let verdict = verdict(call, error.reason());
+        match verdict {
+            Verdict::LeaseOver => {
+                self.lease = None;
+                // An unknown lease may be a forgotten one: its token is as good as it was.
+                if error.reason() != Some(Reason::LeaseNotAvailable) {
+                    self.held = None;
+                }
+                self.demand |= self.asked.is_some_and(|asked| now.since(asked) < WANTED);
+                self.remember(error, Duration::ZERO);
+                verdict
+            }
+            Verdict::RequestSpent | Verdict::JobOver if !self.second_try => {
+                self.second_try = true;
+                verdict
+            }
+            Verdict::RequestSpent | Verdict::JobOver | Verdict::Failed => {
+                self.give_up(error, now, jitter);
+                Verdict::Failed
+            }
+        }
+    }
+
+    /// Tells everybody who waits, and remembers.
+    pub(crate) fn give_up(&mut self, error: &IssuerError, now: Moment, jitter: f64) {
+        self.demand = false;
+        self.second_try = false;
+        let told = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+        let pause = retry_pause(self.failures, jitter).max(told);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = now.boot + pause;
+        let outage = error.class() == ErrorClass::Unreachable;
+        let remembered = if outage { OUTAGE_REMEMBERED } else { REFUSAL_REMEMBERED };
+        self.remember(error, now.boot + remembered);
+        let denial = error.denial();
+        for answer in self.waiting.drain(..) {
+            let _ = answer.send(Err(denial.clone()));
+        }
+    }
+
+    /// What `status` tells.
+    pub(crate) fn show(&self, now: Moment) -> Shown {
+        Shown {
+            lease: self.lease(),
+            token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
+            valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
+            problem: self.problem.as_ref().map(|problem| problem.denial.message.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn remember(&mut self, error: &IssuerError, told_until: Duration) {
+        self.problem = Some(Problem { denial: error.denial(), told_until });
+    }
+
+    fn lend(&self, now: Moment) -> Option<Lent> {
+        let held = self.held.as_ref()?;
+        let valid_for = held.left(now);
+        (valid_for >= SHORTEST).then(|| Lent { token: held.token.clone(), valid_for })
+    }
+
+    /// Whether an asker is better served by a new lease: there is none, or it is nearly over.
+    ///
+    /// A lease that is short from the start is not replaced before its half: that would be a lease for every request.
+    fn wants_lease(&self, now: Moment) -> bool {
+        let Some(lease) = self.lease else { return true };
+        lease.term.is_some_and(|term| term.left(now) < SERVED_LIFE_FLOOR.min(term.whole / 2))
+    }
+}
+
+fn refresh_after(leased: &Leased, pace: Pace) -> Duration {
+    let last = leased.remaining.saturating_sub(leased.valid_for) <= LAST_TOKEN_SLACK;
+    if last && pace.max_age.is_none() {
+        return Duration::MAX;
+    }
+    refresh::Held { since: Duration::ZERO, valid_for: leased.valid_for }.refresh_at(pace.jitter, pace.max_age)
+}
+
+fn verdict(call: Call, reason: Option<Reason>) -> Verdict {
+    match (call, reason) {
+        (
+            Call::Refresh(_),
+            // The leases of an enrolment end with it.
+            Some(Reason::LeaseEnded | Reason::JobEnded | Reason::EnrolmentEnded | Reason::LeaseNotAvailable),
+        ) => Verdict::LeaseOver,
+        (Call::Issue, Some(Reason::LeaseEnded | Reason::RequestIdReused)) => Verdict::RequestSpent,
+        (Call::Issue, Some(Reason::JobEnded | Reason::JobNotAvailable)) => Verdict::JobOver,
+        (Call::Refresh(_) | Call::Issue, Some(_) | None) => Verdict::Failed,
+    }
+}

@@ -1,0 +1,235 @@
+//! The fakes of this crate's tests: a clock that goes with the runtime's, a countable generator, an honest issuer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::job::AssertedJob;
+use shorepass_core::name::Name;
+use shorepass_core::time::{Clock, Entropy, Timestamp, after};
+use shorepass_core::token::Token;
+use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
+use shorepass_rpc::client::Refusal;
+use shorepass_rpc::status::code_of;
+use tokio::time::Instant;
+
+use crate::issuer::{Issuer, IssuerError, Leased};
+
+/// Both clocks go with the runtime's paused time; the wall clock can jump.
+pub(crate) struct FakeClock {
+    start: Instant,
+    jumped: Mutex<Duration>,
+}
+
+impl FakeClock {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), jumped: Mutex::new(Duration::ZERO) })
+    }
+
+    pub(crate) fn jump(&self, ahead: Duration) {
+        *self.jumped.lock().unwrap() = ahead;
+    }
+}
+
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        let start = Timestamp::from_second(1_790_000_000).unwrap();
+        after(start, self.start.elapsed() + *self.jumped.lock().unwrap())
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(1_000) + self.start.elapsed()
+    }
+}
+
+/// Never the same twice, but for the first four bytes, which jitter is made of: they say how much there is of it.
+#[derive(Default)]
+pub(crate) struct Counting {
+    count: AtomicU64,
+    jitter: u8,
+}
+
+impl Counting {
+    pub(crate) fn with_full_jitter() -> Self {
+        Self { jitter: u8::MAX, ..Self::default() }
+    }
+}
+
+impl Entropy for Counting {
+    fn fill(&self, buffer: &mut [u8]) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        buffer.fill(self.jitter);
+        let shared = buffer.len().saturating_sub(4).min(count.len());
+        let length = buffer.len();
+        buffer[length - shared..].copy_from_slice(&count[count.len() - shared..]);
+    }
+}
+
+/// What the fake issuer does with every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Works,
+    Silent,
+    Refuses(Reason),
+}
+
+/// What the fake issuer keeps.
+pub(crate) struct Books {
+    pub(crate) mood: Mood,
+    pub(crate) blocked: bool,
+    pub(crate) valid_for: Duration,
+    pub(crate) remaining: Duration,
+    pub(crate) delay: Duration,
+    /// Each call by name, in order.
+    pub(crate) calls: Vec<&'static str>,
+    pub(crate) requests: Vec<RequestId>,
+    jobs: HashMap<RequestId, JobId>,
+    leases: HashMap<RequestId, (LeaseId, Instant)>,
+    job_of: HashMap<LeaseId, JobId>,
+    ended_jobs: HashSet<JobId>,
+    ended: HashSet<LeaseId>,
+    tokens: u32,
+}
+
+/// An issuer that keeps its promises: the same request id, the same job or lease; nothing from what has ended.
+pub(crate) struct FakeIssuer {
+    books: Mutex<Books>,
+    entropy: Counting,
+}
+
+impl FakeIssuer {
+    pub(crate) fn new() -> Arc<Self> {
+        let books = Books {
+            mood: Mood::Works,
+            blocked: false,
+            valid_for: Duration::from_secs(1_800),
+            remaining: Duration::from_secs(3 * 3_600),
+            delay: Duration::from_millis(50),
+            calls: Vec::new(),
+            requests: Vec::new(),
+            jobs: HashMap::new(),
+            leases: HashMap::new(),
+            job_of: HashMap::new(),
+            ended_jobs: HashSet::new(),
+            ended: HashSet::new(),
+            tokens: 0,
+        };
+        Arc::new(Self { books: Mutex::new(books), entropy: Counting::default() })
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap()
+    }
+
+    pub(crate) fn count(&self, call: &str) -> usize {
+        self.books().calls.iter().filter(|made| **made == call).count()
+    }
+
+    /// Revokes everything, and blocks.
+    pub(crate) fn revoke(&self) {
+        let mut books = self.books();
+        books.blocked = true;
+        let leases: Vec<_> = books.leases.values().map(|(lease, _)| *lease).collect();
+        books.ended.extend(leases);
+    }
+
+    pub(crate) fn end_all_jobs(&self) {
+        let mut books = self.books();
+        let jobs: Vec<_> = books.jobs.values().copied().collect();
+        books.ended_jobs.extend(jobs);
+        let leases: Vec<_> = books.leases.values().map(|(lease, _)| *lease).collect();
+        books.ended.extend(leases);
+    }
+
+    async fn enter(&self, call: &'static str) -> Result<(), IssuerError> {
+        let (mood, delay) = {
+            let mut books = self.books();
+            books.calls.push(call);
+            (books.mood, books.delay)
+        };
+        tokio::time::sleep(delay).await;
+        match mood {
+            Mood::Works => Ok(()),
+            Mood::Silent => std::future::pending().await,
+            Mood::Refuses(reason) => Err(refused(reason)),
+        }
+    }
+
+    fn token(&self, lease: LeaseId, since: Instant) -> Result<Leased, IssuerError> {
+        let mut books = self.books();
+        books.tokens += 1;
+        let remaining = books.remaining.saturating_sub(since.elapsed());
+        if remaining.is_zero() || books.ended.contains(&lease) {
+            return Err(refused(Reason::LeaseEnded));
+        }
+        Ok(Leased {
+            lease,
+            remaining,
+            token: Token::new(format!("token-{}", books.tokens)),
+            token_id: format!("jti-{}", books.tokens),
+            valid_for: books.valid_for.min(remaining),
+        })
+    }
+}
+
+#[async_trait]
+impl Issuer for FakeIssuer {
+    async fn start_job(&self, request: RequestId, _: &AssertedJob) -> Result<JobId, IssuerError> {
+        self.enter("start").await?;
+        let fresh = JobId::generate(Timestamp::UNIX_EPOCH, &self.entropy);
+        Ok(*self.books().jobs.entry(request).or_insert(fresh))
+    }
+
+    async fn end_job(&self, job: JobId) -> Result<usize, IssuerError> {
+        self.enter("end").await?;
+        let mut books = self.books();
+        books.ended_jobs.insert(job);
+        let leases: Vec<_> =
+            books.job_of.iter().filter(|(_, of)| **of == job).map(|(lease, _)| *lease).collect();
+        Ok(leases.into_iter().filter(|lease| books.ended.insert(*lease)).count())
+    }
+
+    async fn issue(&self, request: RequestId, job: JobId, _: &Name) -> Result<Leased, IssuerError> {
+        self.books().requests.push(request);
+        self.enter("issue").await?;
+        let fresh = (LeaseId::generate(Timestamp::UNIX_EPOCH, &self.entropy), Instant::now());
+        let (lease, since) = {
+            let mut books = self.books();
+            if books.ended_jobs.contains(&job) {
+                return Err(refused(Reason::JobEnded));
+            }
+            if books.blocked {
+                return Err(refused(Reason::Blocked));
+            }
+            let known = *books.leases.entry(request).or_insert(fresh);
+            books.job_of.insert(known.0, job);
+            known
+        };
+        self.token(lease, since)
+    }
+
+    async fn refresh(&self, lease: LeaseId) -> Result<Leased, IssuerError> {
+        self.enter("refresh").await?;
+        let since = self.books().leases.values().find(|(known, _)| *known == lease).map(|(_, since)| *since);
+        self.token(lease, since.ok_or_else(|| refused(Reason::LeaseNotAvailable))?)
+    }
+
+    async fn role(&self, role: &Name) -> Result<Option<Cluster>, IssuerError> {
+        self.enter("role").await?;
+        Ok((role.as_str() == "web").then(|| Cluster { name: "staging".to_owned(), ..Cluster::default() }))
+    }
+}
+
+pub(crate) fn refused(reason: Reason) -> IssuerError {
+    IssuerError::Refused(Box::new(Refusal {
+        code: code_of(reason),
+        reason: Some(reason),
+        message: format!("refused as {reason:?}"),
+        metadata: Default::default(),
+        retry_after: None,
+        request_id: None,
+    }))
+}

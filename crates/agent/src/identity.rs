@@ -1,0 +1,280 @@
+//! The runner's identity: enrolment with a join token, renewal at half life with a new key each time.
+//!
+//! An identity is used only after it is stored; when renewal fails, the old one stays. Enrolment that the issuer refuses
+//! ends the agent, because no retry helps; an issuer that cannot be reached is tried again for ever.
+//!
+//! Questionable: the key of an enrolment is kept in memory until it is answered. An agent that is killed in between
+//! needs a new join token.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::caller::SpiffeId;
+use shorepass_core::refresh::retry_pause;
+use shorepass_core::time::{Clock, Entropy, Timestamp, after, until};
+use shorepass_daemon::clock::RECHECK;
+use shorepass_daemon::telemetry::Chain;
+use shorepass_proto::local::v1::ErrorClass;
+use shorepass_tls::{
+    Identity, IdentityError, IdentityFile, IdentityFileError, JoinTokenError, JoinTokenText, KeyAndRequest,
+    KeyError,
+};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::issuer::IssuerError;
+use crate::private::{self, PrivateError};
+
+/// The share of half a certificate's life by which a renewal may come early.
+const JITTER_SHARE: f64 = 0.2;
+
+/// The issuer, as it gives identities.
+#[async_trait]
+pub(crate) trait Enrolment: Send + Sync {
+    /// Exchanges a join token for a certificate.
+    async fn enroll(&self, join_token: &JoinTokenText, request_pem: &[u8]) -> Result<Granted, EnrolFailure>;
+
+    /// Renews the certificate of the identity that is in use.
+    async fn renew(&self, request_pem: &[u8]) -> Result<Granted, IssuerError>;
+
+    /// From now on, this identity is used.
+    fn adopt(&self, identity: &Identity);
+}
+
+/// A certificate and whom to trust, PEM.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) chain_pem: Vec<u8>,
+    pub(crate) bundle_pem: Vec<u8>,
+}
+
+/// Why there was no certificate for a join token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnrolFailure {
+    /// The server is not the issuer that the join token is of: nothing was sent.
+    #[error("{0}")]
+    NotTheIssuer(String),
+    /// Anything else.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+}
+
+/// Why the agent has no identity and gets none.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// There is nothing to enrol with.
+    #[error(
+        "this runner is not enrolled and its config names no joinTokenFile; ask an operator for a join token"
+    )]
+    NoJoinToken,
+    /// The join token cannot be read.
+    #[error("cannot use the join token's file")]
+    File(#[source] PrivateError),
+    /// It is none.
+    #[error("cannot use the join token in {}", .path.display())]
+    Text {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: JoinTokenError,
+    },
+    /// The server is not the issuer that the join token is of.
+    #[error("cannot enrol: {0}")]
+    NotTheIssuer(String),
+    /// The issuer says no.
+    #[error("the issuer refused to enrol this runner")]
+    Refused(#[source] IssuerError),
+    /// There is no key.
+    #[error("cannot make a key")]
+    Key(#[source] KeyError),
+    /// What the issuer gave is no identity.
+    #[error("what the issuer gave is no identity")]
+    Identity(#[source] IdentityError),
+    /// The identity cannot be kept.
+    #[error("cannot store the identity")]
+    Store(#[source] IdentityFileError),
+}
+
+impl EnrolError {
+    /// The exit code of an agent that ends with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Text { .. } | Self::NotTheIssuer(_) | Self::Refused(_) => 3,
+            Self::NoJoinToken | Self::File(_) | Self::Key(_) | Self::Identity(_) | Self::Store(_) => 1,
+        }
+    }
+}
+
+/// How the agent stands with its identity.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) spiffe_id: Option<SpiffeId>,
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) problem: Option<String>,
+}
+
+impl Standing {
+    /// What is wrong, if anything.
+    pub(crate) fn problem_at(&self, now: Timestamp) -> Option<String> {
+        match self.expires {
+            Some(expires) if expires <= now => Some(format!(
+                "the certificate of this runner expired at {expires}: get a new join token, move identity.pem away \
+                 and restart the agent"
+            )),
+            Some(_) | None => self.problem.clone(),
+        }
+    }
+}
+
+/// Keeps the identity.
+pub(crate) struct Keeper {
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) file: IdentityFile,
+    pub(crate) enrolment: Arc<dyn Enrolment>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) standing: watch::Sender<Standing>,
+}
+
+impl Keeper {
+    /// Enrols if need be, then renews for ever. Ends only where the agent cannot get an identity.
+    pub(crate) async fn run(self, identity: Option<Identity>) -> EnrolError {
+        let (since, identity) = match identity {
+            Some(identity) => (identity.not_before(), identity),
+            None => match self.enrol().await {
+                Ok(identity) => (self.clock.now(), identity),
+                Err(error) => return error,
+            },
+        };
+        self.enrolment.adopt(&identity);
+        self.stand(&identity);
+        self.renew_for_ever(identity, since).await
+    }
+
+    async fn enrol(&self) -> Result<Identity, EnrolError> {
+        let path = self.join_token_file.as_ref().ok_or(EnrolError::NoJoinToken)?;
+        let text = private::read_secret(path).map_err(EnrolError::File)?;
+        let join_token =
+            JoinTokenText::parse(&text).map_err(|source| EnrolError::Text { path: path.clone(), source })?;
+        let KeyAndRequest { key, request_pem } =
+            KeyAndRequest::generate(&self.spiffe_id).map_err(EnrolError::Key)?;
+        let granted = self.ask_to_enrol(&join_token, &request_pem).await?;
+        let identity =
+            Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(EnrolError::Identity)?;
+        self.file.store(&identity).map_err(EnrolError::Store)?;
+        info!(id = %identity.spiffe_id(), expires = %identity.expires(), "enrolled; the join token is used up");
+        Ok(identity)
+    }
+
+    /// The same key each time: an answer that was lost is given again.
+    async fn ask_to_enrol(
+        &self,
+        join_token: &JoinTokenText,
+        request_pem: &[u8],
+    ) -> Result<Granted, EnrolError> {
+        let mut attempt = 0;
+        loop {
+            let error = match self.enrolment.enroll(join_token, request_pem).await {
+                Ok(granted) => return Ok(granted),
+                Err(EnrolFailure::NotTheIssuer(why)) => return Err(EnrolError::NotTheIssuer(why)),
+                Err(EnrolFailure::Issuer(error)) if error.class() == ErrorClass::Unreachable => error,
+                Err(EnrolFailure::Issuer(error)) => return Err(EnrolError::Refused(error)),
+            };
+            let chain = Chain(&error).to_string();
+            warn!(error = chain, "cannot enrol yet; trying again");
+            self.standing.send_modify(|standing| standing.problem = Some(format!("not enrolled: {chain}")));
+            self.pause(&mut attempt, &error).await;
+        }
+    }
+
+    /// `since` is when the identity was new, as far as is known: certificates are dated back for clocks that are off.
+    async fn renew_for_ever(&self, mut identity: Identity, mut since: Timestamp) -> EnrolError {
+        loop {
+            let due = renew_at(since, identity.expires(), crate::jitter(&*self.entropy));
+            self.sleep_until(due).await;
+            let mut attempt = 0;
+            identity = loop {
+                let error = match self.renew().await {
+                    Ok(renewed) => break renewed,
+                    Err(error) => error,
+                };
+                let chain = Chain(&error).to_string();
+                warn!(error = chain, expires = %identity.expires(), "cannot renew the certificate; trying again");
+                let problem = format!("cannot renew the certificate: {chain}");
+                self.standing.send_modify(|standing| standing.problem = Some(problem));
+                if identity.expires() <= self.clock.now() {
+                    let problem = self.standing.borrow().problem_at(self.clock.now());
+                    warn!(problem, "tokens that are held are served until they end");
+                }
+                let pause = retry_pause(attempt, crate::jitter(&*self.entropy));
+                attempt += 1;
+                sleep(pause).await;
+            };
+            since = self.clock.now();
+            self.enrolment.adopt(&identity);
+            self.stand(&identity);
+            info!(expires = %identity.expires(), "certificate renewed");
+        }
+    }
+
+    async fn renew(&self) -> Result<Identity, RenewError> {
+        let KeyAndRequest { key, request_pem } =
+            KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?;
+        let granted = self.enrolment.renew(&request_pem).await.map_err(RenewError::Issuer)?;
+        let identity =
+            Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(RenewError::Identity)?;
+        self.file.store(&identity).map_err(RenewError::Store)?;
+        Ok(identity)
+    }
+
+    fn stand(&self, identity: &Identity) {
+        self.standing.send_replace(Standing {
+            spiffe_id: Some(identity.spiffe_id().clone()),
+            expires: Some(identity.expires()),
+            problem: None,
+        });
+    }
+
+    async fn pause(&self, attempt: &mut u32, error: &IssuerError) {
+        let told = error.retry_after().unwrap_or_default().min(Duration::from_secs(60));
+        let pause = retry_pause(*attempt, crate::jitter(&*self.entropy)).max(told);
+        *attempt += 1;
+        sleep(pause).await;
+    }
+
+    /// By the wall clock, which certificates go by; it may jump, and timers stop in suspend.
+    async fn sleep_until(&self, due: Timestamp) {
+        loop {
+            let left = until(self.clock.now(), due);
+            if left.is_zero() {
+                return;
+            }
+            sleep(left.min(RECHECK)).await;
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("cannot make a key")]
+    Key(#[source] KeyError),
+    #[error("the issuer gave no certificate")]
+    Issuer(#[source] IssuerError),
+    #[error("what the issuer gave is no identity")]
+    Identity(#[source] IdentityError),
+    #[error("cannot store the renewed identity")]
+    Store(#[source] IdentityFileError),
+}
+
+/// Half of the life that is left at `since`, and up to a fifth of that earlier. `jitter` is in 0..1.
+fn renew_at(since: Timestamp, expires: Timestamp, jitter: f64) -> Timestamp {
+    let half = until(since, expires) / 2;
+    after(since, half.mul_f64(1.0 - JITTER_SHARE * jitter.clamp(0.0, 1.0)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Enrolment and renewal against a CA that signs, on paused time.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Mutex;
+
+use shorepass_core::id::EnrolmentId;
+use shorepass_core::name::TrustDomain;
+use shorepass_proto::v1::ErrorReason as Reason;
+use shorepass_tls::{Authority, CertificateRequest};
+
+use super::*;
+use crate::fake::{Counting, FakeClock, refused};
+
+const LIFE: Duration = Duration::from_secs(8 * 3_600);
+
+/// Signs what it is asked, unless told otherwise.
+struct FakeAuthority {
+    authority: Authority,
+    clock: Arc<FakeClock>,
+    enrolment: EnrolmentId,
+    fails: Mutex<Option<Reason>>,
+    keys: Mutex<Vec<String>>,
+    adopted: Mutex<Vec<Timestamp>>,
+}
+
+impl FakeAuthority {
+    fn sign(&self, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+        let request = CertificateRequest::parse(request_pem).unwrap();
+        self.keys.lock().unwrap().push(request.key().to_string());
+        if let Some(reason) = *self.fails.lock().unwrap() {
+            return Err(refused(reason));
+        }
+        let now = self.clock.now();
+        let signed =
+            self.authority.sign_client(&request, request.spiffe_id(), self.enrolment, LIFE, now).unwrap();
+        Ok(Granted { chain_pem: signed.chain_pem, bundle_pem: self.authority.bundle_pem() })
+    }
+
+    fn asked(&self) -> usize {
+        self.keys.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Enrolment for FakeAuthority {
+    async fn enroll(&self, _: &JoinTokenText, request_pem: &[u8]) -> Result<Granted, EnrolFailure> {
+        Ok(self.sign(request_pem)?)
+    }
+
+    async fn renew(&self, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+        self.sign(request_pem)
+    }
+
+    fn adopt(&self, identity: &Identity) {
+        self.adopted.lock().unwrap().push(identity.expires());
+    }
+}
+
+struct World {
+    authority: Arc<FakeAuthority>,
+    clock: Arc<FakeClock>,
+    directory: tempfile::TempDir,
+    standing: watch::Receiver<Standing>,
+    keeper: Option<Keeper>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(Counting::default())
+    }
+
+    fn with(entropy: Counting) -> Self {
+        let (directory, clock) = (tempfile::tempdir().unwrap(), FakeClock::new());
+        let entropy = Arc::new(entropy);
+        let domain = TrustDomain::parse("ci.example.org").unwrap();
+        let spiffe_id = SpiffeId::parse("spiffe://ci.example.org/runner/prod-1").unwrap();
+        let authority = Arc::new(FakeAuthority {
+            authority: Authority::open_or_create(directory.path(), &domain, clock.now(), entropy.clone())
+                .unwrap(),
+            clock: clock.clone(),
+            enrolment: EnrolmentId::generate(clock.now(), &*entropy),
+            fails: Mutex::new(None),
+            keys: Mutex::default(),
+            adopted: Mutex::default(),
+        });
+        let join_token_file = directory.path().join("join-token");
+        let text = JoinTokenText::generate(authority.authority.key_digest(), &*entropy).expose();
+        private::replace(&join_token_file, text.as_bytes()).unwrap();
+        let (sender, standing) = watch::channel(Standing::default());
+        let keeper = Keeper {
+            spiffe_id,
+            join_token_file: Some(join_token_file),
+            file: IdentityFile::new(directory.path().join("identity.pem")),
+            enrolment: authority.clone(),
+            clock: clock.clone(),
+            entropy,
+            standing: sender,
+        };
+        Self { authority, clock, directory, standing, keeper: Some(keeper) }
+    }
+
+    fn start(&mut self) -> tokio::task::JoinHandle<EnrolError> {
+        let keeper = self.keeper.take().expect("started once");
+        tokio::spawn(keeper.run(None))
+    }
+
+    fn fail(&self, reason: Option<Reason>) {
+        *self.authority.fails.lock().unwrap() = reason;
+    }
+
+    fn stored(&self) -> Identity {
+        IdentityFile::new(self.directory.path().join("identity.pem")).load().unwrap().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_token_becomes_an_identity_that_is_stored_and_used() {
+    let mut world = World::new();
+    world.start();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.stored().spiffe_id().to_string(), "spiffe://ci.example.org/runner/prod-1");
+    assert_eq!(world.authority.adopted.lock().unwrap().len(), 1);
+    let standing = world.standing.borrow();
+    assert_eq!(standing.expires, Some(world.stored().expires()));
+    assert_eq!(standing.problem_at(world.clock.now()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_is_not_ready_is_asked_again_with_the_same_key() {
+    let mut world = World::with(Counting::with_full_jitter());
+    world.fail(Some(Reason::ShuttingDown));
+    world.start();
+    sleep(Duration::from_secs(300)).await;
+    assert!(world.standing.borrow().problem.as_ref().unwrap().contains("not enrolled"));
+    world.fail(None);
+    sleep(Duration::from_secs(61)).await;
+    let keys = world.authority.keys.lock().unwrap();
+    assert!(keys.len() > 2 && keys.iter().all(|key| *key == keys[0]), "{}", keys.len());
+    assert_eq!(world.authority.adopted.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_join_token_ends_the_agent_with_the_code_for_denied() {
+    let mut world = World::new();
+    world.fail(Some(Reason::JoinTokenUsed));
+    let error = world.start().await.unwrap();
+    assert!(matches!(error, EnrolError::Refused(_)) && error.exit_code() == 3);
+    assert!(!world.directory.path().join("identity.pem").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn join_tokens_that_cannot_be_used_are_not_sent() {
+    let check = async |spoil: &dyn Fn(&mut World, PathBuf), code: u8, says: &str| {
+        let mut world = World::new();
+        let path = world.directory.path().join("join-token");
+        spoil(&mut world, path);
+        let error = world.start().await.unwrap();
+        let text = Chain(&error).to_string();
+        assert!(text.contains(says), "{says:?} is missing in {text}");
+        assert_eq!((error.exit_code(), world.authority.asked()), (code, 0));
+    };
+    let chmod = |path: &PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    check(&|_, path| chmod(&path, 0o640), 1, "chmod 600").await;
+    check(&|_, path| fs::remove_file(path).unwrap(), 1, "join-token").await;
+    check(&|_, path| fs::write(path, "spjt1.mistyped").unwrap(), 3, "mistyped").await;
+    let forget = |world: &mut World, _| world.keeper.as_mut().unwrap().join_token_file = None;
+    check(&forget, 1, "joinTokenFile").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_certificate_is_renewed_at_half_of_its_life_with_a_new_key() {
+    let mut world = World::new();
+    world.start();
+    sleep(LIFE / 2 - Duration::from_secs(60)).await;
+    assert_eq!(world.authority.asked(), 1);
+    let first = world.stored().expires();
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.authority.asked(), 2);
+    assert!(world.stored().expires() > first);
+    assert_eq!(*world.authority.adopted.lock().unwrap(), [first, world.stored().expires()]);
+    let keys = world.authority.keys.lock().unwrap();
+    assert_ne!(keys[0], keys[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_keeps_the_identity_and_says_so() {
+    let mut world = World::with(Counting::with_full_jitter());
+    world.start();
+    sleep(Duration::from_secs(1)).await;
+    let first = world.stored().expires();
+    world.fail(Some(Reason::StoreUnavailable));
+    sleep(LIFE / 2 + Duration::from_secs(60)).await;
+    assert_eq!(world.stored().expires(), first);
+    let problem = |world: &World| world.standing.borrow().problem_at(world.clock.now());
+    assert!(problem(&world).unwrap().contains("cannot renew"));
+    sleep(LIFE / 2).await;
+    assert!(problem(&world).unwrap().contains("expired"));
+    world.fail(None);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(problem(&world), None);
+}
+
+#[test]
+fn renewals_are_spread_over_the_last_fifth_before_half_life() {
+    let second = |second| Timestamp::from_second(second).unwrap();
+    assert_eq!(renew_at(second(0), second(1_000), 0.0), second(500));
+    assert_eq!(renew_at(second(0), second(1_000), 1.0), second(400));
+    assert_eq!(renew_at(second(1_000), second(0), 0.5), second(1_000));
+}

@@ -1,0 +1,225 @@
+//! What the agent needs of the issuer, as a port; and what its refusals mean to a local client.
+//!
+//! Every method may be called again after an answer was lost: starting and issuing carry a request id, and the same id
+//! gives the same job or lease. Nothing here retries.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::job::AssertedJob;
+use shorepass_core::name::Name;
+use shorepass_core::token::Token;
+use shorepass_proto::local::v1::ErrorClass;
+use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
+use shorepass_rpc::client::{ClientError, Refusal};
+
+/// The issuer, over whatever identity the agent has at the moment.
+#[async_trait]
+pub trait Issuer: Send + Sync + 'static {
+    /// Opens a job session.
+    async fn start_job(&self, request: RequestId, job: &AssertedJob) -> Result<JobId, IssuerError>;
+
+    /// Ends a job session; gives how many leases ended with it.
+    async fn end_job(&self, job: JobId) -> Result<usize, IssuerError>;
+
+    /// Gets a lease and its first token.
+    async fn issue(&self, request: RequestId, job: JobId, role: &Name) -> Result<Leased, IssuerError>;
+
+    /// Gets another token on a lease.
+    async fn refresh(&self, lease: LeaseId) -> Result<Leased, IssuerError>;
+
+    /// Where a role's tokens are used; none where the role is not offered to this runner.
+    async fn role(&self, role: &Name) -> Result<Option<Cluster>, IssuerError>;
+}
+
+/// A token and its lease. Both lives are counted from before the request was sent.
+#[derive(Debug)]
+pub struct Leased {
+    /// The lease.
+    pub lease: LeaseId,
+    /// How long the lease lasts.
+    pub remaining: Duration,
+    /// The token.
+    pub token: Token,
+    /// Its `jti`.
+    pub token_id: String,
+    /// How long it may be used.
+    pub valid_for: Duration,
+}
+
+/// Why the issuer gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// There is no identity to call with, for this reason; nothing was sent.
+    #[error("{0}")]
+    NotEnrolled(String),
+    /// The issuer answered with a refusal.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// There was no answer; whether the issuer acted is not known.
+    #[error(transparent)]
+    Unreachable(ClientError),
+    /// There was no answer within the agent's own limit.
+    #[error("the issuer did not answer within {0:?}")]
+    Silent(Duration),
+    /// The answer is not what was asked for.
+    #[error("the issuer's answer has no usable {0}; install the same version of agent and issuer")]
+    Garbled(&'static str),
+    /// The token is over as soon as it is there.
+    #[error("the issuer gives no life to a token: the lease, or this agent's certificate, is about to end")]
+    NoLife,
+    /// The request could not be recorded, so it was not sent.
+    #[error("cannot record the request in the agent's state directory, so it was not sent: {0}")]
+    NotRecorded(String),
+}
+
+impl From<ClientError> for IssuerError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(refusal) => Self::Refused(refusal),
+            ClientError::Connect(_) | ClientError::Deadline(_) | ClientError::Broken(_) => {
+                Self::Unreachable(error)
+            }
+        }
+    }
+}
+
+/// What a local client is told instead of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Which exit code fits.
+    pub class: ErrorClass,
+    /// What happened, in one sentence.
+    pub message: String,
+    /// What to do, in one sentence.
+    pub remedy: String,
+}
+
+impl IssuerError {
+    /// The reason of a refusal.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Refused(refusal) => refusal.reason,
+            Self::NotEnrolled(_)
+            | Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Garbled(_)
+            | Self::NoLife
+            | Self::NotRecorded(_) => None,
+        }
+    }
+
+    /// When the issuer wants to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            Self::NotEnrolled(_)
+            | Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Garbled(_)
+            | Self::NoLife
+            | Self::NotRecorded(_) => None,
+        }
+    }
+
+    /// The id under which the issuer's log has the request; none where the issuer did not answer.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => refusal.request_id.as_deref(),
+            Self::NotEnrolled(_)
+            | Self::Unreachable(_)
+            | Self::Silent(_)
+            | Self::Garbled(_)
+            | Self::NoLife
+            | Self::NotRecorded(_) => None,
+        }
+    }
+
+    /// Which exit code fits.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotEnrolled(_) | Self::Unreachable(_) | Self::Silent(_) => ErrorClass::Unreachable,
+            Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_) => ErrorClass::Failure,
+            Self::Refused(refusal) => refusal.reason.map_or(ErrorClass::Failure, class_of),
+        }
+    }
+
+    /// Whether the issuer may have done what was asked: then the same request id is used again.
+    pub fn outcome_unknown(&self) -> bool {
+        match self.class() {
+            ErrorClass::Unreachable => true,
+            ErrorClass::Unspecified
+            | ErrorClass::Failure
+            | ErrorClass::Usage
+            | ErrorClass::Denied
+            | ErrorClass::LeaseEnded => {
+                matches!(self, Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_))
+            }
+        }
+    }
+
+    /// What a local client is told.
+    pub fn denial(&self) -> Denial {
+        let class = self.class();
+        let message = shorepass_daemon::telemetry::Chain(self).to_string();
+        Denial { class, message, remedy: self.remedy(class) }
+    }
+
+    fn remedy(&self, class: ErrorClass) -> String {
+        if matches!(self.reason(), Some(Reason::EnrolmentEnded | Reason::CertificateExpired)) {
+            return "get a new join token, move identity.pem away and restart the agent".to_owned();
+        }
+        let decision = match self {
+            Self::Refused(refusal) => refusal.metadata.get("decision_id"),
+            _ => None,
+        };
+        if let Some(decision) = decision {
+            return format!("an operator finds the explanation in the audit file under decision {decision}");
+        }
+        match class {
+            ErrorClass::Unreachable => {
+                "wait, or see `shorepass status` and the logs of agent and issuer".to_owned()
+            }
+            ErrorClass::Usage => "check the names of role and job".to_owned(),
+            ErrorClass::Denied => "ask an operator whether this runner may use the role".to_owned(),
+            ErrorClass::LeaseEnded => "ask an operator; `shorepass unblock` lifts a block".to_owned(),
+            ErrorClass::Unspecified | ErrorClass::Failure => "see the logs of agent and issuer".to_owned(),
+        }
+    }
+}
+
+fn class_of(reason: Reason) -> ErrorClass {
+    match reason {
+        Reason::FieldInvalid => ErrorClass::Usage,
+        Reason::JoinTokenUnknown
+        | Reason::JoinTokenUsed
+        | Reason::JoinTokenExpired
+        | Reason::TrustDomainUnknown
+        | Reason::RunnerNameNotAllowed
+        | Reason::CertificateExpired
+        | Reason::EnrolmentExists
+        | Reason::EnrolmentEnded
+        | Reason::CallerKind
+        | Reason::RoleNotAvailable
+        | Reason::LeaseNotAvailable
+        | Reason::JobNotAvailable => ErrorClass::Denied,
+        // A block exists only because a lease was revoked.
+        Reason::Blocked | Reason::LeaseEnded | Reason::JobEnded => ErrorClass::LeaseEnded,
+        Reason::ClusterUnreachable
+        | Reason::StoreUnavailable
+        | Reason::AuditUnavailable
+        | Reason::ShuttingDown
+        | Reason::RateLimited
+        | Reason::ClusterBusy => ErrorClass::Unreachable,
+        Reason::Unspecified
+        | Reason::RequestIdReused
+        | Reason::ServiceAccountMissing
+        | Reason::ServiceAccountReplaced
+        | Reason::IssuerForbidden
+        | Reason::AdmissionPolicyMissing
+        | Reason::ClockSkew
+        | Reason::ClusterAnswerRejected
+        | Reason::RecordNotFound => ErrorClass::Failure,
+    }
+}

@@ -1,0 +1,494 @@
+//! The one task that owns all refresh state; everybody else holds a [`Handle`].
+//!
+//! It never waits for the issuer: calls run beside it and come back as events, at most one for each (user, job, role).
+//! So whoever asks for a token that is held is answered at once, in an outage too. What to do is decided in
+//! [`crate::entry`]; here it is done, recorded before it is sent, and logged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::name::Name;
+use shorepass_core::time::{Clock, Entropy};
+use shorepass_daemon::clock::RECHECK;
+use shorepass_daemon::telemetry::Chain;
+use shorepass_proto::local::v1::ErrorClass;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::entry::{Call, Entry, Lent, Moment, Pace, Shown, Verdict, Waiting};
+use crate::issuer::{Denial, Issuer, IssuerError, Leased};
+use crate::leave::{GivenBack, give_back};
+use crate::session::{JobKey, JobRecord, Key, LeaseRecord, Recorder, Recording, Sessions};
+
+/// Questions that wait for the task.
+const QUEUE: usize = 128;
+
+/// Calls to the issuer at once.
+const CALLS: usize = 16;
+
+/// (user, job, role) at once.
+const ENTRIES: usize = 1024;
+
+/// The agent's own limit for one call, above the client's.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+
+/// The shortest sleep between two looks at what is due.
+const LOOK_FLOOR: Duration = Duration::from_millis(200);
+
+/// What the task works with.
+pub struct Parts {
+    /// The issuer.
+    pub issuer: Arc<dyn Issuer>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The generator, for ids and jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// The system that is named when a job is asserted.
+    pub job_system: Name,
+    /// The age at which a token is refreshed at the latest.
+    pub max_age: Option<Duration>,
+}
+
+/// How to ask the task.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Question>);
+
+/// What the agent keeps.
+#[derive(Debug, Default)]
+pub struct Overview {
+    /// One for each (user, job, role).
+    pub leases: Vec<Kept>,
+    /// Why the issuer gave nothing the last time it was called; none when it answered.
+    pub outage: Option<String>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Kept {
+    /// For whom and what.
+    pub key: Key,
+    /// The lease; none when the last attempt gave none.
+    pub lease: Option<LeaseId>,
+    /// The current token's `jti`; empty where there is none.
+    pub token_id: String,
+    /// How long the current token may be used from now.
+    pub valid_for: Duration,
+    /// What is wrong, in words; empty when all is well.
+    pub problem: String,
+}
+
+enum Question {
+    Credential { key: Key, answer: Waiting },
+    Overview { answer: oneshot::Sender<Overview> },
+    Leave { answer: oneshot::Sender<GivenBack> },
+}
+
+enum Done {
+    Job { key: JobKey, serial: u64, result: Result<JobId, IssuerError> },
+    Lease { key: Key, out: Out, result: Result<Leased, IssuerError> },
+    Left { given_back: GivenBack, answer: oneshot::Sender<GivenBack> },
+    IdleJob { key: JobKey, result: Result<usize, IssuerError> },
+}
+
+/// A call that is out.
+#[derive(Clone, Copy)]
+struct Out {
+    serial: u64,
+    call: Call,
+    job: Option<JobId>,
+    sent: Moment,
+}
+
+struct Job {
+    serial: u64,
+    request: Option<RequestId>,
+    id: Option<JobId>,
+    starting: bool,
+}
+
+/// The task, before it runs.
+pub(crate) struct Refresher {
+    parts: Parts,
+    questions: mpsc::Receiver<Question>,
+    recorder: Recorder,
+    jobs: BTreeMap<JobKey, Job>,
+    entries: BTreeMap<Key, Entry>,
+    leaving: Vec<JobRecord>,
+    calls: JoinSet<Done>,
+    serial: u64,
+    outage: Option<String>,
+}
+
+impl Handle {
+    /// A token to use now. At once where one is held; else as soon as the issuer has answered.
+    pub async fn credential(&self, key: Key) -> Result<Lent, Denial> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.0.send(Question::Credential { key, answer }).await;
+        let stopping = || Denial {
+            class: ErrorClass::Unreachable,
+            message: "the agent is stopping".to_owned(),
+            remedy: "try again when it runs".to_owned(),
+        };
+        asked.map_err(|_| stopping())?;
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// What the agent keeps. Empty when it is stopping.
+    pub async fn overview(&self) -> Overview {
+        let (answer, answered) = oneshot::channel();
+        // A task that has ended drops the question, and then there is no answer.
+        let _ = self.0.send(Question::Overview { answer }).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// Wipes all tokens and ends all jobs. None when the agent is stopping.
+    pub async fn leave(&self) -> Option<GivenBack> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.0.send(Question::Leave { answer }).await;
+        answered.await.ok()
+    }
+}
+
+impl Refresher {
+    /// The task and its handle. `sessions` are those of before a restart.
+    pub(crate) fn new(parts: Parts, sessions: Sessions, recorder: Recorder) -> (Self, Handle) {
+        let (sender, questions) = mpsc::channel(QUEUE);
+        let mut refresher = Self {
+            parts,
+            questions,
+            recorder,
+            jobs: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            leaving: Vec::new(),
+            calls: JoinSet::new(),
+            serial: 0,
+            outage: None,
+        };
+        refresher.restore(sessions);
+        (refresher, Handle(sender))
+    }
+
+    /// Runs until `stop`. Leases are not released then: a restarted agent goes on with them.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.drive();
+            let pause = self.pause();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(question) = self.questions.recv() => self.answer(question),
+                Some(done) = self.calls.join_next() => {
+                    self.settle(done.expect("calls do not panic, and only the end of this task aborts them"));
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn restore(&mut self, sessions: Sessions) {
+        let now = self.now();
+        for record in sessions.jobs {
+            let Ok(key) = JobKey::parse(record.uid, &record.name) else { continue };
+            let job =
+                Job { serial: self.next_serial(), request: record.request, id: record.id, starting: false };
+            for lease in record.leases {
+                let entry = Entry::new(self.next_serial(), lease.id, lease.request, now);
+                self.entries.insert(Key { job: key.clone(), role: lease.role }, entry);
+            }
+            self.jobs.insert(key, job);
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        let now = self.now();
+        match question {
+            Question::Credential { key, answer } => {
+                let refused = if !self.leaving.is_empty() {
+                    Some(("the agent is giving everything back", "try again when it has left"))
+                } else if !self.entries.contains_key(&key) && self.entries.len() >= ENTRIES {
+                    Some((
+                        "the agent keeps 1024 leases, which is its limit",
+                        "end them with shorepass-agent leave",
+                    ))
+                } else {
+                    None
+                };
+                if let Some((message, remedy)) = refused {
+                    let (message, remedy) = (message.to_owned(), remedy.to_owned());
+                    let _ = answer.send(Err(Denial { class: ErrorClass::Failure, message, remedy }));
+                    return;
+                }
+                if !self.entries.contains_key(&key) {
+                    let entry = Entry::new(self.next_serial(), None, None, now);
+                    self.entries.insert(key.clone(), entry);
+                }
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.ask(answer, now);
+                }
+            }
+            Question::Overview { answer } => {
+                let leases = self.entries.iter().map(|(key, entry)| kept(key, entry.show(now))).collect();
+                let _ = answer.send(Overview { leases, outage: self.outage.clone() });
+            }
+            Question::Leave { answer } => self.leave(answer),
+        }
+    }
+
+    fn leave(&mut self, answer: oneshot::Sender<GivenBack>) {
+        info!(jobs = self.jobs.len(), "leaving: tokens are wiped, jobs are ended");
+        let jobs = self.snapshot().jobs;
+        // Calls that are out find no entry when they come back; what they bring ends with its job.
+        self.entries.clear();
+        self.jobs.clear();
+        self.leaving = jobs.clone();
+        self.record();
+        let (issuer, system) = (self.parts.issuer.clone(), self.parts.job_system.clone());
+        self.calls.spawn(async move {
+            let given_back = give_back(&*issuer, &system, jobs).await;
+            Done::Left { given_back, answer }
+        });
+    }
+
+    /// Starts every call that is due, and forgets what is over.
+    fn drive(&mut self) {
+        let now = self.now();
+        let keys: Vec<_> = self.entries.keys().cloned().collect();
+        for key in keys {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.expire(now);
+            if entry.is_over(now) {
+                self.entries.remove(&key);
+                continue;
+            }
+            match entry.next_call(now) {
+                Some(_) if self.calls.len() >= CALLS => {}
+                Some(call) => self.call(key, call, now),
+                None => {}
+            }
+        }
+        self.end_idle_jobs();
+        self.record();
+    }
+
+    fn call(&mut self, key: Key, call: Call, now: Moment) {
+        let job = match (call, self.jobs.get(&key.job).and_then(|job| job.id)) {
+            (Call::Issue, None) => return self.start_job(key.job),
+            (Call::Issue | Call::Refresh(_), job) => job,
+        };
+        let request = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.in_flight = true;
+        let out = Out { serial: entry.serial, call, job, sent: now };
+        let issuer = self.parts.issuer.clone();
+        match (call, job) {
+            (Call::Issue, Some(job)) => {
+                let request = *entry.request.get_or_insert(request);
+                let recording = self.record();
+                self.calls.spawn(async move {
+                    let asked = async {
+                        durable(recording).await?;
+                        issuer.issue(request, job, &key.role).await
+                    };
+                    Done::Lease { result: limited(asked).await, key, out }
+                });
+            }
+            (Call::Refresh(lease), _) => {
+                self.calls.spawn(async move {
+                    Done::Lease { result: limited(issuer.refresh(lease)).await, key, out }
+                });
+            }
+            (Call::Issue, None) => {}
+        }
+    }
+
+    fn start_job(&mut self, key: JobKey) {
+        let serial = self.next_serial();
+        let fresh = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
+        let new = || Job { serial, request: None, id: None, starting: false };
+        let job = self.jobs.entry(key.clone()).or_insert_with(new);
+        if job.starting {
+            return;
+        }
+        job.starting = true;
+        let serial = job.serial;
+        let request = *job.request.get_or_insert(fresh);
+        let recording = self.record();
+        let (issuer, system) = (self.parts.issuer.clone(), self.parts.job_system.clone());
+        self.calls.spawn(async move {
+            let asked = async {
+                durable(recording).await?;
+                let asserted = key.asserted(system.as_str()).map_err(|_| IssuerError::Garbled("job name"))?;
+                issuer.start_job(request, &asserted).await
+            };
+            Done::Job { result: limited(asked).await, key, serial }
+        });
+    }
+
+    fn settle(&mut self, done: Done) {
+        match done {
+            Done::Job { key, serial, result } => self.settle_job(&key, serial, result),
+            Done::Lease { key, out, result } => self.settle_lease(&key, out, result),
+            Done::Left { given_back, answer } => {
+                self.leaving.clear();
+                self.restore(Sessions::of(given_back.kept.clone()));
+                let _ = answer.send(given_back);
+            }
+            Done::IdleJob { key, result } => match result {
+                Ok(_) => debug!(job = key.name(), "idle job ended"),
+                Err(error) => debug!(job = key.name(), error = %Chain(&error), "idle job forgotten"),
+            },
+        }
+    }
+
+    fn settle_job(&mut self, key: &JobKey, serial: u64, result: Result<JobId, IssuerError>) {
+        self.notice(&result);
+        let (now, jitter) = (self.now(), self.jitter());
+        let Some(job) = self.jobs.get_mut(key).filter(|job| job.serial == serial) else { return };
+        job.starting = false;
+        match result {
+            Ok(id) => {
+                info!(job = key.name(), job_id = %id, "job started");
+                job.id = Some(id);
+                job.request = None;
+            }
+            Err(error) => {
+                warn!(job = key.name(), error = %Chain(&error), "cannot start the job");
+                if !error.outcome_unknown() {
+                    job.request = None;
+                }
+                let entries = self.entries.iter_mut().filter(|(entry, _)| entry.job == *key);
+                for (_, entry) in entries {
+                    if entry.next_call(now) == Some(Call::Issue) {
+                        entry.give_up(&error, now, jitter);
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle_lease(&mut self, key: &Key, out: Out, result: Result<Leased, IssuerError>) {
+        let Out { serial, call, job: session, sent } = out;
+        self.notice(&result);
+        let (now, jitter) = (self.now(), self.jitter());
+        let pace = Pace { jitter, max_age: self.parts.max_age };
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.serial == serial) else { return };
+        entry.in_flight = false;
+        let (role, job) = (&key.role, key.job.name());
+        let error = match result.map(|leased| (leased.lease, leased.token_id.clone(), leased)) {
+            Ok((lease, jti, leased)) => match (entry.settle(call, leased, sent, now, pace), call) {
+                (Ok(()), Call::Issue) => return info!(%role, job, %lease, jti, "lease issued"),
+                (Ok(()), Call::Refresh(_)) => return debug!(%role, job, %lease, jti, "token refreshed"),
+                (Err(error), _) => error,
+            },
+            Err(error) => error,
+        };
+        let (chain, request_id) = (Chain(&error), error.request_id());
+        match entry.fail(call, &error, now, jitter) {
+            Verdict::LeaseOver => warn!(%role, job, request_id, reason = %chain, "the lease is over"),
+            Verdict::RequestSpent => {
+                debug!(%role, job, reason = %chain, "asking again under another request id")
+            }
+            Verdict::JobOver => {
+                info!(%role, job, reason = %chain, "the job session is over: opening another one");
+                // Another call may have opened it already.
+                if self.jobs.get(&key.job).is_some_and(|job| job.id == session) {
+                    self.jobs.remove(&key.job);
+                }
+            }
+            Verdict::Failed => match (error.class(), call) {
+                (ErrorClass::Denied | ErrorClass::LeaseEnded | ErrorClass::Usage, Call::Issue) => {
+                    warn!(%role, job, request_id, reason = %chain, "denied: no lease");
+                }
+                (_, Call::Issue) => warn!(%role, job, request_id, error = %chain, "cannot get a lease"),
+                (_, Call::Refresh(lease)) => {
+                    warn!(%role, job, %lease, request_id, error = %chain, "refresh failed")
+                }
+            },
+        }
+    }
+
+    /// Whether the issuer answers at all, for `status`.
+    fn notice<T>(&mut self, result: &Result<T, IssuerError>) {
+        match result {
+            Ok(_) | Err(IssuerError::Refused(_) | IssuerError::Garbled(_) | IssuerError::NoLife) => {
+                self.outage = None
+            }
+            // That is told as a problem of the identity.
+            Err(IssuerError::NotEnrolled(_)) => {}
+            Err(error) => self.outage = Some(Chain(error).to_string()),
+        }
+    }
+
+    fn end_idle_jobs(&mut self) {
+        let used = |key: &JobKey| self.entries.keys().any(|entry| entry.job == *key);
+        let idle: Vec<_> = self.jobs.iter().filter(|(key, job)| !job.starting && !used(key)).collect();
+        let room = CALLS.saturating_sub(self.calls.len());
+        let idle: Vec<_> = idle.into_iter().take(room).map(|(key, job)| (key.clone(), job.id)).collect();
+        for (key, id) in idle {
+            self.jobs.remove(&key);
+            if let Some(id) = id {
+                let issuer = self.parts.issuer.clone();
+                self.calls
+                    .spawn(async move { Done::IdleJob { result: limited(issuer.end_job(id)).await, key } });
+            }
+        }
+    }
+
+    fn record(&self) -> Recording {
+        self.recorder.record(self.snapshot())
+    }
+
+    fn snapshot(&self) -> Sessions {
+        let leases = |key: &JobKey| {
+            let entries = self.entries.iter().filter(|(entry, _)| entry.job == *key);
+            let known = entries.filter(|(_, entry)| entry.lease().is_some() || entry.request.is_some());
+            known
+                .map(|(key, entry)| LeaseRecord {
+                    role: key.role.clone(),
+                    request: entry.request,
+                    id: entry.lease(),
+                })
+                .collect()
+        };
+        let jobs = self.jobs.iter().map(|(key, job)| key.record(job.request, job.id, leases(key)));
+        Sessions::of(self.leaving.iter().cloned().chain(jobs).collect())
+    }
+
+    fn pause(&self) -> Duration {
+        let now = self.parts.clock.since_boot();
+        let next = self.entries.values().filter_map(Entry::wakes_at).min();
+        next.map_or(RECHECK, |next| next.saturating_sub(now)).clamp(LOOK_FLOOR, RECHECK)
+    }
+
+    fn now(&self) -> Moment {
+        Moment::of(&*self.parts.clock)
+    }
+
+    fn jitter(&self) -> f64 {
+        crate::jitter(&*self.parts.entropy)
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+fn kept(key: &Key, shown: Shown) -> Kept {
+    let Shown { lease, token_id, valid_for, problem } = shown;
+    Kept { key: key.clone(), lease, token_id, valid_for, problem }
+}
+
+async fn durable(recording: Recording) -> Result<(), IssuerError> {
+    recording.durable().await.map_err(IssuerError::NotRecorded)
+}
+
+async fn limited<T>(call: impl Future<Output = Result<T, IssuerError>>) -> Result<T, IssuerError> {
+    tokio::time::timeout(CALL_LIMIT, call).await.unwrap_or(Err(IssuerError::Silent(CALL_LIMIT)))
+}
+
+#[cfg(test)]
+mod tests;

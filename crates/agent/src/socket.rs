@@ -1,0 +1,291 @@
+//! The agent's socket: one request for each connection, from a uid that the config names.
+//!
+//! The uid is what the kernel says about who connected (SO_PEERCRED); nothing in a request says who asks. Two jobs of
+//! one uid cannot be told apart here: that is a limit we state.
+//!
+//! Questionable: root is not served tokens unless the config names it. Root could take them anyway, but not by mistake.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use shorepass_core::name::Name;
+use shorepass_core::time::{Clock, Timestamp};
+use shorepass_proto::local::MESSAGE_LIMIT;
+use shorepass_proto::local::v1::request::Request as Question;
+use shorepass_proto::local::v1::response::Response as Answer;
+use shorepass_proto::local::v1::{
+    CredentialRequest, CredentialResponse, Error, ErrorClass, LeaseStatus, LeaveResponse, Request, Response,
+    RoleResponse, StatusResponse,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, debug, info_span, warn};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::identity::Standing;
+use crate::issuer::{Denial, Issuer};
+use crate::refresher::{Handle, Kept, Overview};
+use crate::session::{JobKey, Key};
+
+/// Connections at once; more wait.
+const CONNECTIONS: usize = 64;
+
+/// For a request to arrive, and for its answer to be taken.
+const TRANSFER: Duration = Duration::from_secs(5);
+
+/// For an answer to be found; below the exec plugin's own deadline, so that it can tell why there is none.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// For leaving, which calls the issuer once for each job.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who may ask for what.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// Who gets tokens.
+    pub(crate) users: BTreeSet<u32>,
+    /// The agent's own uid.
+    pub(crate) own: u32,
+}
+
+impl Access {
+    fn check(&self, uid: u32, question: &Question) -> Result<(), Denial> {
+        let user = self.users.contains(&uid);
+        let administrator = uid == 0 || uid == self.own;
+        let allowed = match question {
+            Question::Credential(_) | Question::Role(_) => user,
+            Question::Status(_) => user || administrator,
+            Question::Leave(_) => administrator,
+        };
+        if allowed {
+            return Ok(());
+        }
+        let remedy = match question {
+            Question::Leave(_) => format!("ask as root or as uid {}", self.own),
+            Question::Credential(_) | Question::Role(_) | Question::Status(_) => {
+                format!("add {uid} to jobs.users in the agent's config and restart the agent")
+            }
+        };
+        Err(denial(ErrorClass::Denied, format!("uid {uid} may not ask this agent for that"), remedy))
+    }
+}
+
+/// What answers are made of.
+pub(crate) struct Server {
+    pub(crate) access: Access,
+    pub(crate) handle: Handle,
+    pub(crate) issuer: Arc<dyn Issuer>,
+    pub(crate) issuer_address: String,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Answers until `stop`.
+pub(crate) async fn serve(
+    listener: &UnixListener,
+    server: Arc<Server>,
+    short: TaskTracker,
+    stop: CancellationToken,
+) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accept = async {
+            let permit = connections.clone().acquire_owned().await.expect("this semaphore is never closed");
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = accept => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let server = server.clone();
+                let answering = async move {
+                    if let Err(error) = server.answer(stream).await {
+                        debug!(%error, "a local client went away");
+                    }
+                    drop(permit);
+                };
+                short.spawn(answering.instrument(info_span!("local")));
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept local clients; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Server {
+    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        let uid = stream.peer_cred()?.uid();
+        let request = timeout(TRANSFER, read(&mut stream)).await??;
+        let answer = match request {
+            Some(question) => self.consider(uid, question).await,
+            None => Err(denial(
+                ErrorClass::Usage,
+                "the agent does not understand the request".to_owned(),
+                "install the same version of agent and clients".to_owned(),
+            )),
+        };
+        let answer = answer.unwrap_or_else(|Denial { class, message, remedy }| {
+            debug!(uid, ?class, message, "refused a local client");
+            Answer::Error(Error { class: class.into(), message, remedy })
+        });
+        let frame = encode(answer);
+        timeout(TRANSFER, stream.write_all(&frame)).await?
+    }
+
+    async fn consider(&self, uid: u32, question: Question) -> Result<Answer, Denial> {
+        self.access.check(uid, &question)?;
+        match question {
+            Question::Credential(request) => self.credential(uid, request).await.map(Answer::Credential),
+            Question::Status(_) => Ok(Answer::Status(self.status().await)),
+            Question::Role(request) => self.role(&request.role).await.map(Answer::Role),
+            Question::Leave(_) => self.leave().await.map(Answer::Leave),
+        }
+    }
+
+    async fn credential(&self, uid: u32, request: CredentialRequest) -> Result<CredentialResponse, Denial> {
+        let role = role_name(&request.role)?;
+        let job = JobKey::parse(uid, &request.job).map_err(|error| {
+            denial(
+                ErrorClass::Usage,
+                error.to_string(),
+                "choose another name in SHOREPASS_JOB or --job".to_owned(),
+            )
+        })?;
+        let lent = in_time(PATIENCE, self.handle.credential(Key { job, role })).await??;
+        Ok(CredentialResponse { token: lent.token.expose().to_owned(), valid_for: duration(lent.valid_for) })
+    }
+
+    async fn status(&self) -> StatusResponse {
+        let Overview { leases, outage } = in_time(PATIENCE, self.handle.overview()).await.unwrap_or_default();
+        let standing = self.standing.borrow().clone();
+        let none = "no user gets tokens: list uids under jobs.users in the agent's config";
+        let problems = standing.problem_at(self.clock.now()).into_iter().chain(outage);
+        let problems = problems.chain(self.access.users.is_empty().then(|| none.to_owned()));
+        StatusResponse {
+            spiffe_id: standing.spiffe_id.map(|id| id.to_string()).unwrap_or_default(),
+            certificate_expires_at: standing.expires.map(timestamp),
+            issuer: self.issuer_address.clone(),
+            problem: problems.collect::<Vec<_>>().join("; "),
+            leases: leases.into_iter().map(lease_status).collect(),
+            users: self.access.users.iter().copied().collect(),
+        }
+    }
+
+    async fn role(&self, role: &str) -> Result<RoleResponse, Denial> {
+        let name = role_name(role)?;
+        let cluster = in_time(PATIENCE, self.issuer.role(&name)).await?.map_err(|error| error.denial())?;
+        let cluster = cluster.ok_or_else(|| {
+            let message = format!("this runner is not offered a role named {role}");
+            denial(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())
+        })?;
+        Ok(RoleResponse {
+            cluster: cluster.name,
+            server: cluster.server,
+            ca_bundle_pem: cluster.ca_bundle_pem,
+            tls_server_name: cluster.tls_server_name,
+            namespace: cluster.namespace,
+        })
+    }
+
+    async fn leave(&self) -> Result<LeaveResponse, Denial> {
+        let given_back = in_time(LEAVE_PATIENCE, self.handle.leave()).await?;
+        let given_back = given_back.ok_or_else(|| {
+            let remedy = "run shorepass-agent leave again".to_owned();
+            denial(ErrorClass::Unreachable, "the agent is stopping".to_owned(), remedy)
+        })?;
+        match given_back.problem {
+            Some(problem) => Err(problem),
+            None => Ok(LeaveResponse { jobs: count(given_back.jobs), leases: count(given_back.leases) }),
+        }
+    }
+}
+
+/// None where it is no request that this version knows.
+async fn read(stream: &mut UnixStream) -> io::Result<Option<Question>> {
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > MESSAGE_LIMIT {
+        return Ok(None);
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(Request::decode(message.as_slice()).ok().and_then(|request| request.request))
+}
+
+/// The frame; the token in the answer is wiped.
+fn encode(answer: Answer) -> Zeroizing<Vec<u8>> {
+    let mut response = Response { response: Some(answer) };
+    if response.encoded_len() > MESSAGE_LIMIT {
+        response = Response {
+            response: Some(Answer::Error(Error {
+                class: ErrorClass::Failure.into(),
+                message: "the answer is longer than 64 KiB, the limit of the agent's socket".to_owned(),
+                remedy: "end leases that nobody uses with shorepass-agent leave".to_owned(),
+            })),
+        };
+    }
+    let length = response.encoded_len();
+    let mut frame = Zeroizing::new(Vec::with_capacity(4 + length));
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    response.encode_raw(&mut *frame);
+    if let Some(Answer::Credential(credential)) = &mut response.response {
+        credential.token.zeroize();
+    }
+    frame
+}
+
+async fn in_time<T>(patience: Duration, answer: impl Future<Output = T>) -> Result<T, Denial> {
+    timeout(patience, answer).await.map_err(|_| {
+        let message = format!("the issuer did not answer within {} s", patience.as_secs());
+        denial(ErrorClass::Unreachable, message, "wait, or see `shorepass status`".to_owned())
+    })
+}
+
+fn role_name(text: &str) -> Result<Name, Denial> {
+    Name::parse(text).map_err(|error| {
+        denial(ErrorClass::Usage, error.to_string(), "check the name of the role".to_owned())
+    })
+}
+
+fn denial(class: ErrorClass, message: String, remedy: String) -> Denial {
+    Denial { class, message, remedy }
+}
+
+fn lease_status(kept: Kept) -> LeaseStatus {
+    LeaseStatus {
+        lease_id: kept.lease.map(|lease| lease.to_string()).unwrap_or_default(),
+        role: kept.key.role.to_string(),
+        job: kept.key.job.name().to_owned(),
+        token_id: kept.token_id,
+        valid_for: duration(kept.valid_for),
+        problem: kept.problem,
+    }
+}
+
+fn duration(span: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(span).ok()
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
