@@ -28,8 +28,8 @@ const CONTROL_PLANE: &str = "test";
 /// Build the daemons, start a Kubernetes, and run all tests.
 ///
 /// The last line says how many passed and failed. The first run builds Kubernetes from source with Go, about six
-/// minutes on two cores. KUBEBUILDER_ASSETS, when set, names a folder with kube-apiserver, kube-controller-manager, etcd
-/// and kubectl to use instead.
+/// minutes on two cores. KUBEBUILDER_ASSETS, when set, names a folder with kube-apiserver, etcd and kubectl to use
+/// instead.
 #[derive(Default, clap::Args)]
 pub(crate) struct Command {
     /// The Kubernetes to test with: the default and the oldest supported one. [default: 1.36]
@@ -63,7 +63,7 @@ impl Command {
     /// Runs the tests and prints everything but the count.
     pub(crate) fn execute(self) -> Result<Report> {
         // Before anything is compiled: without Go this fails, and then it should fail now.
-        control_plane::prepare(self.kubernetes, true)?;
+        control_plane::prepare(self.kubernetes, false)?;
         let suites = suites::build()?;
         let session = Session::start(self.filters)?;
         let outcome = run_all(&session, &suites, self.kubernetes)?;
@@ -152,8 +152,8 @@ fn run_integration(
     kubernetes: Option<Release>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    // With controllers, as in a real cluster: a namespace that a test deletes goes away.
-    let options = Options { name: CONTROL_PLANE.to_owned(), release: kubernetes, controllers: true };
+    // Without controllers: what a test leaves in a namespace that it deletes is not tidied up behind it.
+    let options = Options { name: CONTROL_PLANE.to_owned(), release: kubernetes, controllers: false };
     let mut control_plane = control_plane::start(&options)?;
     let facts = control_plane.facts().clone();
     let before = objects::list(&facts)?;
