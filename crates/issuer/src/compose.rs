@@ -261,7 +261,7 @@ async fn peers(
         tokio::spawn(async move {
             let end = Instant::now() + HANDSHAKE;
             // Whoever says nothing holds no place among the handshakes.
-            let turn = async { (stream.readable().await, permit.handshake().await) };
+            let turn = async { (stream.peek(&mut [0]).await, permit.handshake().await) };
             let Ok((_, handshake)) = timeout_at(end, turn).await else {
                 return tracing::info!(%peer, "closed: no handshake within {} s", HANDSHAKE.as_secs());
             };
