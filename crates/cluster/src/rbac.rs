@@ -34,7 +34,7 @@ pub enum IssuerIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
     /// No role leads to the cluster.
-    #[error("no role has spec.target.cluster {cluster}; the roles name {}", list(.known))]
+    #[error("no role has spec.cluster {cluster}; the roles name {}", list(.known))]
     NoRoles {
         /// The cluster that was asked for.
         cluster: Name,

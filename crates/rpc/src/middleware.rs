@@ -162,8 +162,12 @@ fn check_kind(method: &Method, listener: ListenerKind, kind: Option<Kind>) -> Re
         }
         (Callers::Kinds(kinds), ListenerKind::Api, Some(kind)) if kinds.contains(&kind) => Ok(()),
         (Callers::Kinds(kinds), ListenerKind::Api, Some(kind)) => {
-            let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
-            refused(format!("{name} is for a {}, and the caller is a {kind}", kinds.join(" or ")))
+            let kinds: Vec<_> = kinds.iter().map(|kind| format!("{kind}s")).collect();
+            let article = match kind {
+                Kind::Operator | Kind::Issuer => "an",
+                Kind::Runner | Kind::Platform => "a",
+            };
+            refused(format!("{name} is for {}, and the caller is {article} {kind}", kinds.join(" or ")))
         }
         (Callers::Kinds(_), ListenerKind::Enroll, _) | (Callers::Kinds(_), ListenerKind::Api, None) => {
             refused(format!("{name} needs a client certificate: call it on the api listener"))

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use shorepass_config::{ConfigErrors, IssuerConfig};
+use shorepass_daemon::telemetry::TelemetryError;
 
 /// The central daemon of shorepass: decides by policy, mints short-lived ServiceAccount tokens, records and revokes them.
 #[derive(Parser)]
@@ -50,7 +51,7 @@ struct ConfigFile {
 /// The exit code for what the command line or a document gets wrong.
 const USAGE: u8 = 2;
 
-/// Does what the command line says. Exit code 1 for a failure, 2 for a wrong command line or document.
+/// Does what the command line says. Exit code 1 for a failure, 2 for a wrong command line, document or log filter.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::run(&file.config),
@@ -64,7 +65,11 @@ pub fn run() -> ExitCode {
             // Not `{error:?}`: a backtrace tells an operator nothing.
             eprintln!("shorepass-issuer: {error}");
             error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
-            if error.is::<ConfigErrors>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            if error.is::<ConfigErrors>() || error.is::<TelemetryError>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
