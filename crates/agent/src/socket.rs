@@ -254,9 +254,12 @@ async fn in_time<T>(patience: Duration, answer: impl Future<Output = T>) -> Resu
     })
 }
 
+/// What is no name is not repeated: it may be a token that somebody pasted, and the answer ends in logs.
 fn role_name(text: &str) -> Result<Name, Denial> {
-    Name::parse(text).map_err(|error| {
-        denial(ErrorClass::Usage, error.to_string(), "check the name of the role".to_owned())
+    Name::parse(text).map_err(|_| {
+        let message = "this is no role: a role's name is 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both \
+                       ends";
+        denial(ErrorClass::Usage, message.to_owned(), "check the name of the role".to_owned())
     })
 }
 

@@ -120,6 +120,14 @@ async fn refusals_have_their_class() {
 }
 
 #[tokio::test]
+async fn a_token_in_the_place_of_a_role_is_not_repeated() {
+    let world = World::new(&[us()], us()).await;
+    let refused = world.ask(|agent| agent.credential("eyJhbGciOi.eyJqdGkiOi.c2ln", "")).await;
+    let Err(error) = refused else { panic!("it is no role") };
+    assert!(!format!("{error} {}", error.remedy()).contains("c2ln"), "{error}");
+}
+
+#[tokio::test]
 async fn an_issuer_that_says_nothing_is_told_before_the_client_gives_up() {
     let world = World::new(&[us()], us()).await;
     world.issuer.books().mood = Mood::Silent;
