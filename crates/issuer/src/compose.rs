@@ -4,10 +4,7 @@
 //! serves it. They meet in [`peers`], and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, Permissions};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,13 +33,13 @@ use shorepass_tls::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
-use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
+use crate::state::StateDirectory;
 
 /// From the first byte of a connection until who is at its other end is known.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -55,9 +52,9 @@ const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Handshaken connections that wait to be served.
 const HANDOVER: usize = 16;
 
-const API: listen::Limits = listen::Limits { connections: 8192, handshakes: 64 };
-const ENROLL: listen::Limits = listen::Limits { connections: 256, handshakes: 16 };
-const ADMIN: listen::Limits = listen::Limits { connections: 32, handshakes: 32 };
+const API: listen::Limits = listen::Limits { connections: 8192, per_address: 1024, handshakes: 64 };
+const ENROLL: listen::Limits = listen::Limits { connections: 256, per_address: 16, handshakes: 16 };
+const ADMIN: listen::Limits = listen::Limits { connections: 32, per_address: 32, handshakes: 32 };
 
 /// Runs until a signal, or until a task that should not end does.
 pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> {
@@ -72,7 +69,10 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     serving.fails("starting");
     let parts = Parts::open(&config, roles, &clusters)?;
 
-    tasks.spawn("sweeper", Sweeper::new(parts.use_cases.ends.clone(), parts.clock.now()).run(stop.clone()));
+    for cluster in clusters.keys() {
+        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone())?;
+        tasks.spawn("sweeper", sweeper.run(stop.clone()));
+    }
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
@@ -135,10 +135,8 @@ impl Parts {
     ) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        let state = &config.state_directory;
-        prepare(state)?;
-        let authority =
-            Arc::new(Authority::open_or_create(state, &config.trust_domain, clock.now(), entropy.clone())?);
+        let state = StateDirectory::open(&config.state_directory)?;
+        let authority = Arc::new(state.authority(&config.trust_domain, clock.now(), entropy.clone())?);
         let store = Store::open(&state.join("ledger"), &state.join("audit.jsonl"), clock.clone())?;
         let outside = Arc::new(Outside {
             ledger: Arc::new(store),
@@ -147,7 +145,7 @@ impl Parts {
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
             policy: Policy::new(roles)?,
-            seal: Box::new(AnchorSeal(Sealer::open_or_create(state, &config.name, entropy.as_ref())?)),
+            seal: Box::new(AnchorSeal(Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
@@ -235,16 +233,19 @@ impl Door {
         }
     }
 
-    async fn accept(
+    async fn accept<G>(
         &self,
         stream: TcpStream,
         deadline: Duration,
+        turn: impl Future<Output = G>,
     ) -> Result<(PeerStream, Option<Caller>), HandshakeError> {
         match self {
             Self::Api(acceptor) => {
-                acceptor.accept(stream, deadline).await.map(|(stream, caller)| (stream, Some(caller)))
+                acceptor.accept(stream, deadline, turn).await.map(|(stream, caller)| (stream, Some(caller)))
             }
-            Self::Enroll(acceptor) => acceptor.accept(stream, deadline).await.map(|stream| (stream, None)),
+            Self::Enroll(acceptor) => {
+                acceptor.accept(stream, deadline, turn).await.map(|stream| (stream, None))
+            }
         }
     }
 }
@@ -259,15 +260,8 @@ async fn peers(
     while let Some((stream, peer, permit)) = stop.run_until_cancelled(listener.accept()).await {
         let (door, sender) = (door.clone(), sender.clone());
         tokio::spawn(async move {
-            let end = Instant::now() + HANDSHAKE;
-            // Whoever says nothing holds no place among the handshakes.
-            let turn = async { (stream.peek(&mut [0]).await, permit.handshake().await) };
-            let Ok((_, handshake)) = timeout_at(end, turn).await else {
-                return tracing::info!(%peer, "closed: no handshake within {} s", HANDSHAKE.as_secs());
-            };
-            match door.accept(stream, end.saturating_duration_since(Instant::now())).await {
+            match door.accept(stream, HANDSHAKE, permit.handshake()).await {
                 Ok((io, caller)) => {
-                    drop(handshake);
                     // A closed channel means that we are shutting down: the connection is closed with it.
                     let _ = sender.send(Peered { io, caller, peer, permit }).await;
                 }
@@ -388,26 +382,4 @@ async fn probe(clusters: BTreeMap<Name, Arc<KubeCluster>>, outside: Arc<Outside>
             return;
         }
     }
-}
-
-/// The state directory: made if it is missing, refused if others can look into it.
-fn prepare(state: &Path) -> Result<()> {
-    if !state.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .with_context(|| format!("cannot make the state directory {}", state.display()))?;
-    }
-    let mode = std::fs::metadata(state)
-        .with_context(|| format!("cannot look at the state directory {}", state.display()))?
-        .permissions();
-    anyhow::ensure!(
-        mode.mode() & 0o077 == 0,
-        "the state directory {} is open to others (mode {:o}); run: chmod 700 {}",
-        state.display(),
-        Permissions::mode(&mode) & 0o777,
-        state.display()
-    );
-    Ok(())
 }

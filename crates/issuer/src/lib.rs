@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod outside;
 pub mod revoke;
 pub mod services;
+mod state;
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use crate::admin::{Acts, Views};
 use crate::enrol::Enrolling;
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
-use crate::outside::Outside;
+use crate::outside::{Outside, Refusing};
 use crate::revoke::Ends;
 use crate::revoke::operators::Revoking;
 
@@ -171,6 +171,16 @@ impl Enrolments for UseCases {
 
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused> {
         self.enrolling.check(caller)
+    }
+
+    async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused {
+        let (outside, caller) = (self.outside.clone(), caller.map(|caller| caller.spiffe_id().clone()));
+        let recording = async move {
+            let explanation = refused.message.clone();
+            let caller = caller.as_ref();
+            Ok(outside.refuse(Refusing { caller, method, subject: "", refused, explanation }).await)
+        };
+        to_the_end(recording).await.unwrap_or_else(|interrupted| interrupted)
     }
 }
 

@@ -18,8 +18,9 @@ use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock as _, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_tls::Authority;
 use shorepass_tls::IdentityFile;
+
+use crate::state::{CreatedIdentity, StateDirectory};
 
 /// What an operator's certificate lasts at most.
 const OPERATOR_LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -76,15 +77,22 @@ impl Create {
         let name = Name::parse(&self.name).context("--name")?;
         let issuer_api = self.api(&config)?;
         let now = SystemClock.now();
-        let authority = Authority::open_or_create(
-            &config.state_directory,
-            &config.trust_domain,
-            now,
-            Arc::new(SystemEntropy),
-        )?;
+        let state = StateDirectory::open(&config.state_directory)?;
+        let authority = state.authority(&config.trust_domain, now, Arc::new(SystemEntropy))?;
         let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name };
-        let enrolment = EnrolmentId::generate(now, &SystemEntropy);
+        // The same caller as before owns what it owned before.
+        let enrolment =
+            state.enrolment_of(&spiffe_id)?.unwrap_or_else(|| EnrolmentId::generate(now, &SystemEntropy));
         let identity = authority.create_identity(&spiffe_id, enrolment, lifetime, now)?;
+        state.record(&CreatedIdentity {
+            time: now.to_string(),
+            event: "identity.created".to_owned(),
+            caller: spiffe_id.clone(),
+            enrolment,
+            until: identity.expires().to_string(),
+            certificate: identity.certificate().to_string(),
+            uid: rustix::process::getuid().as_raw(),
+        })?;
         make_folder(&self.out)?;
         IdentityFile::new(self.out.join("identity.pem")).store(&identity)?;
         write(&self.out.join("bundle.pem"), &authority.bundle_pem())?;

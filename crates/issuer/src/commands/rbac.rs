@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use shorepass_cluster::rbac::{IssuerIdentity, render};
+use shorepass_cluster::rbac::{Audiences, IssuerIdentity, render};
 use shorepass_config::role;
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
@@ -17,7 +17,7 @@ pub(super) struct Rbac {
     /// The cluster, if the roles name more than one.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// The issuer's name in its config (`spec.issuer.name`): it names the admission policy.
+    /// The issuer's name in its config (`spec.issuer.name`), unique in the cluster: it names the admission policy.
     #[arg(long, value_name = "NAME", default_value = "main")]
     issuer: String,
     /// The namespace of the issuer's own ServiceAccount, which is printed too.
@@ -29,6 +29,9 @@ pub(super) struct Rbac {
     /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
     #[arg(long, value_name = "NAME", conflicts_with_all = ["namespace", "service_account"])]
     user: Option<String>,
+    /// An audience of the API server's own, if it has others than the usual ones; repeat it for each.
+    #[arg(long = "audience", value_name = "AUD")]
+    audiences: Vec<String>,
 }
 
 impl Rbac {
@@ -46,7 +49,8 @@ impl Rbac {
                 name: Name::parse(&self.service_account).context("--service-account")?,
             },
         };
-        print!("{}", render(&roles, &cluster, &identity, &issuer)?);
+        let audiences = Audiences::new(self.audiences).context("--audience")?;
+        print!("{}", render(&roles, &cluster, &identity, &issuer, &audiences)?);
         Ok(())
     }
 }

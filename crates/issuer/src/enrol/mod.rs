@@ -9,7 +9,8 @@ use std::time::Duration;
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Taken};
 use shorepass_core::id::EnrolmentId;
-use shorepass_core::ledger::{Change, LedgerError, Revision};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::{Change, Revision};
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::time::{after, for_people};
 use shorepass_rpc::api::{Certificate, Enrolling as Presented};
@@ -37,6 +38,9 @@ struct Asked {
     request: CertificateRequest,
     spiffe_id: SpiffeId,
 }
+
+/// What to commit, the enrolment that comes of it, and the leases of the one before, which end with it.
+type Planned = (Vec<Change>, (Enrolment, Vec<Lease>));
 
 impl Enrolling {
     /// Certificates of `lifetime`, signed by `authority`.
@@ -67,13 +71,18 @@ impl Enrolling {
             Ok(asked) => asked,
             Err(cause) => return Err(refused(cause).await),
         };
-        let enrolment = {
+        if let Err(cause) = self.known(&asked) {
+            return Err(refused(cause).await); // nobody without a join token gets as far as the gate
+        }
+        let taken = {
             let _alone = self.outside.gate.write().await; // two tokens for one name take turns
-            match self.take(&asked).await {
-                Ok(enrolment) => enrolment,
-                Err(cause) => return Err(refused(cause).await),
-            }
+            self.ends.again_on_conflict(|| self.plan(&asked)).await
         };
+        let (enrolment, ending) = match taken {
+            Ok(taken) => taken,
+            Err(cause) => return Err(refused(cause).await),
+        };
+        ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
         tracing::info!(runner = %asked.spiffe_id, enrolment = %enrolment.id, "runner enrolled");
         self.sign(&asked.request, &enrolment)
     }
@@ -145,25 +154,28 @@ impl Enrolling {
         Ok(request)
     }
 
-    /// One conditional commit: the join token taken, the name given, whoever had it before cut off.
-    async fn take(&self, asked: &Asked) -> Result<Enrolment, Refused> {
-        let now = self.outside.clock.now();
-        let ledger = &self.outside.ledger;
-        let found =
-            ledger.join_token(asked.join_token.secret_digest()).map_err(|cause| ledger_refused(&cause))?;
-        let join_token = found.ok_or_else(|| {
+    fn known(&self, asked: &Asked) -> Result<JoinToken, Refused> {
+        let digest = asked.join_token.secret_digest();
+        let found = self.outside.ledger.join_token(digest).map_err(|cause| ledger_refused(&cause))?;
+        found.ok_or_else(|| {
             Refused::new(
                 Reason::JoinTokenUnknown,
                 "no such join token was made here; ask an operator for one",
             )
-        })?;
+        })
+    }
+
+    /// One conditional commit: the join token taken, the name given, whoever had it before cut off with its leases.
+    fn plan(&self, asked: &Asked) -> Result<Planned, Refused> {
+        let join_token = self.known(asked)?;
+        let now = self.outside.clock.now();
         match join_token.admits(&asked.spiffe_id.name, asked.request.key(), now).map_err(join_refused)? {
-            Join::Again(id) => self.give_again(id, asked).await,
-            Join::First => self.take_first(join_token, asked).await,
+            Join::Again(id) => self.plan_again(id, asked),
+            Join::First => self.plan_first(join_token, asked),
         }
     }
 
-    async fn take_first(&self, join_token: JoinToken, asked: &Asked) -> Result<Enrolment, Refused> {
+    fn plan_first(&self, join_token: JoinToken, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let ledger = &self.outside.ledger;
         let before = ledger.latest_enrolment(&asked.spiffe_id).map_err(|cause| ledger_refused(&cause))?;
@@ -183,23 +195,19 @@ impl Enrolling {
         };
         let taken = Taken { at: now, enrolment: enrolment.id, key: asked.request.key() };
         let mut changes = vec![Change::JoinTokenTaken { join_token: join_token.take(taken) }];
-        if let Some(before) = before.clone() {
+        let mut ending = Vec::new();
+        if let Some(before) = before {
+            let (ends, leases) = self.ends.ends_of_enrolment(&before)?;
             changes.push(Change::EnrolmentReplaced { enrolment: before.replace(now) });
+            changes.extend(ends);
+            ending = leases;
         }
         changes.push(Change::Enrolled { enrolment: enrolment.clone() });
-        match ledger.commit(changes).await {
-            Ok(_) => {}
-            Err(LedgerError::Conflict(_)) => return Err(join_refused(JoinRefusal::Used)),
-            Err(cause) => return Err(ledger_refused(&cause)),
-        }
-        if let Some(before) = before {
-            self.ends.end_enrolment(&before).await?;
-        }
-        Ok(enrolment)
+        Ok((changes, (enrolment, ending)))
     }
 
     /// The reply to the first use got lost, and the same key asks again.
-    async fn give_again(&self, id: EnrolmentId, asked: &Asked) -> Result<Enrolment, Refused> {
+    fn plan_again(&self, id: EnrolmentId, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let found = self.outside.ledger.enrolment(id).map_err(|cause| ledger_refused(&cause))?;
         let stands = |enrolment: &Enrolment| {
@@ -209,9 +217,7 @@ impl Enrolling {
         };
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
         let again = enrolment.renew(asked.request.key(), after(now, self.lifetime));
-        let change = Change::Renewed { enrolment: again.clone(), at: now };
-        self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
-        Ok(again)
+        Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
     }
 
     fn sign(&self, request: &CertificateRequest, enrolment: &Enrolment) -> Result<Certificate, Refused> {

@@ -14,19 +14,21 @@ use shorepass_core::caller::Caller;
 use shorepass_core::cluster::CutError;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{JobId, LeaseId};
-use shorepass_core::job::Job;
 use shorepass_core::lease::{EndCause, Lease, State};
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError};
-use shorepass_core::time::{after, until};
+use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
+use tokio::sync::mpsc;
 
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
 
-/// After this a mint that was begun has ended one way or the other: the cluster's own deadline, doubled.
-pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(30);
+/// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
+pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
 /// How many leases are read at once.
 pub const PAGE: usize = 200;
+/// How often a commit is planned anew because the records moved on in between.
+const CONFLICTS: u32 = 20;
 
 /// Ends leases.
 #[derive(Clone)]
@@ -72,52 +74,88 @@ impl Ends {
 
     /// The owner ends a job; its leases end with it.
     pub async fn end_job(&self, jobs: &Jobs, caller: &Caller, id: JobId) -> Result<Vec<Lease>, Refused> {
-        let job = jobs.owned(caller, "EndJob", id).await?;
-        let ending = {
-            let _alone = self.outside.gate.write().await;
-            self.record_job_end(job).await?
-        };
-        let mut ended = Vec::with_capacity(ending.len());
-        for lease in ending {
-            ended.push(self.cut(lease).await?.lease());
+        jobs.owned(caller, "EndJob", id).await?;
+        let mut cuts = self.cut_all(self.record_job_end(jobs, id).await?);
+        let mut ended = Vec::new();
+        while let Some((lease, _)) = cuts.recv().await {
+            ended.push(lease);
         }
         Ok(ended)
     }
 
-    async fn record_job_end(&self, job: Job) -> Result<Vec<Lease>, Refused> {
-        let filter = LeaseFilter { job: Some(job.id), ..LeaseFilter::default() };
-        let live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
-        let now = self.outside.clock.now();
-        let mut changes = Vec::new();
-        if job.ended.is_none() {
-            changes.push(Change::JobEnded { job: job.end(now) });
-        }
-        let ending: Vec<Lease> =
-            live.into_iter().filter_map(|lease| lease.begin_end(EndCause::JobEnded, now).ok()).collect();
-        changes.extend(ending.iter().map(|lease| Change::LeaseEnding { lease: lease.clone() }));
-        if !changes.is_empty() {
-            self.outside.ledger.commit(changes).await.map_err(|cause| ledger_refused(&cause))?;
-        }
-        Ok(ending)
+    /// Alone at the gate, in one commit; again when a lease moved on meanwhile (its mint came back, it was released).
+    async fn record_job_end(&self, jobs: &Jobs, id: JobId) -> Result<Vec<Lease>, Refused> {
+        let _alone = self.outside.gate.write().await;
+        let filter = LeaseFilter { job: Some(id), ..LeaseFilter::default() };
+        let plan = || {
+            let job = jobs.current(id)?;
+            let now = self.outside.clock.now();
+            let live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
+            let (mut changes, ending) = ending_of(live, &EndCause::JobEnded, now);
+            if job.ended.is_none() {
+                changes.insert(0, Change::JobEnded { job: job.end(now) });
+            }
+            Ok((changes, ending))
+        };
+        self.again_on_conflict(plan).await
     }
 
-    /// An enrolment gave way to another: its leases end.
-    pub async fn end_enrolment(&self, enrolment: &Enrolment) -> Result<(), Refused> {
+    /// Commits what `plan` makes of the records as they are; plans anew when they moved on in between.
+    pub(crate) async fn again_on_conflict<T>(
+        &self,
+        plan: impl Fn() -> Result<(Vec<Change>, T), Refused>,
+    ) -> Result<T, Refused> {
+        let mut attempt = 0;
+        loop {
+            let (changes, planned) = plan()?;
+            if changes.is_empty() {
+                return Ok(planned);
+            }
+            attempt += 1;
+            match self.outside.ledger.commit(changes).await {
+                Ok(_) => return Ok(planned),
+                Err(LedgerError::Conflict(_)) if attempt < CONFLICTS => {}
+                Err(cause) => return Err(ledger_refused(&cause)),
+            }
+        }
+    }
+
+    /// The ends of all leases of an enrolment that gives way to another, for the same commit.
+    pub(crate) fn ends_of_enrolment(
+        &self,
+        enrolment: &Enrolment,
+    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
         let filter = LeaseFilter { caller: Some(enrolment.spiffe_id.clone()), ..LeaseFilter::default() };
-        let live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
-        for lease in live.into_iter().filter(|lease| lease.owner == enrolment.owner()) {
-            self.end_in_background(lease, EndCause::EnrolmentReplaced).await;
-        }
-        Ok(())
+        let mut live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
+        live.retain(|lease| lease.owner == enrolment.owner());
+        Ok(ending_of(live, &EndCause::EnrolmentReplaced, self.outside.clock.now()))
     }
 
-    /// Records the end and cuts without the caller waiting for the cluster. Failures are the sweeper's.
+    /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes
+    /// when it is there, with what stands in the way, if anything: the sweeper repeats those.
+    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<(Lease, Option<String>)> {
+        let (sender, receiver) = mpsc::unbounded_channel(); // one message for each lease at most
+        for lease in ending {
+            let (ends, sender) = (self.clone(), sender.clone());
+            tokio::spawn(async move {
+                let result = match ends.cut(lease.clone()).await {
+                    Ok(Cut::Done(lease)) => (lease, None),
+                    Ok(Cut::Later(lease, why)) => (lease, Some(why)),
+                    Err(refused) => (lease, Some(refused.to_string())),
+                };
+                // Nobody may be waiting any more.
+                let _ = sender.send(result);
+            });
+        }
+        receiver
+    }
+
+    /// Records the end and cuts without the caller waiting for the cluster. A cut that fails is the sweeper's; an end
+    /// that cannot be recorded leaves the lease to its deadline, or to the next refresh, which finds the same cause.
     pub async fn end_in_background(&self, lease: Lease, cause: EndCause) {
         match self.record_ending(lease, cause).await {
             Ok(lease) => self.cut_in_background(lease),
-            Err(refused) => {
-                tracing::warn!(error = %refused, "an end was not recorded; the sweeper tries again")
-            }
+            Err(refused) => tracing::error!(error = %refused, "an end was not recorded"),
         }
     }
 
@@ -182,8 +220,9 @@ impl Ends {
         Ok(self.unfinished(filter)?.into_iter().filter(Lease::is_live).collect())
     }
 
-    /// All leases that match and have not ended.
+    /// All leases that match and have not ended, whatever the filter says about ended ones.
     pub(crate) fn unfinished(&self, filter: &LeaseFilter) -> Result<Vec<Lease>, LedgerError> {
+        let filter = &LeaseFilter { include_ended: false, ..filter.clone() };
         let mut all = Vec::new();
         let mut before = None;
         loop {
@@ -196,6 +235,13 @@ impl Ends {
             }
         }
     }
+}
+
+/// The leases that can end now, as ending, and the changes that say so.
+fn ending_of(live: Vec<Lease>, cause: &EndCause, now: Timestamp) -> (Vec<Change>, Vec<Lease>) {
+    let ending: Vec<Lease> =
+        live.into_iter().filter_map(|lease| lease.begin_end(cause.clone(), now).ok()).collect();
+    (ending.iter().map(|lease| Change::LeaseEnding { lease: lease.clone() }).collect(), ending)
 }
 
 impl Cut {

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::id::BlockId;
-use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::lease::{EndCause, Lease, State};
 use shorepass_core::ledger::{Change, Revision};
+use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::mpsc;
 
-use super::{Cut, Ends};
+use super::Ends;
 use crate::admin::Views;
 use crate::outside::ledger_refused;
+
+/// How many leases one commit blocks and ends.
+const LEASES_IN_A_COMMIT: usize = 100;
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -45,13 +49,10 @@ impl Revoking {
             }
             return Ok(());
         }
-        let ending = self.block_and_end(caller, &revocation).await?;
-        for lease in ending {
-            let (lease, outcome) = match self.ends.cut(lease).await? {
-                Cut::Done(lease) => (lease, Outcome::Revoked),
-                Cut::Later(lease, why) => (lease, Outcome::Ending(why)),
-            };
-            self.tell(&steps, lease, outcome).await?;
+        // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
+        let mut cuts = self.ends.cut_all(self.block_and_end(caller, &revocation).await?);
+        while let Some((lease, obstacle)) = cuts.recv().await {
+            self.tell(&steps, lease, obstacle.map_or(Outcome::Revoked, Outcome::Ending)).await?;
         }
         Ok(())
     }
@@ -77,43 +78,69 @@ impl Revoking {
         }
     }
 
-    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. One durable commit.
+    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
+    /// size, each of which blocks and ends the same leases.
     async fn block_and_end(&self, caller: &Caller, revocation: &Revocation) -> Result<Vec<Lease>, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
-        let now = outside.clock.now();
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        let mut changes = Vec::new();
-        let mut ending = Vec::new();
-        for lease in found {
-            let cause =
-                EndCause::Revoked { by: caller.spiffe_id().clone(), reason: revocation.reason.clone() };
-            changes.push(Change::BlockSet {
-                block: Block {
-                    id: BlockId::generate(now, outside.entropy.as_ref()),
-                    caller: lease.owner.spiffe_id.clone(),
-                    role: lease.role.clone(),
-                    set: now,
-                    until: lease.deadline,
-                    by: caller.spiffe_id().clone(),
-                    reason: revocation.reason.clone(),
-                    lease: lease.id,
-                    lifted: None,
-                    revision: Revision::FIRST,
-                },
-            });
+        let mut ending = Vec::with_capacity(found.len());
+        for some in found.chunks(LEASES_IN_A_COMMIT) {
+            let plan = || self.plan(caller, &revocation.reason, some);
+            ending.extend(self.ends.again_on_conflict(plan).await?);
+        }
+        Ok(ending)
+    }
+
+    /// The blocks and ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
+    fn plan(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        leases: &[Lease],
+    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
+        let outside = &self.ends.outside;
+        let now = outside.clock.now();
+        let (mut changes, mut ending) = (Vec::new(), Vec::new());
+        for lease in leases {
+            let current = outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
+            let Some(lease) = current.filter(|lease| !matches!(lease.state, State::Ended { .. })) else {
+                continue;
+            };
+            if !self.blocked_already(&lease, now)? {
+                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+            }
+            let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
             match lease.clone().begin_end(cause, now) {
                 Ok(lease) => {
                     changes.push(Change::LeaseEnding { lease: lease.clone() });
                     ending.push(lease);
                 }
-                Err(_) => ending.push(lease), // it is ending already: block its owner, cut again
+                Err(_) => ending.push(lease), // it is ending already: see that its owner is blocked, cut again
             }
         }
-        if !changes.is_empty() {
-            outside.ledger.commit(changes).await.map_err(|cause| ledger_refused(&cause))?;
+        Ok((changes, ending))
+    }
+
+    fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
+        let blocks = self.ends.outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
+        let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
+        Ok(blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)))
+    }
+
+    fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
+        Block {
+            id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
+            caller: lease.owner.spiffe_id.clone(),
+            role: lease.role.clone(),
+            set: now,
+            until: lease.deadline,
+            by: caller.spiffe_id().clone(),
+            reason: reason.to_owned(),
+            lease: lease.id,
+            lifted: None,
+            revision: Revision::FIRST,
         }
-        Ok(ending)
     }
 
     async fn tell(

@@ -1,28 +1,37 @@
 //! The sweeper: settles what a crash left, ends leases at their deadline, and repeats cuts that failed.
 //!
-//! It works from the issuer's own records: without the right to list Secrets there is nothing else. It looks every
-//! [`PERIOD`], so a lease ends at its deadline plus that at most.
+//! It works from the issuer's own records: without the right to list Secrets there is nothing else. There is one for each
+//! cluster, so that a cluster that hangs holds up no other. It looks every [`PERIOD`]: first it records what ends, then it
+//! cuts, and it leaves the cluster alone for the rest of the round after some cuts that cannot be done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use shorepass_core::caller::Kind;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Lease, State};
-use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::ledger::{LeaseFilter, LedgerError};
+use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cut, Ends, MINT_IN_FLIGHT};
+use super::{Ends, MINT_IN_FLIGHT};
 
 /// How often it looks.
 pub const PERIOD: Duration = Duration::from_secs(2);
 /// The longest pause between two cuts of one anchor.
 const PAUSE_CEILING: Duration = Duration::from_secs(60);
+/// How many cuts it asks for at once.
+const CUTS_AT_ONCE: usize = 16;
+/// How many cuts that cannot be done end a round: the cluster is given a rest.
+const FAILURES_IN_A_ROUND: usize = 3;
 
-/// Sweeps until told to stop.
+/// Sweeps one cluster until told to stop.
 pub struct Sweeper {
     ends: Ends,
-    started: Timestamp,
+    cluster: Name,
+    /// Pending when the issuer started: nobody mints for them any more.
+    left_over: HashSet<LeaseId>,
     retries: HashMap<LeaseId, Retry>,
 }
 
@@ -32,9 +41,13 @@ struct Retry {
 }
 
 impl Sweeper {
-    /// Over the ends. What is pending from before `started` cannot be in flight any more.
-    pub fn new(ends: Ends, started: Timestamp) -> Self {
-        Self { ends, started, retries: HashMap::new() }
+    /// Over the ends, before the issuer serves anybody: what is pending now was left by a crash.
+    pub fn new(ends: Ends, cluster: Name) -> Result<Self, LedgerError> {
+        let filter = LeaseFilter { cluster: Some(cluster.clone()), ..LeaseFilter::default() };
+        let live = ends.live(&filter)?;
+        let pending = live.iter().filter(|lease| matches!(lease.state, State::Pending));
+        let left_over = pending.map(|lease| lease.id).collect();
+        Ok(Self { ends, cluster, left_over, retries: HashMap::new() })
     }
 
     /// Sweeps every [`PERIOD`].
@@ -42,54 +55,89 @@ impl Sweeper {
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            self.sweep().await;
+            if let Err(cause) = self.sweep().await {
+                tracing::warn!(cluster = %self.cluster, error = %cause, "the sweeper cannot read the ledger");
+            }
         }
     }
 
     /// Looks once.
-    pub async fn sweep(&mut self) {
-        let unfinished = match self.ends.unfinished(&LeaseFilter::default()) {
-            Ok(unfinished) => unfinished,
-            Err(cause) => return tracing::warn!(error = %cause, "the sweeper cannot read the ledger"),
-        };
+    pub async fn sweep(&mut self) -> Result<(), LedgerError> {
+        let filter = LeaseFilter { cluster: Some(self.cluster.clone()), ..LeaseFilter::default() };
+        let mut unfinished = self.ends.unfinished(&filter)?;
+        self.show(&unfinished);
+        let known: HashSet<LeaseId> = unfinished.iter().map(|lease| lease.id).collect();
+        self.retries.retain(|id, _| known.contains(id));
+        for lease in &mut unfinished {
+            if let Some(cause) = self.cause_to_end(lease)? {
+                match self.ends.record_ending(lease.clone(), cause).await {
+                    Ok(ending) => *lease = ending,
+                    Err(refused) => {
+                        tracing::warn!(lease = %lease.id, error = %refused, "an end was not recorded")
+                    }
+                }
+            }
+        }
+        self.cut(unfinished).await;
+        Ok(())
+    }
+
+    fn show(&self, unfinished: &[Lease]) {
         let live = unfinished.iter().filter(|lease| lease.is_live()).count();
-        metrics::gauge!("shorepass_leases", "state" => "live").set(live as f64);
-        metrics::gauge!("shorepass_leases", "state" => "ending").set((unfinished.len() - live) as f64);
-        self.retries.retain(|id, _| unfinished.iter().any(|lease| lease.id == *id));
-        for lease in unfinished {
-            self.settle(lease).await;
+        let gauge = |state: &'static str| metrics::gauge!("shorepass_leases", "cluster" => self.cluster.to_string(), "state" => state);
+        gauge("live").set(live as f64);
+        gauge("ending").set((unfinished.len() - live) as f64);
+    }
+
+    /// Why a lease ends now, if it does.
+    fn cause_to_end(&self, lease: &Lease) -> Result<Option<EndCause>, LedgerError> {
+        let now = self.ends.outside.clock.now();
+        Ok(match &lease.state {
+            State::Pending if self.left_over.contains(&lease.id) => Some(EndCause::Abandoned),
+            State::Pending if now >= after(lease.created, MINT_IN_FLIGHT) => Some(EndCause::Abandoned),
+            State::Active { .. } if now >= lease.deadline => Some(EndCause::Deadline),
+            State::Active { .. } if self.is_replaced(lease)? => Some(EndCause::EnrolmentReplaced),
+            State::Pending | State::Active { .. } | State::Ending { .. } | State::Ended { .. } => None,
+        })
+    }
+
+    /// Whether the owner's enrolment gave way to another. Platforms have none in the ledger.
+    fn is_replaced(&self, lease: &Lease) -> Result<bool, LedgerError> {
+        if lease.owner.spiffe_id.kind != Kind::Runner {
+            return Ok(false);
+        }
+        let enrolment = self.ends.outside.ledger.enrolment(lease.owner.enrolment)?;
+        Ok(enrolment.is_some_and(|enrolment| enrolment.replaced.is_some()))
+    }
+
+    /// Cuts what is ending and due; gives up the round after some failures.
+    async fn cut(&mut self, unfinished: Vec<Lease>) {
+        let now = self.ends.outside.clock.now();
+        let due = |lease: &Lease| {
+            matches!(lease.state, State::Ending { .. })
+                && self.retries.get(&lease.id).is_none_or(|retry| now >= retry.next)
+        };
+        let due: Vec<Lease> = unfinished.into_iter().filter(due).collect();
+        let mut failures = 0;
+        for some in due.chunks(CUTS_AT_ONCE) {
+            let mut cuts = self.ends.cut_all(some.to_vec());
+            while let Some((lease, obstacle)) = cuts.recv().await {
+                if obstacle.is_some() {
+                    failures += 1;
+                    self.postpone(lease.id, now);
+                } else {
+                    self.retries.remove(&lease.id);
+                }
+            }
+            if failures >= FAILURES_IN_A_ROUND {
+                return;
+            }
         }
     }
 
-    async fn settle(&mut self, lease: Lease) {
-        let now = self.ends.outside.clock.now();
-        let cause = match &lease.state {
-            State::Pending if lease.created < self.started || now >= after(lease.created, MINT_IN_FLIGHT) => {
-                Some(EndCause::Abandoned)
-            }
-            State::Active { .. } if now >= lease.deadline => Some(EndCause::Deadline),
-            State::Pending | State::Active { .. } => return,
-            State::Ending { .. } => None,
-            State::Ended { .. } => return,
-        };
-        if self.retries.get(&lease.id).is_some_and(|retry| now < retry.next) {
-            return;
-        }
-        let id = lease.id;
-        let lease = match cause {
-            Some(cause) => self.ends.record_ending(lease, cause).await,
-            None => Ok(lease),
-        };
-        let done = match lease {
-            Ok(lease) => matches!(self.ends.cut(lease).await, Ok(Cut::Done(_))),
-            Err(_) => false,
-        };
-        if done {
-            self.retries.remove(&id);
-        } else {
-            let failures = self.retries.get(&id).map_or(0, |retry| retry.failures) + 1;
-            let pause = Duration::from_secs(1 << failures.min(6)).min(PAUSE_CEILING);
-            self.retries.insert(id, Retry { failures, next: after(now, pause) });
-        }
+    fn postpone(&mut self, id: LeaseId, now: Timestamp) {
+        let failures = self.retries.get(&id).map_or(0, |retry| retry.failures) + 1;
+        let pause = Duration::from_secs(1 << failures.min(6)).min(PAUSE_CEILING);
+        self.retries.insert(id, Retry { failures, next: after(now, pause) });
     }
 }

@@ -99,6 +99,13 @@ async fn a_name_with_a_live_enrolment_is_given_out_again_only_with_replace() {
 
     let replacing = join_token(&bench, true).await;
     assert!(enroll(&bench, &replacing, "prod-1").await.is_ok());
+    // In one commit: a crash right after it leaves no lease of the old enrolment alive.
+    let events = bench.events();
+    let taken = events.iter().position(|event| event == "join-token.taken").unwrap();
+    assert_eq!(
+        events[taken..taken + 4],
+        ["join-token.taken", "runner.replaced", "lease.ending", "runner.enrolled"]
+    );
     assert_eq!(reason(bench.use_cases.check_enrolment(&caller)), Reason::EnrolmentEnded);
     bench.until("the old enrolment's lease to end", || bench.lease(lease).state_name() == "ended").await;
 }

@@ -25,7 +25,7 @@ fn of_role() -> LeaseFilter {
 }
 
 fn sweeper(bench: &Bench) -> Sweeper {
-    Sweeper::new(bench.use_cases.ends.clone(), bench.clock.now())
+    Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,7 +107,7 @@ async fn a_lease_revoked_while_it_is_minted_yields_no_token_and_keeps_no_anchor(
     assert_eq!(reason(issuing.await.unwrap()), Reason::LeaseEnded);
     bench.until("the anchor to be cut", || bench.cluster.anchors().is_empty()).await;
     bench.clock.advance(MINT_IN_FLIGHT);
-    sweeper(&bench).sweep().await;
+    sweeper(&bench).sweep().await.unwrap();
     assert_eq!(bench.lease(steps[0].view.lease.id).state_name(), "ended");
 }
 
@@ -116,10 +116,10 @@ async fn the_sweeper_ends_leases_at_their_deadline() {
     let bench = Bench::new();
     let (_, _, delivery) = bench.leased().await;
     let mut sweeper = sweeper(&bench);
-    sweeper.sweep().await;
+    sweeper.sweep().await.unwrap();
     assert!(bench.lease(delivery.issued.lease.id).is_live());
     bench.clock.advance(Duration::from_secs(3600));
-    sweeper.sweep().await;
+    sweeper.sweep().await.unwrap();
     assert_eq!(bench.lease(delivery.issued.lease.id).state_name(), "ended");
     assert!(bench.cluster.anchors().is_empty());
 }
@@ -132,7 +132,7 @@ async fn the_sweeper_repeats_a_cut_that_failed() {
     let id = delivery.issued.lease.id;
     let released = bench.use_cases.release(&caller, id).await.unwrap();
     assert_eq!(released.state_name(), "ending");
-    sweeper(&bench).sweep().await;
+    sweeper(&bench).sweep().await.unwrap();
     assert_eq!(bench.lease(id).state_name(), "ended");
     assert!(bench.cluster.anchors().is_empty());
 }
@@ -158,12 +158,53 @@ async fn what_was_pending_before_the_start_is_settled() {
     begun.recv().await.unwrap();
     bench.clock.advance(Duration::from_secs(1));
     let mut sweeper = sweeper(&bench);
-    sweeper.sweep().await;
+    sweeper.sweep().await.unwrap();
     let found = bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap();
     assert_eq!(found[0].state_name(), "ending");
     assert!(bench.cluster.anchors().is_empty());
     bench.clock.advance(MINT_IN_FLIGHT);
-    sweeper.sweep().await;
+    sweeper.sweep().await.unwrap();
     assert_eq!(bench.lease(found[0].id).state_name(), "ended");
     assert_eq!(reason(crashed.await.unwrap()), Reason::LeaseEnded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_goes_through_although_leases_move_meanwhile() {
+    let bench = Arc::new(Bench::new());
+    for runner in 0..30 {
+        let caller = bench.caller(&format!("runner/prod-{runner}"));
+        let job = bench.job(&caller).await;
+        let lease = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease.id;
+        if runner % 2 == 0 {
+            let bench = bench.clone();
+            tokio::spawn(async move { bench.use_cases.release(&caller, lease).await });
+        }
+    }
+    revoke(&bench, of_role(), false).await;
+    bench.until("all leases to end", || bench.ledger.leases(&of_role(), None, 50).unwrap().is_empty()).await;
+    assert!(bench.cluster.anchors().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_unblock_frees_a_runner_that_was_revoked_twice() {
+    let bench = Bench::new();
+    let (caller, job, _) = bench.leased().await;
+    bench.issue(&caller, &job, bench.request()).await.unwrap();
+    let steps = revoke(&bench, of_role(), false).await;
+    assert_eq!(steps.len(), 2);
+    let block = steps[0].view.block.clone().unwrap();
+    bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    assert!(bench.issue(&caller, &job, bench.request()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweeper_ends_what_a_replaced_enrolment_left() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = bench.leased().await;
+    bench.enrol(&caller).await;
+    let enrolment = bench.ledger.enrolment(caller.enrolment()).unwrap().unwrap();
+    let replaced = enrolment.replace(bench.clock.now());
+    bench.ledger.commit(vec![Change::EnrolmentReplaced { enrolment: replaced }]).await.unwrap();
+    sweeper(&bench).sweep().await.unwrap();
+    assert_eq!(bench.lease(delivery.issued.lease.id).state_name(), "ended");
 }
