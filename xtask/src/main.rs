@@ -16,6 +16,7 @@ mod process;
 mod progress;
 mod protobuf;
 mod signals;
+mod soak;
 mod test;
 mod tidy;
 mod tools;
@@ -40,6 +41,9 @@ enum Command {
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
     Test(test::Command),
+    /// Run what only time shows.
+    #[command(subcommand)]
+    Soak(soak::Command),
     /// Run everything that must hold before a change lands: what `.ci/run` runs.
     Ci,
     /// Check the rules that neither rustc nor clippy knows.
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Soak(command) => command.run(),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Codegen => protobuf::codegen(),
