@@ -137,7 +137,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            serving.api().accept(stream, Duration::from_secs(5)).await.map(|_| ())
+            serving.api().accept(stream, Duration::from_secs(5), std::future::ready(())).await.map(|_| ())
         });
 
         let expired = ca.faulty(Fault::Expired, &subject("spiffe://ci.example.org/operator/alice"));

@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_admin_port_tells_health_reasons_and_metrics() {
-        let limits = Limits { connections: 4, handshakes: 1 };
+        let limits = Limits { connections: 4, per_address: 4, handshakes: 1 };
         let metrics = Metrics::install().unwrap();
         let listener = Listener::bind("admin", "127.0.0.1:0".parse().unwrap(), limits).await.unwrap();
         let address = listener.address();

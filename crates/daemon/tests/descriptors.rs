@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 #[tokio::test]
 async fn accepting_without_descriptors_neither_spins_nor_gives_up() {
     let metrics = Metrics::install().unwrap();
-    let limits = Limits { connections: 8, handshakes: 1 };
+    let limits = Limits { connections: 8, per_address: 8, handshakes: 1 };
     let mut listener = Listener::bind("test", "127.0.0.1:0".parse().unwrap(), limits).await.unwrap();
     let socket = TcpSocket::new_v4().unwrap();
 

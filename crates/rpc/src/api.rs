@@ -141,6 +141,10 @@ pub trait Enrolments: Send + Sync {
 
     /// Whether the caller's enrolment still stands; asked before every RPC with a certificate.
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused>;
+
+    /// Records a refusal that the middleware made, and returns it with its decision id; where it cannot be recorded,
+    /// returns why. Asked for a wrong kind of caller, an ended enrolment and an expired certificate, after the rate.
+    async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused;
 }
 
 /// A lease with what belongs to it.

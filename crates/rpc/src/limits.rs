@@ -1,6 +1,6 @@
 //! Every limit of a listener, in one place, with its default.
 //!
-//! Handshakes and the number of connections are limited before a connection comes here. A test fails if a default
+//! Handshakes and the number of all connections are limited before a connection comes here. A test fails if a default
 //! changes.
 
 use std::num::NonZeroU32;
@@ -9,6 +9,8 @@ use std::time::Duration;
 /// What one listener allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections open at once of one caller (api only); one more is closed.
+    pub connections_per_caller: usize,
     /// HTTP/2 streams open at once on one connection.
     pub concurrent_streams: u32,
     /// Calls in work at once on one connection; more are refused with RATE_LIMITED.
@@ -57,6 +59,7 @@ impl Limits {
     /// Of the listener for peers with a certificate.
     pub fn api() -> Self {
         Self {
+            connections_per_caller: 16,
             concurrent_streams: 64,
             concurrent_calls: 32,
             request_bytes: 64 * 1024,
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn defaults_do_not_change_unnoticed() {
-        let api = "Limits { concurrent_streams: 64, concurrent_calls: 32, request_bytes: 65536, \
+        let api = "Limits { connections_per_caller: 16, concurrent_streams: 64, concurrent_calls: 32, request_bytes: 65536, \
                    response_bytes: 262144, header_list_bytes: 8192, stream_window_bytes: 131072, \
                    connection_window_bytes: 1048576, pending_reset_streams: 20, local_error_reset_streams: 1024, \
                    call_timeout: 10s, stream_idle: 30s, keep_alive_interval: 60s, keep_alive_timeout: 20s, \

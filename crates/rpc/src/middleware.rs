@@ -1,8 +1,11 @@
 //! What every call passes before and after the domain, in this order.
 //!
-//! Request id, method table, load, shutdown, rate, certificate, kind of caller, enrolment; then the call itself under a
+//! Request id, method table, shutdown, load, rate, certificate, kind of caller, enrolment; then the call itself under a
 //! time limit and a guard against panics; then its reason into the metrics. It is one plain function instead of a tower
 //! of layers, because the order is the point. The text of a panic and what a peer sent reach neither peer nor log.
+//!
+//! A refusal for what the caller is gets an audit line. The rate comes before it, so that nobody fills the audit faster
+//! than they may call.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -65,7 +68,7 @@ impl Connection {
         Self { listener, caller: caller.map(Arc::new), peer, slots, used: Arc::default() }
     }
 
-    /// Whether a call was ever made on it.
+    /// Whether a call on it was ever admitted. One that is refused here does not keep a connection.
     pub(crate) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }
@@ -78,7 +81,6 @@ impl Connection {
     }
 
     async fn handle(self, request: http::Request<Incoming>) -> http::Response<Body> {
-        self.used.store(true, Ordering::Relaxed);
         let started = self.listener.clock.since_boot();
         let id = request_id(request.headers(), &*self.listener.clock, &*self.listener.entropy);
         let method = methods::find(request.uri().path());
@@ -114,17 +116,40 @@ impl Connection {
         }
         let _slot = self.slots.try_acquire().map_err(|_| shed())?;
         self.listener.rate.admit(self.caller.as_deref(), self.peer)?;
-        if let Some(caller) = &self.caller {
-            check_certificate(caller, self.listener.clock.now())?;
+        if let Err(refused) = self.check(method) {
+            return self.refuse(method, refused).await;
         }
-        check_kind(method, self.listener.kind, self.caller.as_deref().map(Caller::kind))?;
+        self.used.store(true, Ordering::Relaxed);
         if let Some(caller) = &self.caller {
-            self.listener.enrolments.check_enrolment(caller)?;
             request.extensions_mut().insert(caller.clone());
         }
         let call = self.listener.routes.call(method.service, request);
         let response = guarded(time_limit(method, &self.listener.limits), call).await?;
         Ok(response)
+    }
+
+    fn check(&self, method: &Method) -> Result<(), Refused> {
+        if let Some(caller) = &self.caller {
+            check_certificate(caller, self.listener.clock.now())?;
+        }
+        check_kind(method, self.listener.kind, self.caller.as_deref().map(Caller::kind))?;
+        match &self.caller {
+            Some(caller) => self.listener.enrolments.check_enrolment(caller),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the caller, after the audit was told what is a decision and no failure.
+    async fn refuse(&self, method: &Method, refused: Refused) -> Result<http::Response<Body>, Status> {
+        let decided = matches!(
+            refused.reason,
+            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded
+        );
+        if !decided {
+            return Err(refused.into());
+        }
+        let recording = self.listener.enrolments.refused(self.caller.as_deref(), method.name, refused);
+        guarded(self.listener.limits.call_timeout, async { Status::from(recording.await).into_http() }).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! Serves connections whose peer was verified already.
 //!
-//! TLS, the accept loop and the number of connections are elsewhere: here comes a stream of [`Peered`]. Each connection
-//! is a task that this function owns. It ends when the peer hangs up, when it stays silent, at a drawn age (first
-//! GOAWAY, then after a grace for good), or when the listener is shut down and drained.
+//! TLS, the accept loop and the number of all connections are elsewhere: here comes a stream of [`Peered`]. Each
+//! connection is a task that this function owns. It ends when the peer hangs up, when no call of it is admitted, at a
+//! drawn age (first GOAWAY, then after a grace for good), or when the listener is shut down and drained. A connection of
+//! a caller that has enough of them is closed instead: who calls is known here first.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::time::{Clock, Entropy};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -19,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::api::{Administration, Credentials, Enrolments};
 use crate::limits::Limits;
@@ -83,6 +85,9 @@ where
     P: Send + 'static,
 {
     describe_metrics();
+    if listener == ListenerKind::Api {
+        refused_connections().increment(0);
+    }
     let work = Work { clock: clock.clone(), tasks: TaskTracker::new() };
     let tasks = work.tasks.clone();
     let listener = Arc::new(Listener {
@@ -119,18 +124,52 @@ where
     P: Send + 'static,
 {
     let mut incoming = pin!(incoming);
+    let mut callers = Callers { marks: HashMap::new(), most: listener.limits.connections_per_caller };
     loop {
         tokio::select! {
             () = listener.shutdown.cancelled() => return Ok(()),
             _ = connections.join_next(), if !connections.is_empty() => {}
             next = incoming.next() => match next {
-                Some(peered) => {
-                    connections.spawn(converse(peered, listener.clone()));
-                }
+                Some(peered) => match callers.admit(peered.caller.as_ref(), connections.len()) {
+                    Some(mark) => {
+                        let conversation = converse(peered, listener.clone());
+                        connections.spawn(async move { (conversation.await, mark).0 });
+                    }
+                    None => refuse(&peered),
+                },
                 None => return Err(ServeError::AcceptEnded),
             },
         }
     }
+}
+
+/// Who has connections open: each holds a clone of its caller's mark.
+struct Callers {
+    marks: HashMap<SpiffeId, Arc<()>>,
+    most: usize,
+}
+
+impl Callers {
+    /// A place for one more connection, until what is returned is dropped; none if the caller has enough.
+    fn admit(&mut self, caller: Option<&Caller>, open: usize) -> Option<Arc<()>> {
+        let Some(caller) = caller else { return Some(Arc::default()) };
+        // Now and then, because it looks at all of them: at least half are gone.
+        if self.marks.len() > 2 * open {
+            self.marks.retain(|_, mark| Arc::strong_count(mark) > 1);
+        }
+        let mark = self.marks.entry(caller.spiffe_id().clone()).or_default();
+        (Arc::strong_count(mark) <= self.most).then(|| mark.clone())
+    }
+}
+
+fn refuse<IO, P>(peered: &Peered<IO, P>) {
+    let caller = peered.caller.as_ref().map(|caller| tracing::field::display(caller.spiffe_id()));
+    info!(caller, peer = %peered.peer, "closed: too many connections of this caller");
+    refused_connections().increment(1);
+}
+
+fn refused_connections() -> metrics::Counter {
+    metrics::counter!("shorepass_connections_refused_total", "listener" => "api", "limit" => "caller")
 }
 
 /// One connection from its first byte to its last.
@@ -160,7 +199,7 @@ where
             () = &mut first_call, if !waited => {
                 waited = true;
                 if !service.is_used() {
-                    debug!(%peer, "no call on this connection; closing");
+                    debug!(%peer, "no admitted call on this connection; closing");
                     return;
                 }
             }

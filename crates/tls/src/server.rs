@@ -4,11 +4,16 @@
 //! the chain. A configuration is made for each connection (it is a few pointers), which makes swapping the identity or
 //! the bundle a matter of the next handshake; live connections keep what they began with.
 //!
+//! How many handshakes are worked on at once is the caller's business: it passes a future that gives a turn. The turn is
+//! asked for when the whole ClientHello is there and given back before we linger, because a peer that makes us wait
+//! costs a socket, and would cost everybody else their turns.
+//!
 //! What a refused client sees is one alert (RFC 8446, section 6.2):
 //!
 //! | what is wrong | alert |
 //! | --- | --- |
 //! | TLS 1.2 or older | protocol_version |
+//! | no end of the ClientHello in sight | decode_error |
 //! | no ALPN, or none with h2 | no_application_protocol |
 //! | no client certificate on `api` | certificate_required |
 //! | expired, not yet valid | certificate_expired |
@@ -26,15 +31,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use shorepass_core::caller::Caller;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::Clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Join, Take};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::alert::Alert;
 use crate::crypto::{self, WallTime};
@@ -43,6 +49,8 @@ use crate::pem::{self, PemError};
 use crate::serving::ServingIdentity;
 use crate::stream::PeerStream;
 
+/// The most that is read for a ClientHello; those with post-quantum key shares have about 2 KiB.
+const HELLO_BYTES: u64 = 16 * 1024;
 /// How long the rest of a refused client's bytes is read, so that the alert is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// And how many of them.
@@ -62,6 +70,9 @@ pub enum HandshakeError {
     /// It was not over in time.
     #[error("the TLS handshake was not over after {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// The client's first message does not end.
+    #[error("the ClientHello is longer than {HELLO_BYTES} bytes")]
+    HelloTooLong,
     /// The client does not offer HTTP/2.
     #[error("the client does not offer HTTP/2 (ALPN h2)")]
     Protocol,
@@ -139,14 +150,17 @@ pub struct ApiAcceptor(Arc<Serving>);
 
 impl ApiAcceptor {
     /// Makes a caller of a connection, or refuses it with an alert, before the deadline is over.
-    pub async fn accept(
+    ///
+    /// What `turn` gives is held from the whole ClientHello to the end of the handshake.
+    pub async fn accept<G>(
         &self,
         stream: TcpStream,
         deadline: Duration,
+        turn: impl Future<Output = G>,
     ) -> Result<(PeerStream, Caller), HandshakeError> {
         let serving = &self.0;
         let (verifier, finding) = serving.trust.load().verifier(&serving.trust_domain);
-        let shaken = handshake(stream, serving.config(verifier), deadline).await;
+        let shaken = handshake(stream, serving.config(verifier), deadline, turn).await;
         match (shaken, finding.take()) {
             (Ok(stream), Some(Ok(peer))) => Ok((PeerStream::new(stream), Caller::from_verified_peer(peer))),
             (Ok(_), None) => Err(HandshakeError::Client(ClientRefusal::Missing)),
@@ -162,9 +176,16 @@ pub struct EnrollAcceptor(Arc<Serving>);
 
 impl EnrollAcceptor {
     /// Lets anybody in who speaks TLS as we do, before the deadline is over.
-    pub async fn accept(&self, stream: TcpStream, deadline: Duration) -> Result<PeerStream, HandshakeError> {
+    ///
+    /// What `turn` gives is held from the whole ClientHello to the end of the handshake.
+    pub async fn accept<G>(
+        &self,
+        stream: TcpStream,
+        deadline: Duration,
+        turn: impl Future<Output = G>,
+    ) -> Result<PeerStream, HandshakeError> {
         let config = self.0.config(WebPkiClientVerifier::no_client_auth());
-        handshake(stream, config, deadline).await.map(PeerStream::new)
+        handshake(stream, config, deadline, turn).await.map(PeerStream::new)
     }
 }
 
@@ -176,13 +197,19 @@ fn client_trust(bundle_pem: &[u8]) -> Result<ClientTrust, PemError> {
 /// A failed handshake, and the connection where it can still be closed in an orderly way.
 type Failed = (HandshakeError, Option<TcpStream>);
 
-async fn handshake(
+async fn handshake<G>(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     deadline: Duration,
+    turn: impl Future<Output = G>,
 ) -> Result<TlsStream<TcpStream>, HandshakeError> {
     let end = Instant::now() + deadline;
-    match timeout_at(end, negotiate(stream, config)).await {
+    let negotiated = timeout_at(end, async {
+        let start = hello(stream).await?;
+        let _turn = turn.await;
+        finish(start, config).await
+    });
+    match negotiated.await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err((error, None))) => Err(error),
         Ok(Err((error, Some(stream)))) => {
@@ -195,28 +222,52 @@ async fn handshake(
     }
 }
 
-async fn negotiate(stream: TcpStream, config: Arc<ServerConfig>) -> Result<TlsStream<TcpStream>, Failed> {
-    let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+/// Reads the whole ClientHello, and no more than a bounded part of anything else.
+async fn hello(stream: TcpStream) -> Result<StartHandshake<TcpStream>, Failed> {
+    let (reader, writer) = stream.into_split();
+    let bounded = tokio::io::join(reader.take(HELLO_BYTES), writer);
+    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), bounded);
     let start = match (&mut acceptor).await {
-        Ok(start) => start,
-        Err(error) => return Err((describe(error), acceptor.take_io())),
+        Ok(start) => StartHandshake::from_parts(start.accepted, whole(start.io)),
+        Err(error) => match acceptor.take_io() {
+            Some(io) if io.reader().limit() == 0 => {
+                return Err(break_off(whole(io), DECODE_ERROR, HandshakeError::HelloTooLong).await);
+            }
+            io => return Err((describe(error), io.map(whole))),
+        },
     };
     // rustls refuses a client that offers other protocols, but lets one in that offers none at all.
     let offered =
         start.client_hello().alpn().is_some_and(|mut offered| offered.any(|name| name == crypto::PROTOCOL));
     if !offered {
-        let mut stream = start.io;
-        let sent = stream.write_all(&NO_APPLICATION_PROTOCOL).await;
-        return Err((HandshakeError::Protocol, sent.is_ok().then_some(stream)));
+        return Err(break_off(start.io, NO_APPLICATION_PROTOCOL, HandshakeError::Protocol).await);
     }
+    Ok(start)
+}
+
+fn whole(halves: Join<Take<OwnedReadHalf>, OwnedWriteHalf>) -> TcpStream {
+    let (reader, writer) = halves.into_inner();
+    reader.into_inner().reunite(writer).expect("both are halves of the one stream that was split")
+}
+
+async fn finish(
+    start: StartHandshake<TcpStream>,
+    config: Arc<ServerConfig>,
+) -> Result<TlsStream<TcpStream>, Failed> {
     match start.into_stream(config).into_fallible().await {
         Ok(stream) => Ok(stream),
         Err((error, stream)) => Err((describe(error), Some(stream))),
     }
 }
 
-/// The record of a fatal alert, in the clear as before any ServerHello (RFC 8446, sections 5.1 and 6).
-const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+const DECODE_ERROR: u8 = 50;
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// Sends a fatal alert, in the clear as before any ServerHello (RFC 8446, sections 5.1 and 6).
+async fn break_off(mut stream: TcpStream, alert: u8, error: HandshakeError) -> Failed {
+    let sent = stream.write_all(&[21, 3, 3, 0, 2, 2, alert]).await;
+    (error, sent.is_ok().then_some(stream))
+}
 
 fn describe(error: io::Error) -> HandshakeError {
     match crypto::tls_error(&error) {

@@ -111,6 +111,24 @@ async fn a_name_with_a_live_enrolment_is_given_out_again_only_with_replace() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_the_use_cases_is_recorded_under_its_decision() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let refused = Refused::new(Reason::CallerKind, "RevokeLeases is for operators");
+    for who in [Some(&caller), None] {
+        let told = bench.use_cases.refused(who, "RevokeLeases", refused.clone()).await;
+        assert_eq!((told.reason, &told.message), (refused.reason, &refused.message));
+        let (_, decision) = told.metadata.iter().find(|(key, _)| *key == "decision_id").unwrap();
+        let line = bench.ledger.audit_lines().pop().unwrap();
+        let caller = who.map(|caller| caller.spiffe_id().to_string()).unwrap_or_default();
+        for part in ["request.refused", decision, "CALLER_KIND", "RevokeLeases", &caller] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    assert_eq!(bench.events(), ["request.refused", "request.refused"]);
+}
+
+#[tokio::test]
 async fn a_renewal_is_for_the_callers_own_name_and_standing_enrolment() {
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");

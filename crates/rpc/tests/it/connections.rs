@@ -1,7 +1,9 @@
 //! The lives of connections: silence, age, shutdown.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use shorepass_core::caller::Kind;
 use shorepass_rpc::client::ClientError;
 use shorepass_rpc::limits::Limits;
@@ -23,6 +25,64 @@ async fn a_connection_without_a_call_is_closed() {
     assert!(started.elapsed() >= Limits::enroll().first_call);
     assert!(started.elapsed() < Limits::enroll().first_call + Duration::from_secs(1));
     assert_eq!(bench.open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_does_not_keep_a_connection() {
+    let limits = Limits { calls_burst: NonZeroU32::new(2).unwrap(), ..Limits::enroll() };
+    let bench = Bench::new(ListenerKind::Enroll, limits.clone());
+    let clients = [bench.client(None), bench.client(None), bench.client(None)];
+    call(&clients[0], "Enroll").await.unwrap();
+    let refused = call(&clients[1], "ListRoles").await.unwrap_err();
+    assert_eq!(refused.reason(), Some(Reason::CallerKind));
+    let refused = call(&clients[2], "Enroll").await.unwrap_err();
+    assert_eq!(refused.reason(), Some(Reason::RateLimited));
+    assert_eq!(bench.open(), 3);
+    sleep(limits.first_call + Duration::from_secs(1)).await;
+    assert_eq!(bench.open(), 1, "the admitted one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_method_does_not_keep_a_connection() {
+    let bench = Bench::new(ListenerKind::Enroll, Limits::enroll());
+    let executor = TokioExecutor::new();
+    let io = TokioIo::new(bench.connect(None));
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://issuer/shorepass.v1.EnrollmentService/Nothing");
+    sender.send_request(request.body(tonic::body::Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(bench.open(), 1);
+    sleep(Limits::enroll().first_call + Duration::from_secs(1)).await;
+    assert_eq!(bench.open(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_has_so_many_connections_and_one_more_is_closed() {
+    let limits = Limits { connections_per_caller: 2, ..Limits::api() };
+    let bench = Bench::new(ListenerKind::Api, limits);
+    let runner = || bench.connect(Some(caller(Kind::Runner)));
+    let (mut first, mut second) = (runner(), runner());
+    let mut greeting = [0; 9];
+    first.read_exact(&mut greeting).await.unwrap();
+    second.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(runner().read(&mut greeting).await.unwrap(), 0, "it is closed");
+    assert_eq!(bench.open(), 2);
+    call(&bench.client(Some(Kind::Platform)), "ListRoles").await.unwrap();
+    drop(first);
+    while bench.open() > 2 {
+        tokio::task::yield_now().await;
+    }
+    runner().read_exact(&mut greeting).await.unwrap();
+}
+
+#[tokio::test]
+async fn peers_without_a_certificate_are_not_one_caller() {
+    let limits = Limits { connections_per_caller: 1, ..Limits::enroll() };
+    let bench = Bench::new(ListenerKind::Enroll, limits);
+    let mut connections = [bench.connect(None), bench.connect(None)];
+    for connection in &mut connections {
+        connection.read_exact(&mut [0; 9]).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, Lease, Pins, State};
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
@@ -20,7 +20,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
 use shorepass_core::window::Told;
 use shorepass_rpc::api::*;
-use shorepass_rpc::refused::Refused;
+use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
 
@@ -44,6 +44,7 @@ pub(crate) struct Fake {
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
+    pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
     pub(crate) begun: AtomicUsize,
     pub(crate) finished: AtomicUsize,
     pub(crate) go_on: Notify,
@@ -58,6 +59,7 @@ impl Default for Fake {
             revocations: Mutex::default(),
             filters: Mutex::default(),
             asks: Mutex::default(),
+            refusals: Mutex::default(),
             begun: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             go_on: Notify::new(),
@@ -276,6 +278,12 @@ impl Enrolments for Fake {
 
     fn check_enrolment(&self, _: &Caller) -> Result<(), Refused> {
         self.standing.lock().unwrap().clone()
+    }
+
+    async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused {
+        let recorded = (caller.map(Caller::kind), method, refused.reason);
+        self.refusals.lock().unwrap().push(recorded);
+        refused.decided(DecisionId::parse(ID).unwrap())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is refused before the domain is asked, and how.
 
+use std::num::NonZeroU32;
+
 use shorepass_core::caller::Kind;
 use shorepass_proto::v1;
 use shorepass_rpc::client::{ApiClient, ClientError};
@@ -210,6 +212,43 @@ async fn without_a_certificate_there_is_only_enrolment() {
     assert_eq!(bench.fake.begun(), 0);
     call(&bench.client(None), "Enroll").await.unwrap();
     assert_eq!(bench.fake.begun(), 1);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_the_caller_is_recorded_and_its_decision_named() {
+    async fn check(bench: &Bench, kind: Option<Kind>, method: &'static str, reason: Reason) {
+        let error = call(&bench.client(kind), method).await.unwrap_err();
+        assert_eq!(error.reason(), Some(reason));
+        assert_eq!(error.refusal().unwrap().metadata["decision_id"], ID, "{method}");
+        let recorded = std::mem::take(&mut *bench.fake.refusals.lock().unwrap());
+        assert_eq!(recorded, [(kind, method, reason)]);
+    }
+    let enroll = Bench::new(ListenerKind::Enroll, Limits::enroll());
+    check(&enroll, None, "CreateJoinToken", Reason::CallerKind).await;
+    let bench = Bench::api();
+    check(&bench, Some(Kind::Runner), "RevokeLeases", Reason::CallerKind).await;
+    *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::EnrolmentEnded, "replaced"));
+    check(&bench, Some(Kind::Runner), "Issue", Reason::EnrolmentEnded).await;
+    bench.clock.set(second(3_600));
+    check(&bench, Some(Kind::Operator), "GetLease", Reason::CertificateExpired).await;
+}
+
+#[tokio::test]
+async fn failures_rates_and_shutdown_are_not_recorded() {
+    let limits = Limits { calls_burst: NonZeroU32::new(2).unwrap(), ..Limits::api() };
+    let bench = Bench::new(ListenerKind::Api, limits);
+    let client = bench.client(Some(Kind::Runner));
+    *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::StoreUnavailable, "the disk is full"));
+    assert_eq!(call(&client, "Issue").await.unwrap_err().reason(), Some(Reason::StoreUnavailable));
+    call(&client, "RevokeLeases").await.unwrap_err();
+    for _ in 0..10 {
+        let refused = call(&client, "RevokeLeases").await.unwrap_err();
+        assert_eq!(refused.reason(), Some(Reason::RateLimited));
+    }
+    assert_eq!(bench.fake.refusals.lock().unwrap().len(), 1, "the rate comes first");
+    bench.shutdown.cancel();
+    let _ = call(&client, "RevokeLeases").await.unwrap_err();
+    assert_eq!(bench.fake.refusals.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What the listeners make of clients.
 
+use std::future::ready;
 use std::time::Duration;
 
 use rustls::{AlertDescription, HandshakeKind, NamedGroup};
@@ -156,14 +157,14 @@ async fn a_client_that_says_nothing_or_nonsense_is_let_go() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let acceptor = serving(&ca).api();
     let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let accepted = acceptor.accept(listener.accept().await.unwrap().0, SECOND / 10).await;
+    let accepted = acceptor.accept(listener.accept().await.unwrap().0, SECOND / 10, ready(())).await;
     assert!(matches!(accepted, Err(HandshakeError::Timeout(_))));
     drop(silent);
     let mut plain = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let accepted = acceptor.accept(listener.accept().await.unwrap().0, 5 * SECOND).await;
+    let accepted = acceptor.accept(listener.accept().await.unwrap().0, 5 * SECOND, ready(())).await;
     assert!(matches!(accepted, Err(HandshakeError::Tls(_))));
     drop(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-    let accepted = acceptor.accept(listener.accept().await.unwrap().0, 5 * SECOND).await;
+    let accepted = acceptor.accept(listener.accept().await.unwrap().0, 5 * SECOND, ready(())).await;
     assert!(matches!(accepted, Err(HandshakeError::Connection(_))));
 }

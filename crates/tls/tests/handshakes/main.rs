@@ -5,3 +5,4 @@ mod clients;
 mod issuers;
 mod support;
 mod swapping;
+mod turns;

@@ -1,5 +1,6 @@
 //! An issuer's listeners on loopback, and clients that do what ours never would.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,12 @@ pub(crate) async fn api(serving: &Arc<Serving>) -> Listening {
     let acceptor = serving.api();
     listen(move |stream| {
         let acceptor = acceptor.clone();
-        async move { acceptor.accept(stream, 5 * SECOND).await.map(|(stream, caller)| (stream, Some(caller))) }
+        async move {
+            acceptor
+                .accept(stream, 5 * SECOND, ready(()))
+                .await
+                .map(|(stream, caller)| (stream, Some(caller)))
+        }
     })
     .await
 }
@@ -115,7 +121,7 @@ pub(crate) async fn enroll(serving: &Arc<Serving>) -> Listening {
     let acceptor = serving.enroll();
     listen(move |stream| {
         let acceptor = acceptor.clone();
-        async move { acceptor.accept(stream, 5 * SECOND).await.map(|stream| (stream, None)) }
+        async move { acceptor.accept(stream, 5 * SECOND, ready(())).await.map(|stream| (stream, None)) }
     })
     .await
 }
