@@ -84,9 +84,10 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// File and line, for messages about other values.
+    /// File name and line, for messages about other values: those stand in the same file or in one beside it.
     pub(crate) fn place(&self) -> String {
-        format!("{}:{}", self.report.file.display(), self.node.at.line)
+        let file = self.report.file.file_name().unwrap_or(self.report.file.as_os_str());
+        format!("{}:{}", file.display(), self.node.at.line)
     }
 
     /// Reports a problem with the field below this one, or with its nearest ancestor that is there.

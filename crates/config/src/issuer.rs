@@ -217,11 +217,7 @@ fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {
     let server = fields.optional("server", |server| server.parsed(parse_server_url));
     let ca_file = fields.optional("caFile", Cursor::file_path);
     let tls_server_name = fields.optional("tlsServerName", |name| name.parsed(Host::parse));
-    Some(Advertise {
-        server,
-        ca_file,
-        tls_server_name: tls_server_name.map(|name| name.to_string()),
-    })
+    Some(Advertise { server, ca_file, tls_server_name: tls_server_name.map(|name| name.to_string()) })
 }
 
 fn certificate_lifetime(cursor: &Cursor<'_>) -> Option<Duration> {

@@ -107,6 +107,9 @@ mod tests {
         found.sort();
         let mut listed = SECRET_FIELDS.map(str::to_owned).to_vec();
         listed.sort();
-        assert_eq!(found, listed, "a field named like a secret must be redacted here and in build.rs, or renamed");
+        assert_eq!(
+            found, listed,
+            "a field named like a secret must be redacted here and in build.rs, or renamed"
+        );
     }
 }
