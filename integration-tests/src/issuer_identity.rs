@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{Api, PostParams};
-use shorepass_cluster::rbac::{self, IssuerIdentity};
+use shorepass_cluster::rbac::{self, Audiences, IssuerIdentity};
 use shorepass_cluster::{Advertise, Connection, KubeCluster, names};
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
@@ -53,7 +53,8 @@ impl InstalledIssuer {
         let service_account = Name::parse(SERVICE_ACCOUNT)?;
         let identity =
             IssuerIdentity::ServiceAccount { namespace: home.namespace.clone(), name: service_account };
-        admin.apply(&rbac::render(roles, cluster, &identity, &issuer)?)?;
+        let audiences = Audiences::new(Vec::new())?;
+        admin.apply(&rbac::render(roles, cluster, &identity, &issuer, &audiences)?)?;
 
         let folder = tempfile::tempdir()?;
         let token = home.token_of(SERVICE_ACCOUNT).await?;

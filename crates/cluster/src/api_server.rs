@@ -2,6 +2,8 @@
 //!
 //! No retries: a retried TokenRequest is a token that nobody recorded. The body is read into a buffer of ours, which is
 //! limited and wiped; the buffers of HTTP and TLS below are not.
+//!
+//! Why there is no answer is told to runners too: where the issuer keeps its credential stands in the log alone.
 
 use std::error::Error;
 use std::time::Duration;
@@ -60,7 +62,7 @@ pub(crate) struct Call<'a, B> {
 /// The way to one API server.
 pub(crate) struct ApiServer {
     client: Client,
-    /// The credential's place, for whoever has to renew it.
+    /// The credential's place, for the log: for whoever has to renew it.
     credential: String,
 }
 
@@ -95,16 +97,25 @@ impl ApiServer {
         let refusal = refusal(status, headers, body);
         match (status, refusal) {
             (StatusCode::UNAUTHORIZED, _) => {
-                no_answer(format!("it refuses the issuer's own credential (401): renew {}", self.credential))
+                tracing::warn!(
+                    credential = self.credential,
+                    "the API server refuses the issuer's own credential (401): renew it"
+                );
+                no_answer(
+                    "it refuses the issuer's own credential (401): the issuer's operators must renew it"
+                        .to_owned(),
+                )
             }
             (_, Some(refusal)) if status.is_server_error() => {
                 no_answer(format!("it failed ({}): {}", refusal.code, refusal.message))
             }
             (_, Some(refusal)) => ApiError::Refused(refusal),
-            (_, None) => no_answer(format!(
-                "something answered {status} that is not a Kubernetes API server: check the server's URL in {}",
-                self.credential
-            )),
+            (_, None) => {
+                tracing::warn!(credential = self.credential, %status, "something answered that is not a Kubernetes API server: check the server's URL");
+                no_answer(format!(
+                    "something answered {status} that is not a Kubernetes API server: the issuer's operators must check its URL"
+                ))
+            }
         }
     }
 
@@ -114,7 +125,9 @@ impl ApiServer {
         let mut next = Some(error);
         while let Some(error) = next {
             if error.is::<AuthError>() || matches!(error.downcast_ref(), Some(kube::Error::Auth(_))) {
-                return format!("the issuer's own credential cannot be had from {}", self.credential);
+                tracing::warn!(credential = self.credential, "the issuer's own credential cannot be had");
+                return "the issuer's own credential cannot be had: the issuer's log says from where"
+                    .to_owned();
             }
             let text = error.to_string();
             if !error.is::<kube::Error>() && !said.iter().any(|earlier| earlier.contains(&text)) {

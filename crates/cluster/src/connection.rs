@@ -159,7 +159,7 @@ impl Connection {
         config.write_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
         let client = Client::try_from(config).map_err(|source| self.no_client(source))?;
-        let credential = format!("the credential in kubeconfig {}, context {:?}", self.file(), self.context);
+        let credential = format!("kubeconfig {}, context {:?}", self.file(), self.context);
         Ok((endpoint, ApiServer::new(client, credential)))
     }
 

@@ -12,6 +12,7 @@ use shorepass_core::role::Role;
 
 use crate::names;
 
+const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
 const TARGET: &str = include_str!("../../../deploy/kubernetes/target.yaml");
 const POLICY: &str = include_str!("../../../deploy/kubernetes/policy.yaml");
@@ -30,6 +31,30 @@ pub enum IssuerIdentity {
     User(String),
 }
 
+/// What API servers call themselves unless they are told otherwise.
+const USUAL_AUDIENCES: [&str; 3] =
+    ["https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes"];
+
+/// What the cluster's API server calls itself in `aud`, for nobody else may a token be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audiences(Vec<String>);
+
+impl Audiences {
+    /// Those that were named; the usual ones if none was.
+    pub fn new(named: Vec<String>) -> Result<Self, RenderError> {
+        if let Some(odd) = named.iter().find(|audience| !is_audience(audience)) {
+            return Err(RenderError::Audience(odd.clone()));
+        }
+        let usual = || USUAL_AUDIENCES.map(str::to_owned).to_vec();
+        Ok(Self(if named.is_empty() { usual() } else { named }))
+    }
+}
+
+/// A word or a URI, and nothing that means something else in CEL, YAML or a template.
+fn is_audience(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/?#[]@!&()*+,;=%".contains(c))
+}
+
 /// Why there is nothing to print.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
@@ -44,6 +69,9 @@ pub enum RenderError {
     /// The user's name is none.
     #[error("{0:?} is not a user name: it is empty or has control characters")]
     User(String),
+    /// The audience is none.
+    #[error("{0:?} is not an audience: a word or a URI, such as https://kubernetes.default.svc")]
+    Audience(String),
 }
 
 /// Prints what the issuer called `issuer` needs in `cluster` for its roles, and no more.
@@ -52,10 +80,11 @@ pub fn render(
     cluster: &Name,
     identity: &IssuerIdentity,
     issuer: &Name,
+    audiences: &Audiences,
 ) -> Result<String, RenderError> {
     let targets = targets(roles, cluster)?;
     let policy = json!(names::policy_name(issuer)).to_string();
-    let mut output = String::new();
+    let mut output = fill(HEAD, &[("ISSUER", issuer.as_str()), ("CLUSTER", cluster.as_str())]);
     match identity {
         IssuerIdentity::ServiceAccount { namespace, name } => output.push_str(&fill(
             ISSUER,
@@ -86,6 +115,9 @@ pub fn render(
         &[
             ("POLICY", &policy),
             ("LONGEST", &longest(&targets)),
+            ("AUDIENCES", &json!(audiences.0).to_string()),
+            ("LEASE_ANNOTATION", names::LEASE_ANNOTATION),
+            ("ISSUER_LABEL", names::ISSUER_LABEL),
             ("LEASE_ID", names::LEASE_ID_ANNOTATION),
             ("AUDIT_KEY", names::AUDIT_KEY),
             // Last: the only value that could itself look like a placeholder.
@@ -206,8 +238,12 @@ mod tests {
         IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("issuer") }
     }
 
+    fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
+        Audiences::new(named.iter().copied().map(str::to_owned).collect())
+    }
+
     fn rendered(identity: &IssuerIdentity) -> String {
-        render(&roles(), &name("staging"), identity, &name("main")).unwrap()
+        render(&roles(), &name("staging"), identity, &name("main"), &audiences(&[]).unwrap()).unwrap()
     }
 
     #[test]
@@ -250,9 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn named_audiences_replace_the_usual_ones() {
+        let own = audiences(&["https://id.example.org/c/1", "k3s"]).unwrap();
+        let output = render(&roles(), &name("staging"), &service_account(), &name("main"), &own).unwrap();
+        assert!(output.contains(r#"audience in ["https://id.example.org/c/1","k3s"]"#), "{output}");
+        assert!(!output.contains(USUAL_AUDIENCES[0]));
+    }
+
+    #[test]
+    fn what_cannot_be_an_audience_is_refused() {
+        for odd in ["", "a b", "a\nb", "a\"]", "a'", "a\\", "${USERNAME}"] {
+            assert_eq!(audiences(&["kubernetes", odd]), Err(RenderError::Audience(odd.to_owned())));
+        }
+    }
+
+    #[test]
     fn nothing_is_printed_for_nobody() {
-        let refused =
-            |cluster, identity| render(&roles(), &name(cluster), &identity, &name("main")).unwrap_err();
+        let usual = audiences(&[]).unwrap();
+        let refused = |cluster, identity| {
+            render(&roles(), &name(cluster), &identity, &name("main"), &usual).unwrap_err()
+        };
         let known = vec![name("production"), name("staging")];
         let none = RenderError::NoRoles { cluster: name("prod"), known };
         assert_eq!(refused("prod", service_account()), none);

@@ -17,8 +17,8 @@ use crate::window::{Told, Window};
 /// How far the clocks of issuer and API server may differ.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// How much later the token's own expiry may be than the granted one: the API server reads its clock for the answer, then
-/// again for the token.
+/// How much later the token's own expiry may be than the granted one, and the granted one than the ordered: the API server
+/// reads its clock for the answer, then again for the token, and rounds.
 pub const EXPIRY_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// A token to be minted: the lease's first, which makes the anchor, or another on the same anchor.
@@ -123,8 +123,8 @@ pub enum Lie {
     /// For somebody else, or for nobody.
     #[error("its audiences are {0:?}")]
     Audience(Vec<String>),
-    /// Without a life, or another than the answer says.
-    #[error("its expiry is not the one that was granted")]
+    /// Without a life, with a longer one than was ordered, or with another than the answer says.
+    #[error("its expiry is not the one that was ordered or granted")]
     Expiry,
     /// It has no name.
     #[error("it has no jti")]
@@ -178,6 +178,10 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
     let skew = skew_seconds(minted, now);
     if skew.unsigned_abs() > CLOCK_TOLERANCE.as_secs() {
         return Err(Lie::ClockSkew(skew));
+    }
+    let longest = order.token_lifetime.saturating_add(EXPIRY_TOLERANCE);
+    if until(minted.created, minted.expires) > longest {
+        return Err(Lie::Expiry);
     }
     let later = claims.expires.as_second().saturating_sub(minted.expires.as_second());
     if minted.expires <= minted.created || !(0..=EXPIRY_TOLERANCE.as_secs() as i64).contains(&later) {
@@ -366,6 +370,20 @@ mod tests {
     #[test]
     fn a_second_that_ends_between_answer_and_token_is_not_a_lie() {
         assert!(verdict(|answer| answer.claims.expires = second(1_601)).is_ok());
+    }
+
+    #[test]
+    fn a_longer_life_than_ordered_is_a_lie_and_a_shorter_one_is_not() {
+        let living_until = |end| {
+            verdict(|answer| {
+                answer.expires = second(end);
+                answer.claims.expires = second(end);
+            })
+        };
+        // 600 s were ordered.
+        assert!(living_until(1_300).is_ok() && living_until(1_602).is_ok());
+        assert_eq!(living_until(1_603).unwrap_err(), Lie::Expiry);
+        assert_eq!(living_until(1_000 + 31_536_000).unwrap_err(), Lie::Expiry);
     }
 
     #[test]

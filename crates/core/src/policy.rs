@@ -221,6 +221,8 @@ fn names(subject: &Subject, caller: &Caller) -> bool {
 
 fn token_lifetime(role: &Role, wanted: Option<Duration>) -> Duration {
     let lifetime = wanted.unwrap_or(role.token().default).min(role.token().max);
+    // A TokenRequest has whole seconds: 3607.5 would become what is avoided here.
+    let lifetime = Duration::from_secs(lifetime.as_secs());
     if lifetime == STRETCHED_LIFETIME { STRETCHED_LIFETIME - Duration::from_secs(7) } else { lifetime }
 }
 
@@ -384,9 +386,14 @@ mod tests {
             role.digest(),
         );
         let policy = Policy::new(vec![role.unwrap()]).unwrap();
-        let ask = Ask { token_lifetime: Some(STRETCHED_LIFETIME), ..ask("deploy") };
-        let grant = policy.decide(&caller, &job(&caller), &ask, &[], second(0)).unwrap();
-        assert_eq!(grant.token_lifetime, HOUR);
+        let granted = |wanted| {
+            let ask = Ask { token_lifetime: Some(wanted), ..ask("deploy") };
+            policy.decide(&caller, &job(&caller), &ask, &[], second(0)).unwrap().token_lifetime
+        };
+        for fraction in [0, 1, 500, 999] {
+            assert_eq!(granted(STRETCHED_LIFETIME + Duration::from_millis(fraction)), HOUR);
+        }
+        assert_eq!(granted(STRETCHED_LIFETIME + Duration::from_secs(1)), HOUR + Duration::from_secs(8));
     }
 
     #[test]

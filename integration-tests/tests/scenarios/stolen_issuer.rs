@@ -22,7 +22,7 @@ const PASSWORD: &str = "hunter2";
 /// Base64 of the password, as the API server would give it away.
 const ENCODED: &str = "aHVudGVyMg==";
 const CHANGED: &str = "Y2hhbmdlZA==";
-const LEASE: &str = "shorepass-aaaaaaaaaaaaaaaaaaaaaaaaaa";
+const LEASE: &str = "shorepass-zzzzzzzzzzzzzzzzzzzzzzzzzz";
 
 /// A request, and how its success shows in the answer.
 struct Attack {
@@ -53,7 +53,8 @@ async fn scene() -> Result<Scene> {
     let roles = [role("deploy", &cluster, &place.namespace, "deployer", Duration::from_secs(LONGEST))?];
     let issuer = InstalledIssuer::install(&admin, &roles, &cluster).await?;
     let twin = issuer.twin(&admin, &[&place.namespace]).await?;
-    let lease = secret(LEASE, "shorepass.dev/lease", "");
+    // As if a controller had copied something into it.
+    let lease = secret(LEASE, "shorepass.dev/lease", PASSWORD);
     let lease = place.secrets().create(&PostParams::default(), &lease).await?;
     let foreign = secret("foreign", "Opaque", PASSWORD);
     let foreign = place.secrets().create(&PostParams::default(), &foreign).await?;
@@ -98,11 +99,14 @@ impl Scene {
 
     fn attacks_on_secrets(&self) -> Vec<Attack> {
         let foreign = format!("{}/foreign", self.secrets());
+        let lease = format!("{}/{LEASE}", self.secrets());
+        let mut labelled = lease_secret("h");
+        labelled["metadata"]["labels"]["replicator.example.org/from"] = json!("foreign");
         let given_away = |answer: &Value| answer["data"]["password"] == ENCODED;
-        let read = |what, propagation: &str| Attack {
+        let read = |what, path: &str, propagation: &str| Attack {
             what,
             method: Method::DELETE,
-            path: foreign.clone(),
+            path: path.to_owned(),
             body: json!({"propagationPolicy": propagation, "dryRun": ["All"]}),
             succeeded: given_away,
         };
@@ -113,9 +117,12 @@ impl Scene {
         let changed =
             json!({"metadata": {"name": "foreign"}, "stringData": {"password": "changed"}, "type": "Opaque"});
         vec![
-            read("read a foreign Secret by a foreground dry-run delete", "Foreground"),
-            read("read a foreign Secret by an orphaning dry-run delete", "Orphan"),
+            read("read a foreign Secret by a foreground dry-run delete", &foreign, "Foreground"),
+            read("read a foreign Secret by an orphaning dry-run delete", &foreign, "Orphan"),
+            read("read a lease Secret by a foreground dry-run delete", &lease, "Foreground"),
+            read("read a lease Secret by an orphaning dry-run delete", &lease, "Orphan"),
             create("make a permanent token", permanent_token()),
+            create("make a Secret of another type", changed_lease("a", "type", json!("Opaque"))),
             create("make a Secret with data", changed_lease("b", "stringData", json!({"key": "value"}))),
             create(
                 "make a lease Secret that a finalizer keeps alive",
@@ -126,6 +133,11 @@ impl Scene {
                 changed_metadata("d", "name", json!("shorepass-x")),
             ),
             create("make a lease Secret without the label", changed_metadata("e", "labels", json!({}))),
+            create(
+                "make a lease Secret that a controller fills because of an annotation",
+                changed_metadata("g", "annotations", json!({"replicator.example.org/from": "web/foreign"})),
+            ),
+            create("make a lease Secret that a controller fills because of a label", labelled),
             Attack {
                 what: "change a foreign Secret",
                 method: Method::PUT,
@@ -152,7 +164,18 @@ impl Scene {
         };
         let mut untraceable = token_request(600, &lease);
         untraceable["metadata"] = json!({});
+        let for_others = |audiences| {
+            let mut request = token_request(600, &lease);
+            request["spec"]["audiences"] = audiences;
+            request
+        };
         vec![
+            mint("mint a token for somebody else", "deployer", for_others(json!(["sts.amazonaws.com"]))),
+            mint(
+                "mint a token for the API server and somebody else",
+                "deployer",
+                for_others(json!(["https://kubernetes.default.svc", "vault"])),
+            ),
             mint("mint a token bound to nothing", "deployer", token_request(600, &Value::Null)),
             mint("mint a token bound to a foreign Secret", "deployer", token_request(600, &foreign)),
             mint("mint a token that lives too long", "deployer", token_request(LONGEST + 1, &lease)),
