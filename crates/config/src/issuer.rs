@@ -362,9 +362,7 @@ mod tests {
         let text = format!("{}{}", &ISSUER[..to], &ISSUER[from..]);
         let errors = read(&text).unwrap_err().to_string();
         assert!(
-            errors.contains(
-                "spec.clusters[1].name: a cluster named staging stands in /etc/shorepass/issuer.yaml:16"
-            ),
+            errors.contains("spec.clusters[1].name: a cluster named staging stands in issuer.yaml:16"),
             "{errors}"
         );
     }
