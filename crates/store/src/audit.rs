@@ -1,15 +1,17 @@
 //! The audit file: one JSON line for each change, in the order of the changes.
 //!
 //! ```text
-//! {"seq":7,"time":...,"event":"lease.active",...,"record":"<base64 of the framed store.v1.Change>"}\n
+//! {"seq":7,"batch":6,"time":...,"event":"lease.active",...,"record":"<base64 of the framed store.v1.Change>"}\n
 //! ```
 //!
 //! It is written and synced *before* the records, which are an index of it: whatever a reader of the records sees is
 //! durable here already, and start-up replays the lines that the records do not have. `record` is absent where a change
-//! has no row.
+//! has no row. `batch` is the number of the first line that was written and synced with this one, absent in that line.
 //!
-//! Only what was never acknowledged is ever cut off: lines at the very end that are not whole, and only while the records
-//! have none of them. A file that does not begin like an audit file is not touched. The file is opened once: who rotates
+//! Only what was never acknowledged is ever cut off, and only while the records have none of it: lines at the very end
+//! that are not whole, and whole ones after them of the same batch, whose pages came to the disk first when power failed.
+//! That the records have none of a line is not enough by itself: they may have been lost, and be made anew from here. A
+//! line of a later batch shows that the one before it was durable once, and damage in that is never cut off. A file that does not begin like an audit file is not touched. The file is opened once: who rotates
 //! it restarts the issuer, and numbers go on in the new file.
 
 use std::fs::File;
@@ -81,6 +83,8 @@ pub enum AuditError {
 #[derive(Serialize)]
 struct Written<'a> {
     seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<u64>,
     #[serde(flatten)]
     line: &'a Line,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,13 +94,15 @@ struct Written<'a> {
 #[derive(Deserialize)]
 struct Read {
     seq: u64,
+    batch: Option<u64>,
     record: Option<String>,
 }
 
-/// The line of a change, without its newline.
-pub(crate) fn entry(seq: u64, change: &Change) -> String {
+/// The line of a change, without its newline; `first` is the number of its batch's first line.
+pub(crate) fn entry(seq: u64, first: u64, change: &Change) -> String {
     let record = convert::stored_change(change).map(|record| BASE64.encode(&frame(&record)));
-    let written = Written { seq, line: &line(change), record };
+    let batch = (first != seq).then_some(first);
+    let written = Written { seq, batch, line: &line(change), record };
     serde_json::to_string(&written).expect("a line has string keys and nothing that can fail to be written")
 }
 
@@ -104,6 +110,8 @@ pub(crate) fn entry(seq: u64, change: &Change) -> String {
 pub(crate) struct Entry {
     /// Its number.
     pub(crate) sequence: u64,
+    /// The number of its batch's first line.
+    batch: u64,
     /// What it records; none where the change has no row.
     pub(crate) change: Option<Change>,
 }
@@ -111,7 +119,7 @@ pub(crate) struct Entry {
 fn parse(line: &[u8]) -> Result<Entry, String> {
     let read: Read = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let change = read.record.as_deref().map(parse_record).transpose()?;
-    Ok(Entry { sequence: read.seq, change })
+    Ok(Entry { sequence: read.seq, batch: read.batch.unwrap_or(read.seq), change })
 }
 
 fn parse_record(text: &str) -> Result<Change, String> {
@@ -154,15 +162,21 @@ impl AuditFile {
 
     /// Cuts off what a crash left unfinished at its end, after line `records` is known to be in the records.
     pub(crate) fn settle(&mut self, records: u64) -> Result<(), AuditError> {
-        let failed = |source| AuditError::File { path: self.path.clone(), source };
         if self.ragged && self.last < records {
             // Either an acknowledged line was damaged, or this file is new and its first line was never finished.
-            let number = self.ragged_number().map_err(failed)?;
+            let number = self.number_at(self.length).map_err(|source| self.failed(source))?;
             if number.is_none_or(|number| number <= records) {
                 return Err(self.damaged(self.length, "it was acknowledged and is not whole".to_owned()));
             }
         }
-        self.cut().map_err(|source| AuditError::File { path: self.path.clone(), source })
+        if self.last > records {
+            if let Some(torn) = self.torn(records)? {
+                (self.length, self.last, self.ragged) = (torn.offset, torn.number - 1, true);
+            }
+            // After a kill, and no power failure, they may be in the page cache alone; the records get them next.
+            self.file.sync_data().map_err(|source| self.failed(source))?;
+        }
+        self.cut().map_err(|source| self.failed(source))
     }
 
     /// The lines after line `sequence`, in order and without a gap.
@@ -170,23 +184,10 @@ impl AuditFile {
         &self,
         sequence: u64,
     ) -> Result<impl Iterator<Item = Result<Entry, AuditError>>, AuditError> {
-        let failed = |source| AuditError::File { path: self.path.clone(), source };
-        let start = self.offset_after(sequence)?;
-        let mut file = self.file.try_clone().map_err(failed)?;
-        file.seek(SeekFrom::Start(start)).map_err(failed)?;
-        let mut reader = BufReader::new(io::Read::take(file, self.length - start));
-        let (mut offset, mut expected) = (start, sequence + 1);
-        Ok(std::iter::from_fn(move || {
-            let mut line = Vec::new();
-            match reader.read_until(b'\n', &mut line) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(source) => return Some(Err(AuditError::File { path: self.path.clone(), source })),
-            }
-            let entry = self.expect(&line, offset, expected, sequence);
-            offset += line.len() as u64;
-            expected += 1;
-            Some(entry)
+        let lines = self.lines_from(self.offset_after(sequence)?)?;
+        Ok(lines.zip(sequence + 1..).map(move |(line, expected)| {
+            let (offset, line) = line?;
+            self.expect(&line, offset, expected, sequence)
         }))
     }
 
@@ -225,10 +226,61 @@ impl AuditFile {
         Ok(())
     }
 
-    /// The number of the line that is not whole, where that much of it can be read.
-    fn ragged_number(&self) -> io::Result<Option<u64>> {
+    /// The first line after `records` that is not whole, if nothing from there on can have been acknowledged.
+    fn torn(&self, records: u64) -> Result<Option<Torn>, AuditError> {
+        let mut torn: Option<Torn> = None;
+        let mut expected = records + 1;
+        for line in self.lines_from(self.offset_after(records)?)? {
+            let (offset, line) = line?;
+            match (parse(&line), &torn) {
+                (Ok(entry), None) if entry.sequence == expected => expected += 1,
+                // A gap or a line in the wrong place: to be told by who reads on, and not to be cut off.
+                (Ok(_), None) => return Ok(None),
+                (Ok(entry), Some(torn)) if torn.is_in_batch_of(&entry, records) => {}
+                (Ok(_), Some(torn)) => return Err(self.damaged(torn.offset, torn.problem.clone())),
+                (Err(problem), None) if self.may_be(expected, offset)? => {
+                    torn = Some(Torn { offset, number: expected, problem });
+                }
+                (Err(problem), None) => return Err(self.damaged(offset, problem)),
+                (Err(_), Some(_)) => {}
+            }
+        }
+        Ok(torn)
+    }
+
+    /// Whether a line that is not whole can be the one with that number. What stands before it says so, if anything does.
+    fn may_be(&self, expected: u64, offset: u64) -> Result<bool, AuditError> {
+        let number = self.number_at(offset).map_err(|source| self.failed(source))?;
+        Ok(number.map_or(offset > 0, |number| number == expected))
+    }
+
+    /// The lines that begin at `offset` or after it, and where they begin.
+    fn lines_from(
+        &self,
+        offset: u64,
+    ) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AuditError>>, AuditError> {
+        let mut file = self.file.try_clone().map_err(|source| self.failed(source))?;
+        file.seek(SeekFrom::Start(offset)).map_err(|source| self.failed(source))?;
+        let mut reader = BufReader::new(io::Read::take(file, self.length - offset));
+        let mut next = offset;
+        Ok(std::iter::from_fn(move || {
+            let mut line = Vec::new();
+            match reader.read_until(b'\n', &mut line) {
+                Ok(0) => None,
+                Ok(length) => {
+                    let offset = next;
+                    next += length as u64;
+                    Some(Ok((offset, line)))
+                }
+                Err(source) => Some(Err(self.failed(source))),
+            }
+        }))
+    }
+
+    /// The number of the line there, where that much of it can be read.
+    fn number_at(&self, offset: u64) -> io::Result<Option<u64>> {
         let mut start = [0; 32];
-        let length = self.file.read_at(&mut start, self.length)?;
+        let length = self.file.read_at(&mut start, offset)?;
         let rest = start[..length].strip_prefix(START).and_then(|rest| std::str::from_utf8(rest).ok());
         Ok(rest.and_then(|rest| rest.split_once(',')).and_then(|(number, _)| number.parse().ok()))
     }
@@ -251,23 +303,46 @@ impl AuditFile {
         Err(self.damaged(offset, format!("it is line {} and should be line {expected}", entry.sequence)))
     }
 
-    /// Where the lines after line `sequence` begin: at the start, or as far back from the end as needed.
+    /// Where the lines after line `sequence` begin: at the start, or as far back from the end as needed. Lines after
+    /// it may be damaged, and it may not.
     fn offset_after(&self, sequence: u64) -> Result<u64, AuditError> {
         let mut end = self.length;
+        let mut unread = None;
         while end > 0 && sequence > 0 {
-            let (start, line) = line_before(&self.file, end)
-                .map_err(|source| AuditError::File { path: self.path.clone(), source })?;
-            let entry = parse(&line).map_err(|problem| self.damaged(start, problem))?;
-            if entry.sequence <= sequence {
-                return Ok(end);
+            let (start, line) = line_before(&self.file, end).map_err(|source| self.failed(source))?;
+            match (parse(&line), unread.take()) {
+                (Ok(entry), Some(problem)) if entry.sequence < sequence => {
+                    return Err(self.damaged(end, problem));
+                }
+                (Ok(entry), _) if entry.sequence <= sequence => return Ok(end),
+                (Ok(_), _) => {}
+                (Err(problem), _) => unread = Some(problem),
             }
             end = start;
         }
         Ok(0)
     }
 
+    fn failed(&self, source: io::Error) -> AuditError {
+        AuditError::File { path: self.path.clone(), source }
+    }
+
     fn damaged(&self, offset: u64, problem: String) -> AuditError {
         AuditError::Damaged { path: self.path.clone(), offset, problem }
+    }
+}
+
+/// A line that is not whole, after which the file may be cut off.
+struct Torn {
+    offset: u64,
+    number: u64,
+    problem: String,
+}
+
+impl Torn {
+    /// Whether a whole line after this one was written together with it, and with nothing that is in the records.
+    fn is_in_batch_of(&self, entry: &Entry, records: u64) -> bool {
+        records < entry.batch && entry.batch <= self.number && self.number < entry.sequence
     }
 }
 
@@ -309,170 +384,4 @@ fn line_before(file: &File, end: u64) -> io::Result<(u64, Vec<u8>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::files::Fdatasync;
-    use crate::testing;
-
-    struct Scene {
-        directory: tempfile::TempDir,
-        changes: Vec<Change>,
-    }
-
-    impl Scene {
-        /// An audit file of five lines.
-        fn new() -> Self {
-            let scene = Self {
-                directory: tempfile::tempdir().unwrap(),
-                changes: (0..5).map(testing::job_started).collect(),
-            };
-            let lines: Vec<String> = scene
-                .changes
-                .iter()
-                .enumerate()
-                .map(|(index, change)| entry(index as u64 + 1, change))
-                .collect();
-            AuditFile::open(&scene.path()).unwrap().append(&lines, &Fdatasync).unwrap();
-            scene
-        }
-
-        fn path(&self) -> PathBuf {
-            self.directory.path().join("audit.jsonl")
-        }
-
-        fn text(&self) -> String {
-            fs::read_to_string(self.path()).unwrap()
-        }
-
-        fn after(&self, sequence: u64) -> Result<Vec<Change>, AuditError> {
-            let mut audit = AuditFile::open(&self.path())?;
-            audit.settle(sequence)?;
-            audit.entries_after(sequence)?.map(|entry| Ok(entry?.change.unwrap())).collect()
-        }
-    }
-
-    #[test]
-    fn the_lines_after_any_line_are_read_back() {
-        let scene = Scene::new();
-        for sequence in 0..=5 {
-            assert_eq!(
-                scene.after(sequence).unwrap(),
-                scene.changes[sequence as usize..],
-                "after {sequence}"
-            );
-        }
-    }
-
-    #[test]
-    fn lines_longer_than_a_block_are_found_from_behind() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("long");
-        let lines = ["a".repeat(4095), "b".repeat(4096), "c".repeat(10_000), String::new()];
-        fs::write(&path, lines.join("\n") + "\n").unwrap();
-        let file = File::open(&path).unwrap();
-        let mut end = file.metadata().unwrap().len();
-        for expected in lines.iter().rev() {
-            let (start, line) = line_before(&file, end).unwrap();
-            assert_eq!(line, format!("{expected}\n").into_bytes());
-            end = start;
-        }
-        assert_eq!(end, 0);
-    }
-
-    #[test]
-    fn a_torn_last_line_is_cut_off_wherever_it_tore() {
-        let scene = Scene::new();
-        let whole = scene.text();
-        let fourth = whole.match_indices('\n').nth(3).unwrap().0 + 1;
-        for torn in [fourth + 1, fourth + 20, whole.len() - 1] {
-            fs::write(scene.path(), &whole[..torn]).unwrap();
-            assert_eq!(scene.after(0).unwrap(), scene.changes[..4], "torn at {torn}");
-            assert_eq!(scene.text(), whole[..fourth]);
-        }
-    }
-
-    #[test]
-    fn a_last_line_of_zeroes_is_cut_off() {
-        let scene = Scene::new();
-        let whole = scene.text();
-        fs::write(scene.path(), whole.clone() + &"\0".repeat(5000) + "\n").unwrap();
-        assert_eq!(scene.after(5).unwrap(), []);
-        assert_eq!(scene.text(), whole);
-    }
-
-    #[test]
-    fn a_line_that_is_in_the_records_is_never_cut_off() {
-        let scene = Scene::new();
-        let torn = scene.text().trim_end().to_owned();
-        fs::write(scene.path(), &torn).unwrap();
-        assert!(matches!(scene.after(5), Err(AuditError::Damaged { .. })));
-        assert_eq!(scene.text(), torn);
-    }
-
-    #[test]
-    fn a_torn_first_line_of_a_new_file_is_cut_off() {
-        let scene = Scene::new();
-        let last = scene.text().lines().last().unwrap().to_owned();
-        fs::write(scene.path(), &last[..100]).unwrap();
-        assert_eq!(scene.after(4).unwrap(), []);
-        assert_eq!(scene.text(), "");
-    }
-
-    #[test]
-    fn a_damaged_or_missing_line_in_between_is_told() {
-        let scene = Scene::new();
-        let whole = scene.text();
-        fs::write(scene.path(), whole.replacen("\"seq\":3", "\"seq\":9", 1)).unwrap();
-        assert!(matches!(scene.after(0), Err(AuditError::Damaged { .. })));
-        let position = whole.rfind("\"record\":\"").unwrap() + 30;
-        let mut flipped = whole.clone().into_bytes();
-        flipped[position] = if flipped[position] == b'A' { b'B' } else { b'A' };
-        flipped.extend_from_slice(whole.lines().last().unwrap().as_bytes());
-        flipped.push(b'\n');
-        fs::write(scene.path(), flipped).unwrap();
-        assert!(matches!(scene.after(0), Err(AuditError::Damaged { .. })));
-    }
-
-    #[test]
-    fn a_gap_between_records_and_file_is_told() {
-        let scene = Scene::new();
-        let rest: String = scene.text().lines().skip(3).map(|line| format!("{line}\n")).collect();
-        fs::write(scene.path(), rest).unwrap();
-        assert!(matches!(scene.after(1), Err(AuditError::Gap { records: 1, first: 4, .. })));
-        assert_eq!(scene.after(3).unwrap(), scene.changes[3..]);
-    }
-
-    #[test]
-    fn a_file_of_somebody_else_is_left_alone() {
-        let scene = Scene::new();
-        for foreign in ["root:x:0:0\n", "no newline", "\n\n"] {
-            fs::write(scene.path(), foreign).unwrap();
-            assert!(matches!(scene.after(0), Err(AuditError::Foreign { .. })), "{foreign:?}");
-            assert_eq!(scene.text(), foreign);
-        }
-    }
-
-    #[test]
-    fn what_could_not_be_synced_is_cut_back() {
-        struct Failing;
-        impl Disk for Failing {
-            fn sync_audit(&self, _file: &File) -> io::Result<()> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-
-            fn sync_records(&self, _file: &File) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let scene = Scene::new();
-        let before = scene.text();
-        let mut audit = AuditFile::open(&scene.path()).unwrap();
-        let sixth = [entry(6, &testing::job_started(6))];
-        assert!(audit.append(&sixth, &Failing).is_err());
-        assert_eq!(scene.text(), before);
-        audit.append(&sixth, &Fdatasync).unwrap();
-        assert_eq!(scene.text(), format!("{before}{}\n", sixth[0]));
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! writes and what it must not find (`plan`) is one pure piece of code, used by both engines, and tested by one suite.
 //! No token and no secret of a join token ever comes here: the types that it is given hold digests.
 //!
-//! What is not here: deleting anything, and more than one issuer on one ledger.
+//! What is not here: deleting any record, and more than one issuer on one ledger.
 
 mod annotation;
 mod audit;

@@ -43,7 +43,7 @@ impl MemoryLedger {
         let mut batch = Batch::over(&memory.rows, memory.sequence);
         batch.add(&changes)?;
         let Planned { rows, lines, sequence } = batch.finish();
-        memory.rows.absorb(rows);
+        memory.rows.apply(rows);
         memory.lines.extend(lines);
         memory.sequence = sequence;
         memory.last_commit = Some(self.clock.since_boot().saturating_sub(started));

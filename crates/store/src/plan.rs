@@ -8,11 +8,9 @@
 //! [`puts`] needs no view: what a change writes depends on the change alone. That is why start-up can bring the records
 //! up to the audit file by writing the rows of its tail once more, whether they were written before or not.
 
-use std::collections::BTreeMap;
-
 use shorepass_core::caller::Owner;
 use shorepass_core::enrolment::Enrolment;
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{Lease, State};
 use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
 use shorepass_proto::store::v1::Progress;
 
@@ -21,20 +19,23 @@ use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    Entries, PROGRESS, ReadError, Space, Table, View, block_of_caller_key, token_of_lease_key,
+    Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, lease_of_caller_key,
+    lease_of_job_key, token_of_lease_key,
 };
 
 /// The commits that are written together, planned one over the other.
 pub(crate) struct Batch<'a> {
     rows: Overlay<'a>,
     lines: Vec<String>,
+    /// The number of its first line.
+    first: u64,
     sequence: u64,
 }
 
 /// What is to be written.
 pub(crate) struct Planned {
     /// The rows, with the progress.
-    pub(crate) rows: Space,
+    pub(crate) rows: Writes,
     /// The audit lines, without their newlines.
     pub(crate) lines: Vec<String>,
     /// The number of the last line.
@@ -44,7 +45,7 @@ pub(crate) struct Planned {
 impl<'a> Batch<'a> {
     /// An empty one; `sequence` is the number of the last audit line before it.
     pub(crate) fn over(base: &'a dyn View, sequence: u64) -> Self {
-        Self { rows: Overlay::over(base), lines: Vec::new(), sequence }
+        Self { rows: Overlay::over(base), lines: Vec::new(), first: sequence + 1, sequence }
     }
 
     /// Adds a commit, all of it or, on an error, nothing.
@@ -52,32 +53,32 @@ impl<'a> Batch<'a> {
         let mut commit = Overlay::over(&self.rows);
         for change in changes {
             check(change, &commit)?;
-            puts(change, &mut commit.rows);
+            puts(change, &mut commit.writes);
         }
-        let written = commit.rows;
-        self.rows.rows.absorb(written);
+        let written = commit.writes;
+        self.rows.writes.absorb(written);
         for change in changes {
             self.sequence += 1;
-            self.lines.push(audit::entry(self.sequence, change));
+            self.lines.push(audit::entry(self.sequence, self.first, change));
         }
         Ok(())
     }
 
     /// What came together.
     pub(crate) fn finish(self) -> Planned {
-        let mut rows = self.rows.rows;
+        let mut rows = self.rows.writes;
         put_progress(self.sequence, &mut rows);
         Planned { rows, lines: self.lines, sequence: self.sequence }
     }
 }
 
 /// Writes how far the audit file is in the records.
-pub(crate) fn put_progress(sequence: u64, rows: &mut Space) {
+pub(crate) fn put_progress(sequence: u64, rows: &mut Writes) {
     rows.put(Table::Meta.key(PROGRESS), frame(&Progress { sequence }));
 }
 
 /// Writes the rows of a change.
-pub(crate) fn puts(change: &Change, rows: &mut Space) {
+pub(crate) fn puts(change: &Change, rows: &mut Writes) {
     match change {
         Change::JobStarted { job, request } => {
             put(job, rows);
@@ -85,11 +86,11 @@ pub(crate) fn puts(change: &Change, rows: &mut Space) {
         }
         Change::JobEnded { job } => put(job, rows),
         Change::LeasePending { lease, request } => {
-            put(lease, rows);
+            put_lease(lease, rows);
             put(request, rows);
         }
         Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
-            put(lease, rows);
+            put_lease(lease, rows);
         }
         Change::TokenMinted { token, owner: _ } => {
             put(token, rows);
@@ -116,11 +117,45 @@ pub(crate) fn puts(change: &Change, rows: &mut Space) {
     }
 }
 
-fn put<R: Row>(row: &R, rows: &mut Space) {
+/// What is wrong in the indices for an entry of the whole space, which can be read. A ledger from before there were
+/// indices has none; and a lease that is not found is one that nobody ends, so that each start looks again.
+pub(crate) fn unindexed(view: &dyn View, whole_key: &[u8], value: &[u8]) -> Result<Writes, ReadError> {
+    let mut wrong = Writes::default();
+    let Some((Table::Lease, key)) = Table::split(whole_key) else { return Ok(wrong) };
+    let mut right = Writes::default();
+    index_lease(&rows::read(key, value)?, &mut right);
+    for (whole_key, value) in right.into_rows() {
+        let Some((table, key)) = Table::split(&whole_key) else { continue };
+        match (view.get(table, key)?, value) {
+            (None, Some(value)) => wrong.put(whole_key, value),
+            (Some(_), None) => wrong.remove(whole_key),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+    Ok(wrong)
+}
+
+fn put<R: Row>(row: &R, rows: &mut Writes) {
     rows.put(R::TABLE.key(&row.key()), frame(&row.to_record()));
 }
 
-fn put_latest(enrolment: &Enrolment, rows: &mut Space) {
+fn put_lease(lease: &Lease, rows: &mut Writes) {
+    put(lease, rows);
+    index_lease(lease, rows);
+}
+
+/// Writes where a lease is found. The row alone says so, whatever change it came with.
+fn index_lease(lease: &Lease, rows: &mut Writes) {
+    rows.put(Table::LeasesOfJob.key(&lease_of_job_key(lease)), Vec::new());
+    rows.put(Table::LeasesOfCaller.key(&lease_of_caller_key(lease)), Vec::new());
+    let unfinished = Table::UnfinishedLeases.key(lease.id.as_bytes());
+    match lease.state {
+        State::Pending | State::Active { .. } | State::Ending { .. } => rows.put(unfinished, Vec::new()),
+        State::Ended { .. } => rows.remove(unfinished),
+    }
+}
+
+fn put_latest(enrolment: &Enrolment, rows: &mut Writes) {
     let key = enrolment.spiffe_id.to_string();
     rows.put(Table::LatestEnrolment.key(key.as_bytes()), frame(&enrolment.owner().to_record()));
 }
@@ -207,37 +242,5 @@ fn still_free(enrolment: &Enrolment, view: &dyn View) -> Result<(), LedgerError>
 impl From<ReadError> for LedgerError {
     fn from(error: ReadError) -> Self {
         Self::Unavailable(error.to_string())
-    }
-}
-
-/// A key space with rows written over it.
-struct Overlay<'a> {
-    base: &'a dyn View,
-    rows: Space,
-}
-
-impl<'a> Overlay<'a> {
-    fn over(base: &'a dyn View) -> Self {
-        Self { base, rows: Space::default() }
-    }
-}
-
-impl View for Overlay<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        match self.rows.get(table, key)? {
-            Some(value) => Ok(Some(value)),
-            None => self.base.get(table, key),
-        }
-    }
-
-    /// Collects the whole range; planning scans nothing but the blocks of one caller and role.
-    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
-        let below = self.base.newest_first(table, prefix, before);
-        let above = self.rows.newest_first(table, prefix, before);
-        let merged: Result<BTreeMap<_, _>, _> = below.chain(above).collect();
-        match merged {
-            Ok(merged) => Box::new(merged.into_iter().rev().map(Ok)),
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        }
     }
 }

@@ -16,7 +16,9 @@ use shorepass_proto::store::v1::Progress;
 
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
-use crate::tables::{PROGRESS, ReadError, Table, View, block_of, blocks_prefix, jti_of, request_key};
+use crate::tables::{
+    PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix, request_key,
+};
 
 /// Something that is one row.
 pub(crate) trait Row: Stored {
@@ -106,7 +108,9 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Token => read::<MintedToken>(key, value).map(|_| ()),
         Table::TokensOfLease => jti_of(key).map(|_| ()).map_err(damaged),
         Table::Block => read::<Block>(key, value).map(|_| ()),
-        Table::BlocksOfCaller => block_of(key).map(|_| ()).map_err(damaged),
+        Table::BlocksOfCaller | Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
+            id_of(key).map(|_| ()).map_err(damaged)
+        }
         Table::JoinToken => read::<JoinToken>(key, value).map(|_| ()),
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
@@ -114,7 +118,8 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     }
 }
 
-fn read<R: Row>(key: &[u8], value: &[u8]) -> Result<R, ReadError> {
+/// The row in a value.
+pub(crate) fn read<R: Row>(key: &[u8], value: &[u8]) -> Result<R, ReadError> {
     let damaged = |damage| ReadError::Damaged { table: R::TABLE, damage };
     let record = unframe::<R::Record>(value).map_err(damaged)?;
     let row = R::from_record(record).map_err(|malformed| damaged(Damage::Content(malformed.to_string())))?;
@@ -154,15 +159,41 @@ pub(crate) fn leases(
     before: Option<LeaseId>,
     limit: usize,
 ) -> Result<Vec<Lease>, ReadError> {
-    let before = before.map(|id| *id.as_bytes());
-    // One lease is asked for by its key; all other filters read every lease.
-    let prefix = filter.lease.map_or(vec![], |id| id.as_bytes().to_vec());
-    let entries = view.newest_first(Table::Lease, &prefix, before.as_ref().map(<[u8; 16]>::as_slice));
-    let leases = entries.map(|entry| entry.and_then(|(key, value)| read(&key, &value)));
-    leases
-        .filter(|lease: &Result<Lease, _>| lease.as_ref().map_or(true, |lease| filter.matches(lease)))
+    candidates(view, filter, before)
+        .filter(|lease| lease.as_ref().map_or(true, |lease| filter.matches(lease)))
         .take(limit)
         .collect()
+}
+
+/// The leases among which those of a filter are, by the shortest way there is.
+fn candidates<'a>(view: &'a dyn View, filter: &LeaseFilter, before: Option<LeaseId>) -> Leases<'a> {
+    if let Some(id) = filter.lease {
+        whole_table(view, id.as_bytes(), before)
+    } else if !filter.include_ended {
+        by_index(view, Table::UnfinishedLeases, &[], before)
+    } else if let Some(job) = filter.job {
+        by_index(view, Table::LeasesOfJob, job.as_bytes(), before)
+    } else if let Some(caller) = &filter.caller {
+        by_index(view, Table::LeasesOfCaller, &leases_prefix(caller), before)
+    } else {
+        whole_table(view, &[], before)
+    }
+}
+
+type Leases<'a> = Box<dyn Iterator<Item = Result<Lease, ReadError>> + 'a>;
+
+/// The leases whose ids begin so.
+fn whole_table<'a>(view: &'a dyn View, prefix: &[u8], before: Option<LeaseId>) -> Leases<'a> {
+    let before = before.map(|id| *id.as_bytes());
+    let entries = view.newest_first(Table::Lease, prefix, before.as_ref().map(<[u8; 16]>::as_slice));
+    Box::new(entries.map(|entry| entry.and_then(|(key, value)| read(&key, &value))))
+}
+
+/// The leases that an index has under a prefix, after which there is the lease's id alone.
+fn by_index<'a>(view: &'a dyn View, index: Table, prefix: &[u8], before: Option<LeaseId>) -> Leases<'a> {
+    let before = before.map(|id| [prefix, id.as_bytes()].concat());
+    let entries = view.newest_first(index, prefix, before.as_deref());
+    Box::new(entries.map(move |entry| indexed(view, index, id_of(&entry?.0))))
 }
 
 /// The tokens of a lease, newest first, at most `limit`.
@@ -194,7 +225,7 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 /// The blocks of a caller and role, newest first.
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
-    entries.map(|entry| indexed(view, Table::BlocksOfCaller, block_of(&entry?.0))).collect()
+    entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
 }
 
 /// A join token by the digest of its secret.

@@ -21,7 +21,7 @@ use crate::files::{self, Disk};
 use crate::plan::{self, Batch, Planned};
 use crate::rows;
 use crate::sled_ledger::{OpenError, State, describe};
-use crate::tables::{ReadError, Space};
+use crate::tables::{ReadError, Writes};
 
 /// How many commits are written together at most.
 pub(crate) const BATCH: usize = 256;
@@ -137,7 +137,7 @@ impl Storage {
             directory: directory.clone(),
             problem: problem.to_string(),
         };
-        scan(&records).map_err(damaged)?;
+        let unindexed = scan(&records).map_err(damaged)?;
         let sequence = rows::progress(&records).map_err(damaged)?;
         let mut audit = AuditFile::open(&audit)?;
         audit.settle(sequence)?;
@@ -149,21 +149,25 @@ impl Storage {
             );
         }
         let mut storage = Self { records, file, audit, disk, clock, sequence, state };
+        // First: what is replayed next is newer.
+        storage.reindex(unindexed).map_err(|Failed(problem)| unwritten(&directory, problem))?;
         storage.replay(&directory)?;
         Ok((storage, waiting))
+    }
+
+    /// Brings the indices up to the rows.
+    fn reindex(&self, unindexed: Writes) -> Result<(), Failed> {
+        if unindexed.is_empty() { Ok(()) } else { self.write(unindexed) }
     }
 
     /// Brings in what the audit file has and the records do not.
     fn replay(&mut self, directory: &Path) -> Result<(), OpenError> {
         let from = self.sequence;
-        let write = |mut rows: Space, sequence| {
+        let write = |mut rows: Writes, sequence| {
             plan::put_progress(sequence, &mut rows);
-            self.write(rows).map_err(|Failed(problem)| OpenError::File {
-                path: directory.to_owned(),
-                source: std::io::Error::other(problem),
-            })
+            self.write(rows).map_err(|Failed(problem)| unwritten(directory, problem))
         };
-        let (mut rows, mut sequence) = (Space::default(), from);
+        let (mut rows, mut sequence) = (Writes::default(), from);
         for entry in self.audit.entries_after(from)? {
             let entry = entry?;
             if let Some(change) = &entry.change {
@@ -215,10 +219,13 @@ impl Storage {
     }
 
     /// Makes rows durable, all or none.
-    fn write(&self, rows: Space) -> Result<(), Failed> {
+    fn write(&self, rows: Writes) -> Result<(), Failed> {
         let mut batch = sled::Batch::default();
         for (key, value) in rows.into_rows() {
-            batch.insert(key, value);
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
         }
         let failed = |error: sled::Error| Failed(format!("the records cannot be written: {error}"));
         self.records.apply_batch(batch).map_err(failed)?;
@@ -253,11 +260,17 @@ fn open_records(directory: &Path) -> Result<sled::Db, OpenError> {
     }
 }
 
-/// Reads everything once: damage is found at the start and not in the middle of an act.
-fn scan(records: &sled::Db) -> Result<(), ReadError> {
+/// Reads everything once: damage is found at the start and not in the middle of an act. Gives what the indices lack.
+fn scan(records: &sled::Db) -> Result<Writes, ReadError> {
+    let mut unindexed = Writes::default();
     for entry in records.iter() {
         let (key, value) = entry.map_err(crate::sled_ledger::engine)?;
         rows::check(&key, &value)?;
+        unindexed.absorb(plan::unindexed(records, &key, &value)?);
     }
-    Ok(())
+    Ok(unindexed)
+}
+
+fn unwritten(directory: &Path, problem: String) -> OpenError {
+    OpenError::File { path: directory.to_owned(), source: std::io::Error::other(problem) }
 }

@@ -1,25 +1,30 @@
 //! The key space: one ordered map, whatever the engine.
 //!
 //! Each key begins with its table's byte; one map and not one per table, because a batch is atomic on one map only.
-//! Rows are values in the frame of `record`; the indices ([`Table::TokensOfLease`], [`Table::BlocksOfCaller`]) have
-//! empty values, all that they say is in the key. Nothing is ever removed.
+//! Rows are values in the frame of `record`; the indices have empty values, all that they say is in the key. No row is
+//! ever removed. The one thing that is: a lease's entry in [`Table::UnfinishedLeases`], when it has ended; what is asked
+//! every few seconds costs what is going on, and not what ever happened.
 //!
 //! | table | key |
 //! | --- | --- |
 //! | Meta | `progress` |
 //! | Job, Lease, Block, Enrolment | id, 16 bytes: UUIDv7, so that keys sort by time |
 //! | Token | `jti` |
-//! | TokensOfLease | lease id, time recorded, `jti` |
-//! | BlocksOfCaller | SPIFFE ID, 0, role, 0, block id |
+//! | TokensOfLease (index) | lease id, time recorded, `jti` |
+//! | BlocksOfCaller (index) | SPIFFE ID, 0, role, 0, block id |
 //! | JoinToken | digest, 32 bytes |
 //! | LatestEnrolment | SPIFFE ID |
 //! | Request | SPIFFE ID, 0, enrolment id, method, request id |
+//! | UnfinishedLeases (index) | lease id |
+//! | LeasesOfJob (index) | job id, lease id |
+//! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::{BlockId, RequestId};
+use shorepass_core::lease::Lease;
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
 use shorepass_core::request::Method;
@@ -53,10 +58,16 @@ pub(crate) enum Table {
     LatestEnrolment = 9,
     /// Answered requests.
     Request = 10,
+    /// Which leases have not ended.
+    UnfinishedLeases = 11,
+    /// Which leases a job has, ended ones too.
+    LeasesOfJob = 12,
+    /// Which leases a caller has, ended ones too.
+    LeasesOfCaller = 13,
 }
 
 impl Table {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -68,6 +79,9 @@ impl Table {
         Self::Enrolment,
         Self::LatestEnrolment,
         Self::Request,
+        Self::UnfinishedLeases,
+        Self::LeasesOfJob,
+        Self::LeasesOfCaller,
     ];
 
     /// A key of this table in the whole space.
@@ -118,8 +132,23 @@ pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -
     [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
 }
 
-/// The block id in a key of [`Table::BlocksOfCaller`].
-pub(crate) fn block_of(key: &[u8]) -> Result<&[u8], Damage> {
+/// Where a lease stands among those of its job.
+pub(crate) fn lease_of_job_key(lease: &Lease) -> Vec<u8> {
+    [lease.job.as_bytes().as_slice(), lease.id.as_bytes()].concat()
+}
+
+/// What the keys of a caller's leases begin with.
+pub(crate) fn leases_prefix(caller: &SpiffeId) -> Vec<u8> {
+    [caller.to_string().as_bytes(), &[0]].concat()
+}
+
+/// Where a lease stands among those of its caller.
+pub(crate) fn lease_of_caller_key(lease: &Lease) -> Vec<u8> {
+    [leases_prefix(&lease.owner.spiffe_id).as_slice(), lease.id.as_bytes()].concat()
+}
+
+/// The id at the end of a key of an index.
+pub(crate) fn id_of(key: &[u8]) -> Result<&[u8], Damage> {
     key.last_chunk::<16>().map(<[u8; 16]>::as_slice).ok_or(Damage::Short)
 }
 
@@ -180,19 +209,14 @@ fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
 pub(crate) struct Space(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Space {
-    /// Writes a value.
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.0.insert(key, value);
-    }
-
-    /// Writes all of another's values.
-    pub(crate) fn absorb(&mut self, other: Self) {
-        self.0.extend(other.0);
-    }
-
-    /// The whole keys and values.
-    pub(crate) fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        self.0.into_iter()
+    /// Does what was to be done.
+    pub(crate) fn apply(&mut self, writes: Writes) {
+        for (key, value) in writes.into_rows() {
+            match value {
+                Some(value) => self.0.insert(key, value),
+                None => self.0.remove(&key),
+            };
+        }
     }
 }
 
@@ -209,22 +233,112 @@ impl View for Space {
     }
 }
 
+/// What is to be written to a key space and what removed from it, by whole keys.
+#[derive(Debug, Default)]
+pub(crate) struct Writes(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+
+impl Writes {
+    /// Writes a value.
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.0.insert(key, Some(value));
+    }
+
+    /// Removes a value.
+    pub(crate) fn remove(&mut self, key: Vec<u8>) {
+        self.0.insert(key, None);
+    }
+
+    /// Does all of another's after its own.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The whole keys and values; none for what is to be removed.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+        self.0.into_iter()
+    }
+}
+
+/// A key space as it will be once something is written to it.
+pub(crate) struct Overlay<'a> {
+    base: &'a dyn View,
+    /// What is to be written.
+    pub(crate) writes: Writes,
+}
+
+impl<'a> Overlay<'a> {
+    /// With nothing to be written yet.
+    pub(crate) fn over(base: &'a dyn View) -> Self {
+        Self { base, writes: Writes::default() }
+    }
+}
+
+impl View for Overlay<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.writes.0.get(&table.key(key)) {
+            Some(written) => Ok(written.clone()),
+            None => self.base.get(table, key),
+        }
+    }
+
+    /// Collects the whole range; planning scans nothing but the blocks of one caller and role.
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
+        let below: Result<BTreeMap<_, _>, _> = self.base.newest_first(table, prefix, before).collect();
+        let mut merged = match below {
+            Ok(below) => below,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let (start, end) = range(table, prefix, before);
+        for (key, written) in
+            self.writes.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)))
+        {
+            // Every key in the range begins with the table's byte.
+            match written {
+                Some(value) => merged.insert(key[1..].to_vec(), value.clone()),
+                None => merged.remove(&key[1..]),
+            };
+        }
+        Box::new(merged.into_iter().rev().map(Ok))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keys(space: &Space, prefix: &[u8], before: Option<&[u8]>) -> Vec<Vec<u8>> {
+    fn keys(space: &dyn View, prefix: &[u8], before: Option<&[u8]>) -> Vec<Vec<u8>> {
         space.newest_first(Table::Job, prefix, before).map(|entry| entry.unwrap().0).collect()
     }
 
     fn space() -> Space {
-        let mut space = Space::default();
+        let mut writes = Writes::default();
         for key in [b"a".as_slice(), b"ab", b"b", &[0xff], &[0xff, 0xff]] {
-            space.put(Table::Job.key(key), vec![]);
+            writes.put(Table::Job.key(key), vec![]);
         }
-        space.put(Table::Meta.key(b"z"), vec![]);
-        space.put(Table::Lease.key(b""), vec![]);
+        writes.put(Table::Meta.key(b"z"), vec![]);
+        writes.put(Table::Lease.key(b""), vec![]);
+        let mut space = Space::default();
+        space.apply(writes);
         space
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_from_the_overlay_and_then_from_the_space() {
+        let mut space = space();
+        let mut overlay = Overlay::over(&space);
+        overlay.writes.remove(Table::Job.key(b"ab"));
+        overlay.writes.put(Table::Job.key(b"ac"), vec![1]);
+        overlay.writes.remove(Table::Job.key(b"ad"));
+        assert_eq!(overlay.get(Table::Job, b"ab").unwrap(), None);
+        assert_eq!(keys(&overlay, b"a", None), [b"ac".as_slice(), b"a"]);
+        let writes = overlay.writes;
+        space.apply(writes);
+        assert_eq!(keys(&space, b"a", None), [b"ac".as_slice(), b"a"]);
     }
 
     #[test]

@@ -296,6 +296,9 @@ async fn every_change_has_its_audit_line_in_order(subject: Subject) {
         let mut read: Value = serde_json::from_str(line).unwrap();
         let fields = read.as_object_mut().unwrap();
         assert_eq!(fields.remove("seq"), Some(Value::from(index + 1)));
+        // The first of a batch says nothing of it; the third began the second commit.
+        let batch = [None, Some(1), None, Some(3), Some(3), Some(3)][index];
+        assert_eq!(fields.remove("batch"), batch.map(Value::from));
         assert_eq!(fields.remove("record").is_some(), !matches!(change, Change::Refused { .. }));
         assert_eq!(read, serde_json::to_value(audit::line(change)).unwrap());
     }

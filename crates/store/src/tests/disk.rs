@@ -287,6 +287,26 @@ async fn a_torn_last_line_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_torn_batch_is_forgotten_from_its_first_missing_line_on() {
+    let place = Place::new();
+    place.commit(vec![job_started(0)]).await;
+    let behind = place.copy_of_directory();
+    place.commit((1..60).map(job_started).collect()).await;
+    fs::remove_dir_all(place.directory()).unwrap();
+    fs::rename(behind, place.directory()).unwrap();
+    let mut bytes = fs::read(place.audit()).unwrap();
+    bytes[8192..12288].fill(0);
+    fs::write(place.audit(), bytes).unwrap();
+    let store = place.open().unwrap();
+    let kept = place.lines() as u8;
+    assert!((2..30).contains(&kept), "{kept}");
+    assert!((0..60).all(|number| has(&store, number) == (number < kept)));
+    store.commit(vec![job_started(kept)]).await.unwrap();
+    drop(store);
+    assert!(has(&place.open().unwrap(), kept));
+}
+
+#[tokio::test]
 async fn after_a_shutdown_it_is_unavailable_and_closed() {
     let place = Place::new();
     let store = place.open().unwrap();

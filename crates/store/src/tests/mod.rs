@@ -3,6 +3,7 @@
 mod conformance;
 mod crash;
 mod disk;
+mod leases;
 
 #[test]
 fn limits_change_only_on_purpose() {

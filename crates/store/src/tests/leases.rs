@@ -1,0 +1,175 @@
+//! Which leases are read to find leases, and that the indices are right after any start.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::Arc;
+
+use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::id::LeaseId;
+use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::ledger::{Change, LeaseFilter, Ledger};
+
+use crate::tables::{Entries, ReadError, Table, View};
+use crate::testing::*;
+use crate::{MemoryLedger, Store, rows};
+
+/// The same key space, and how many leases were read in it.
+struct Counted<'a> {
+    view: &'a dyn View,
+    leases: Cell<usize>,
+}
+
+impl Counted<'_> {
+    fn count(&self, table: Table) {
+        self.leases.set(self.leases.get() + usize::from(table == Table::Lease));
+    }
+}
+
+impl View for Counted<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        self.count(table);
+        self.view.get(table, key)
+    }
+
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
+        Box::new(self.view.newest_first(table, prefix, before).inspect(move |_| self.count(table)))
+    }
+}
+
+/// The numbers of the leases that were found, and how many were read for it.
+fn found(view: &dyn View, filter: &LeaseFilter, before: Option<u8>) -> (Vec<u8>, usize) {
+    let counted = Counted { view, leases: Cell::new(0) };
+    let leases = rows::leases(&counted, filter, before.map(|number| lease(number).id), 100).unwrap();
+    (leases.iter().map(|lease| number(lease.id)).collect(), counted.leases.get())
+}
+
+fn number(id: LeaseId) -> u8 {
+    (0..100).find(|number| lease(*number).id == id).unwrap()
+}
+
+fn unfinished(view: &dyn View) -> Vec<Vec<u8>> {
+    view.newest_first(Table::UnfinishedLeases, &[], None).map(|entry| entry.unwrap().0).collect()
+}
+
+fn other() -> SpiffeId {
+    // The first runner's name is the beginning of this one's.
+    SpiffeId::parse("spiffe://ci.example.org/runner/prod-10").unwrap()
+}
+
+/// The lease of that number; those above 20 are all of job 1, those above 30 all of another runner as well.
+fn of_number(number: u8) -> Lease {
+    let owner = if number > 30 { Owner { spiffe_id: other(), ..owner() } } else { owner() };
+    let job = if number > 20 { job(1).id } else { job(number).id };
+    Lease { job, owner, ..lease(number) }
+}
+
+fn pending(number: u8) -> Change {
+    let Change::LeasePending { request, .. } = lease_pending(number) else { panic!("it grants a lease") };
+    Change::LeasePending { lease: of_number(number), request }
+}
+
+fn ending(number: u8) -> Lease {
+    of_number(number).begin_end(EndCause::Released, second(50)).unwrap()
+}
+
+fn end(number: u8) -> Vec<Change> {
+    let ended = ending(number).finish_end(second(51)).unwrap();
+    vec![Change::LeaseEnding { lease: ending(number) }, Change::LeaseEnded { lease: ended }]
+}
+
+/// Forty leases: 7, 23 and 33 are pending, 8, 24 and 34 ending, all others ended.
+async fn fill(ledger: &dyn Ledger) {
+    for number in 1..=40 {
+        ledger.commit(vec![pending(number)]).await.unwrap();
+        let changes = match number {
+            7 | 23 | 33 => continue,
+            8 | 24 | 34 => vec![Change::LeaseEnding { lease: ending(number) }],
+            _ => end(number),
+        };
+        ledger.commit(changes).await.unwrap();
+    }
+}
+
+fn all() -> LeaseFilter {
+    LeaseFilter { include_ended: true, ..LeaseFilter::default() }
+}
+
+fn check_reads(view: &dyn View) {
+    let live = LeaseFilter::default;
+    let of_job = LeaseFilter { job: Some(job(1).id), ..live() };
+    let of_other = LeaseFilter { caller: Some(other()), ..live() };
+    assert_eq!(found(view, &live(), None), (vec![34, 33, 24, 23, 8, 7], 6));
+    assert_eq!(found(view, &live(), Some(24)), (vec![23, 8, 7], 3));
+    assert_eq!(found(view, &of_job, None), (vec![34, 33, 24, 23], 6));
+    assert_eq!(found(view, &of_other, None), (vec![34, 33], 6));
+    assert_eq!(found(view, &LeaseFilter { lease: Some(lease(9).id), ..live() }, None), (vec![], 1));
+    let of_job = LeaseFilter { include_ended: true, ..of_job };
+    let of_other = LeaseFilter { include_ended: true, ..of_other };
+    let of_first = LeaseFilter { caller: Some(owner().spiffe_id), ..all() };
+    let down = |from: u8, to: u8| (to..=from).rev().collect::<Vec<_>>();
+    assert_eq!(found(view, &of_job, None), ([down(40, 21), vec![1]].concat(), 21));
+    assert_eq!(found(view, &of_job, Some(22)), (vec![21, 1], 2));
+    assert_eq!(found(view, &of_other, None), (down(40, 31), 10));
+    assert_eq!(found(view, &of_first, Some(11)), (down(10, 1), 10));
+    assert_eq!(found(view, &all(), None), (down(40, 1), 40));
+    assert_eq!(unfinished(view).len(), 6);
+}
+
+fn open(directory: &Path) -> Store {
+    Store::open(&directory.join("ledger"), &directory.join("audit.jsonl"), Arc::new(Still)).unwrap()
+}
+
+fn checked<T>(store: &Store, check: impl FnOnce(&dyn View) -> T) -> T {
+    store.read(|view| Ok(check(view))).unwrap()
+}
+
+#[tokio::test]
+async fn leases_that_ended_are_not_read_to_find_others() {
+    let memory = MemoryLedger::new(Arc::new(Still));
+    fill(&memory).await;
+    memory
+        .read(|view| {
+            check_reads(view);
+            Ok(())
+        })
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    fill(&store).await;
+    checked(&store, check_reads);
+    drop(store);
+    checked(&open(directory.path()), check_reads);
+}
+
+#[tokio::test]
+async fn a_lease_that_begins_and_ends_in_one_commit_is_not_left_unfinished() {
+    let memory = MemoryLedger::new(Arc::new(Still));
+    memory.commit([vec![pending(1)], end(1)].concat()).await.unwrap();
+    assert_eq!(memory.read(|view| Ok(unfinished(view))).unwrap(), Vec::<Vec<u8>>::new());
+}
+
+#[tokio::test]
+async fn the_indices_of_records_made_anew_from_the_audit_file_are_right() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(&open(directory.path())).await;
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    checked(&open(directory.path()), check_reads);
+}
+
+#[tokio::test]
+async fn a_ledger_from_before_there_were_indices_gets_them_when_it_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(&open(directory.path())).await;
+    let records = sled::open(directory.path().join("ledger")).unwrap();
+    for table in [Table::UnfinishedLeases, Table::LeasesOfJob, Table::LeasesOfCaller] {
+        for key in records.scan_prefix(table.key(&[])).keys() {
+            records.remove(key.unwrap()).unwrap();
+        }
+    }
+    // And one that ended since, by a program that knew of no indices.
+    records.insert(Table::UnfinishedLeases.key(lease(1).id.as_bytes()), vec![]).unwrap();
+    drop(records);
+    for _ in 0..2 {
+        checked(&open(directory.path()), check_reads);
+    }
+}
