@@ -240,6 +240,7 @@ async fn failures_rates_and_shutdown_are_not_recorded() {
     let client = bench.client(Some(Kind::Runner));
     *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::StoreUnavailable, "the disk is full"));
     assert_eq!(call(&client, "Issue").await.unwrap_err().reason(), Some(Reason::StoreUnavailable));
+    assert!(bench.fake.refusals.lock().unwrap().is_empty());
     call(&client, "RevokeLeases").await.unwrap_err();
     for _ in 0..10 {
         let refused = call(&client, "RevokeLeases").await.unwrap_err();
