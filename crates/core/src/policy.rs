@@ -15,8 +15,8 @@ use crate::lease::{AnchorName, Lease, State};
 use crate::ledger::Revision;
 use crate::mint::Order;
 use crate::name::Name;
-use crate::role::{Role, STRETCHED_LIFETIME, Subject};
-use crate::time::{Timestamp, after, for_people};
+use crate::role::{Role, STRETCHED_LIFETIME, Subject, TOKEN_LIFETIME_FLOOR};
+use crate::time::{Timestamp, after, for_people, until};
 
 /// What a caller wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,13 +138,14 @@ impl Policy {
         }
         let wanted = ask.lease_lifetime.unwrap_or(role.lease().default).min(role.lease().max);
         let deadline = after(now, wanted);
+        let deadline = job.latest_end.map_or(deadline, |end| deadline.min(end));
         Ok(Grant {
             owner: caller.owner(),
             job: job.id,
             role: role.clone(),
             created: now,
-            deadline: job.latest_end.map_or(deadline, |end| deadline.min(end)),
-            token_lifetime: token_lifetime(role, ask.token_lifetime),
+            deadline,
+            token_lifetime: token_lifetime(role, ask.token_lifetime, until(now, deadline)),
         })
     }
 
@@ -170,7 +171,7 @@ impl Policy {
                 format!("role {} has another target since lease {} was granted", role.name(), lease.id);
             return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
         }
-        Ok(Order { token_lifetime: token_lifetime(role, wanted), lease })
+        Ok(Order { token_lifetime: token_lifetime(role, wanted, until(now, lease.deadline)), lease })
     }
 
     fn permit(&self, caller: &Caller, job: &Job, role: &Name, now: Timestamp) -> Result<&Role, Denial> {
@@ -219,8 +220,11 @@ fn names(subject: &Subject, caller: &Caller) -> bool {
     patterns.iter().any(|pattern| pattern.matches(&caller.spiffe_id().name))
 }
 
-fn token_lifetime(role: &Role, wanted: Option<Duration>) -> Duration {
+/// No longer than the lease, so that an issuer that is down at the deadline leaves little behind; but Kubernetes gives
+/// no less than its floor.
+fn token_lifetime(role: &Role, wanted: Option<Duration>, lease_left: Duration) -> Duration {
     let lifetime = wanted.unwrap_or(role.token().default).min(role.token().max);
+    let lifetime = lifetime.min(lease_left.max(TOKEN_LIFETIME_FLOOR));
     // A TokenRequest has whole seconds: 3607.5 would become what is avoided here.
     let lifetime = Duration::from_secs(lifetime.as_secs());
     if lifetime == STRETCHED_LIFETIME { STRETCHED_LIFETIME - Duration::from_secs(7) } else { lifetime }
@@ -358,6 +362,10 @@ mod tests {
         let short_job = Job { latest_end: Some(second(700)), ..job(&caller) };
         let grant = policy(true).decide(&caller, &short_job, &long, &[], second(0)).unwrap();
         assert_eq!(grant.deadline, second(700));
+        assert_eq!(grant.token_lifetime, Duration::from_secs(700));
+        let shorter_job = Job { latest_end: Some(second(60)), ..job(&caller) };
+        let grant = policy(true).decide(&caller, &shorter_job, &long, &[], second(0)).unwrap();
+        assert_eq!(grant.token_lifetime, Duration::from_secs(600), "Kubernetes gives no less");
     }
 
     #[test]
