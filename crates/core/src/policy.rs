@@ -395,7 +395,7 @@ mod tests {
         );
         let policy = Policy::new(vec![role.unwrap()]).unwrap();
         let granted = |wanted| {
-            let ask = Ask { token_lifetime: Some(wanted), ..ask("deploy") };
+            let ask = Ask { lease_lifetime: Some(HOUR * 2), token_lifetime: Some(wanted), ..ask("deploy") };
             policy.decide(&caller, &job(&caller), &ask, &[], second(0)).unwrap().token_lifetime
         };
         for fraction in [0, 1, 500, 999] {
