@@ -5,6 +5,11 @@
 //!
 //! Questionable: age is the larger of what the boot-time clock and the wall clock say. The first goes on in suspend and
 //! never jumps; the second knows of a virtual machine that was paused.
+//!
+//! A client whose token was refused runs the plugin again, and the protocol has no word for that. So a token that is
+//! asked for twice within [`REPEATED`] is suspect: once it was [`CONFIRMED`] ago that it is good, the issuer is asked
+//! for another one, beside the answer and at most every [`CHECKS`]. Loops of healthy clients cost that too; a revoked
+//! token is out of use about half a minute later instead of half of its life.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +33,20 @@ const LAST_TOKEN_SLACK: Duration = Duration::from_secs(30);
 /// Since somebody asked: for so long an ended lease is replaced unasked, and an idle entry is kept.
 const WANTED: Duration = Duration::from_secs(600);
 
-/// How long a refusal is told again without asking the issuer, so that a loop of clients does not hammer it.
+/// The same, for an entry that has nothing and asks for nothing: denied, or never issued.
+const WANTED_IN_VAIN: Duration = Duration::from_secs(60);
+
+/// Two asks no further apart are a sign that the first token was refused.
+const REPEATED: Duration = Duration::from_secs(5);
+
+/// A token that came no longer ago is not suspect.
+const CONFIRMED: Duration = Duration::from_secs(10);
+
+/// The shortest time between two refreshes of suspect tokens.
+const CHECKS: Duration = Duration::from_secs(30);
+
+/// How long a refusal is told again without asking the issuer, so that a loop of clients does not hammer it. Longer where the
+/// issuer says when it wants to be asked again.
 const REFUSAL_REMEMBERED: Duration = Duration::from_secs(2);
 
 /// The same, where the issuer was not reached.
@@ -137,6 +155,12 @@ struct Problem {
     told_until: Duration,
 }
 
+impl Problem {
+    fn told(&self) -> String {
+        format!("{}; {}", self.denial.message, self.denial.remedy)
+    }
+}
+
 /// One (user, job, role).
 pub(crate) struct Entry {
     /// Tells this entry from an earlier one of the same key.
@@ -151,6 +175,9 @@ pub(crate) struct Entry {
     failures: u32,
     retry_at: Duration,
     demand: bool,
+    suspect: bool,
+    /// When it last was suspect, on the boot-time clock.
+    suspected: Option<Duration>,
     second_try: bool,
     made: Moment,
     asked: Option<Moment>,
@@ -178,6 +205,8 @@ impl Entry {
             failures: 0,
             retry_at: Duration::ZERO,
             demand: false,
+            suspect: false,
+            suspected: None,
             second_try: false,
             made: now,
             asked: None,
@@ -192,16 +221,20 @@ impl Entry {
 
     /// Answers at once if there is something to answer with; else the asker waits for the next outcome.
     pub(crate) fn ask(&mut self, answer: Waiting, now: Moment) {
-        self.asked = Some(now);
+        let repeated = self.asked.replace(now).is_some_and(|asked| now.since(asked) <= REPEATED);
         // An asker that went away needs no answer.
         if let Some(lent) = self.lend(now) {
             self.demand |= self.wants_lease(now) && now.boot >= self.retry_at;
+            if repeated && self.can_be_suspect(now) {
+                self.suspect = true;
+                self.suspected = Some(now.boot);
+            }
             let _ = answer.send(Ok(lent));
             return;
         }
-        match &self.problem {
-            Some(problem) if now.boot < problem.told_until && !self.in_flight => {
-                let _ = answer.send(Err(problem.denial.clone()));
+        match self.told(now) {
+            Some(denial) if !self.in_flight => {
+                let _ = answer.send(Err(denial.clone()));
             }
             Some(_) | None => self.waiting.push(answer),
         }
@@ -224,16 +257,21 @@ impl Entry {
         if self.in_flight {
             return None;
         }
-        let asked = !self.waiting.is_empty();
+        let asked = !self.waiting.is_empty() && self.told(now).is_none();
         if (asked || self.demand) && self.wants_lease(now) {
             return Some(Call::Issue);
         }
         let lease = self.lease?;
         let due = match &self.held {
-            Some(held) => now.since(held.sent) >= held.refresh_after,
+            Some(held) => self.suspect || now.since(held.sent) >= held.refresh_after,
             None => lease.term.is_none_or(|term| term.left(now) > LAST_TOKEN_SLACK),
         };
         (asked || due && now.boot >= self.retry_at).then_some(Call::Refresh(lease.id))
+    }
+
+    /// Whether a token is held that somebody can use while the issuer is asked.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
     }
 
     /// When there may be something to do without anybody asking, on the boot-time clock.
@@ -249,7 +287,9 @@ impl Entry {
 
     /// Whether it can be forgotten.
     pub(crate) fn is_over(&self, now: Moment) -> bool {
-        let idle = now.since(self.asked.unwrap_or(self.made)) >= WANTED;
+        let wanted = if self.request.is_some() { WANTED } else { WANTED_IN_VAIN };
+        let resting = now.boot < self.retry_at;
+        let idle = now.since(self.asked.unwrap_or(self.made)) >= wanted && !resting;
         let empty = self.lease.is_none() && self.held.is_none() && self.waiting.is_empty();
         idle && empty && !self.demand && !self.in_flight
     }
@@ -288,6 +328,7 @@ impl Entry {
             self.request = None;
             self.demand = false;
         }
+        self.suspect = false;
         self.second_try = false;
         let lent = self.lend(now);
         for answer in self.waiting.drain(..) {
@@ -303,6 +344,7 @@ impl Entry {
         if call == Call::Issue && !error.outcome_unknown() {
             self.request = None;
         }
+        self.suspect = false;
         let verdict = verdict(call, error.reason());
         match verdict {
             Verdict::LeaseOver => {
@@ -336,7 +378,7 @@ impl Entry {
         self.retry_at = now.boot + pause;
         let outage = error.class() == ErrorClass::Unreachable;
         let remembered = if outage { OUTAGE_REMEMBERED } else { REFUSAL_REMEMBERED };
-        self.remember(error, now.boot + remembered);
+        self.remember(error, now.boot + remembered.max(told));
         let denial = error.denial();
         for answer in self.waiting.drain(..) {
             let _ = answer.send(Err(denial.clone()));
@@ -349,12 +391,25 @@ impl Entry {
             lease: self.lease(),
             token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
             valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
-            problem: self.problem.as_ref().map(|problem| problem.denial.message.clone()).unwrap_or_default(),
+            problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
         }
     }
 
     fn remember(&mut self, error: &IssuerError, told_until: Duration) {
         self.problem = Some(Problem { denial: error.denial(), told_until });
+    }
+
+    /// The refusal that is told until the issuer may be asked again.
+    fn told(&self, now: Moment) -> Option<&Denial> {
+        self.problem.as_ref().filter(|problem| now.boot < problem.told_until).map(|problem| &problem.denial)
+    }
+
+    fn can_be_suspect(&self, now: Moment) -> bool {
+        let confirmed = self.held.as_ref().is_none_or(|held| now.since(held.sent) <= CONFIRMED);
+        let checked = self.suspected.is_some_and(|last| now.boot.saturating_sub(last) < CHECKS);
+        let term = self.lease.and_then(|lease| lease.term);
+        let last = term.is_none_or(|term| term.left(now) <= LAST_TOKEN_SLACK);
+        !(confirmed || checked || last || self.in_flight || now.boot < self.retry_at)
     }
 
     fn lend(&self, now: Moment) -> Option<Lent> {

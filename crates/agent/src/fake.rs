@@ -13,7 +13,7 @@ use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
 use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
 use shorepass_rpc::client::Refusal;
-use shorepass_rpc::status::code_of;
+use shorepass_rpc::status::{Code, code_of};
 use tokio::time::Instant;
 
 use crate::issuer::{Issuer, IssuerError, Leased};
@@ -74,6 +74,10 @@ pub(crate) enum Mood {
     Works,
     Silent,
     Refuses(Reason),
+    /// With a time to come back.
+    Postpones(Reason, Duration),
+    /// With no reason, as a proxy does.
+    Breaks(Code),
 }
 
 /// What the fake issuer keeps.
@@ -155,6 +159,8 @@ impl FakeIssuer {
             Mood::Works => Ok(()),
             Mood::Silent => std::future::pending().await,
             Mood::Refuses(reason) => Err(refused(reason)),
+            Mood::Postpones(reason, span) => Err(refusal(code_of(reason), Some(reason), Some(span))),
+            Mood::Breaks(code) => Err(refused_without_reason(code)),
         }
     }
 
@@ -224,12 +230,20 @@ impl Issuer for FakeIssuer {
 }
 
 pub(crate) fn refused(reason: Reason) -> IssuerError {
+    refusal(code_of(reason), Some(reason), None)
+}
+
+pub(crate) fn refused_without_reason(code: Code) -> IssuerError {
+    refusal(code, None, None)
+}
+
+fn refusal(code: Code, reason: Option<Reason>, retry_after: Option<Duration>) -> IssuerError {
     IssuerError::Refused(Box::new(Refusal {
-        code: code_of(reason),
-        reason: Some(reason),
-        message: format!("refused as {reason:?}"),
+        code,
+        reason,
+        message: reason.map_or_else(|| format!("{code:?}"), |reason| format!("refused as {reason:?}")),
         metadata: Default::default(),
-        retry_after: None,
+        retry_after,
         request_id: None,
     }))
 }

@@ -13,6 +13,7 @@ use shorepass_core::token::Token;
 use shorepass_proto::local::v1::ErrorClass;
 use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
 use shorepass_rpc::client::{ClientError, Refusal};
+use shorepass_rpc::status::Code;
 
 /// The issuer, over whatever identity the agent has at the moment.
 #[async_trait]
@@ -141,7 +142,11 @@ impl IssuerError {
         match self {
             Self::NotEnrolled(_) | Self::Unreachable(_) | Self::Silent(_) => ErrorClass::Unreachable,
             Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_) => ErrorClass::Failure,
-            Self::Refused(refusal) => refusal.reason.map_or(ErrorClass::Failure, class_of),
+            Self::Refused(refusal) => match refusal.reason {
+                Some(reason) => class_of(reason),
+                None if says_nothing(refusal.code) => ErrorClass::Unreachable,
+                None => ErrorClass::Failure,
+            },
         }
     }
 
@@ -154,7 +159,8 @@ impl IssuerError {
             | ErrorClass::Usage
             | ErrorClass::Denied
             | ErrorClass::LeaseEnded => {
-                matches!(self, Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_))
+                let failed_inside = self.reason() == Some(Reason::Unspecified);
+                failed_inside || matches!(self, Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_))
             }
         }
     }
@@ -186,6 +192,25 @@ impl IssuerError {
             ErrorClass::LeaseEnded => "ask an operator; `shorepass unblock` lifts a block".to_owned(),
             ErrorClass::Unspecified | ErrorClass::Failure => "see the logs of agent and issuer".to_owned(),
         }
+    }
+}
+
+/// Whether a status without a reason may as well be a lost answer: it comes from the transport, or from a proxy.
+fn says_nothing(code: Code) -> bool {
+    match code {
+        Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable => true,
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
     }
 }
 
@@ -221,5 +246,31 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::ClockSkew
         | Reason::ClusterAnswerRejected
         | Reason::RecordNotFound => ErrorClass::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{refused, refused_without_reason};
+
+    #[test]
+    fn a_status_that_says_nothing_is_a_lost_answer() {
+        for code in
+            [Code::DeadlineExceeded, Code::Internal, Code::Unknown, Code::Cancelled, Code::Unavailable]
+        {
+            let error = refused_without_reason(code);
+            assert_eq!((error.class(), error.outcome_unknown()), (ErrorClass::Unreachable, true), "{code:?}");
+        }
+        let error = refused_without_reason(Code::Unimplemented);
+        assert_eq!((error.class(), error.outcome_unknown()), (ErrorClass::Failure, false));
+    }
+
+    #[test]
+    fn a_refusal_with_a_reason_is_an_outcome_unless_the_issuer_failed_inside() {
+        assert!(!refused(Reason::ClusterAnswerRejected).outcome_unknown());
+        assert!(!refused(Reason::RoleNotAvailable).outcome_unknown());
+        assert!(refused(Reason::Unspecified).outcome_unknown());
+        assert_eq!(refused(Reason::Unspecified).class(), ErrorClass::Failure);
     }
 }

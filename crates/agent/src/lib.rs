@@ -12,9 +12,12 @@ mod place;
 mod private;
 pub mod refresher;
 mod remote;
+mod roles;
+mod seats;
 pub mod serve;
 mod session;
 mod socket;
+mod suspend;
 
 #[cfg(test)]
 mod fake;

@@ -4,11 +4,13 @@
 //! So whoever asks for a token that is held is answered at once, in an outage too. What to do is decided in
 //! [`crate::entry`]; here it is done, recorded before it is sent, and logged.
 
+mod handle;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::id::{JobId, RequestId};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::clock::RECHECK;
@@ -19,10 +21,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::entry::{Call, Entry, Lent, Moment, Pace, Shown, Verdict, Waiting};
+use crate::entry::{Call, Entry, Moment, Pace, Shown, Verdict};
 use crate::issuer::{Denial, Issuer, IssuerError, Leased};
 use crate::leave::{GivenBack, give_back};
 use crate::session::{JobKey, JobRecord, Key, LeaseRecord, Recorder, Recording, Sessions};
+
+use self::handle::Question;
+pub use self::handle::{Handle, Kept, Overview};
 
 /// Questions that wait for the task.
 const QUEUE: usize = 128;
@@ -30,8 +35,14 @@ const QUEUE: usize = 128;
 /// Calls to the issuer at once.
 const CALLS: usize = 16;
 
+/// The most of them that are not refreshes of tokens that are held, so that no rush of new leases keeps those waiting.
+const OTHER_CALLS: usize = 12;
+
 /// (user, job, role) at once.
 const ENTRIES: usize = 1024;
+
+/// The same, of one user.
+const ENTRIES_OF_ONE: usize = 256;
 
 /// The agent's own limit for one call, above the client's.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -51,40 +62,6 @@ pub struct Parts {
     pub job_system: Name,
     /// The age at which a token is refreshed at the latest.
     pub max_age: Option<Duration>,
-}
-
-/// How to ask the task.
-#[derive(Clone)]
-pub struct Handle(mpsc::Sender<Question>);
-
-/// What the agent keeps.
-#[derive(Debug, Default)]
-pub struct Overview {
-    /// One for each (user, job, role).
-    pub leases: Vec<Kept>,
-    /// Why the issuer gave nothing the last time it was called; none when it answered.
-    pub outage: Option<String>,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub struct Kept {
-    /// For whom and what.
-    pub key: Key,
-    /// The lease; none when the last attempt gave none.
-    pub lease: Option<LeaseId>,
-    /// The current token's `jti`; empty where there is none.
-    pub token_id: String,
-    /// How long the current token may be used from now.
-    pub valid_for: Duration,
-    /// What is wrong, in words; empty when all is well.
-    pub problem: String,
-}
-
-enum Question {
-    Credential { key: Key, answer: Waiting },
-    Overview { answer: oneshot::Sender<Overview> },
-    Leave { answer: oneshot::Sender<GivenBack> },
 }
 
 enum Done {
@@ -121,36 +98,6 @@ pub(crate) struct Refresher {
     calls: JoinSet<Done>,
     serial: u64,
     outage: Option<String>,
-}
-
-impl Handle {
-    /// A token to use now. At once where one is held; else as soon as the issuer has answered.
-    pub async fn credential(&self, key: Key) -> Result<Lent, Denial> {
-        let (answer, answered) = oneshot::channel();
-        let asked = self.0.send(Question::Credential { key, answer }).await;
-        let stopping = || Denial {
-            class: ErrorClass::Unreachable,
-            message: "the agent is stopping".to_owned(),
-            remedy: "try again when it runs".to_owned(),
-        };
-        asked.map_err(|_| stopping())?;
-        answered.await.unwrap_or_else(|_| Err(stopping()))
-    }
-
-    /// What the agent keeps. Empty when it is stopping.
-    pub async fn overview(&self) -> Overview {
-        let (answer, answered) = oneshot::channel();
-        // A task that has ended drops the question, and then there is no answer.
-        let _ = self.0.send(Question::Overview { answer }).await;
-        answered.await.unwrap_or_default()
-    }
-
-    /// Wipes all tokens and ends all jobs. None when the agent is stopping.
-    pub async fn leave(&self) -> Option<GivenBack> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(Question::Leave { answer }).await;
-        answered.await.ok()
-    }
 }
 
 impl Refresher {
@@ -206,17 +153,7 @@ impl Refresher {
         let now = self.now();
         match question {
             Question::Credential { key, answer } => {
-                let refused = if !self.leaving.is_empty() {
-                    Some(("the agent is giving everything back", "try again when it has left"))
-                } else if !self.entries.contains_key(&key) && self.entries.len() >= ENTRIES {
-                    Some((
-                        "the agent keeps 1024 leases, which is its limit",
-                        "end them with shorepass-agent leave",
-                    ))
-                } else {
-                    None
-                };
-                if let Some((message, remedy)) = refused {
+                if let Some((message, remedy)) = self.no_room(&key) {
                     let (message, remedy) = (message.to_owned(), remedy.to_owned());
                     let _ = answer.send(Err(Denial { class: ErrorClass::Failure, message, remedy }));
                     return;
@@ -237,6 +174,23 @@ impl Refresher {
         }
     }
 
+    /// Why this key cannot be kept, and what to do.
+    fn no_room(&self, key: &Key) -> Option<(&'static str, &'static str)> {
+        if !self.leaving.is_empty() {
+            return Some(("the agent is giving everything back", "try again when it has left"));
+        }
+        if self.entries.contains_key(key) {
+            return None;
+        }
+        let remedy = "use fewer names of jobs, or end all leases with shorepass-agent leave";
+        let of_this_user = self.entries.keys().filter(|known| known.job.uid() == key.job.uid());
+        if of_this_user.count() >= ENTRIES_OF_ONE {
+            return Some(("the agent keeps 256 leases of this user, which is its limit", remedy));
+        }
+        let full = self.entries.len() >= ENTRIES;
+        full.then_some(("the agent keeps 1024 leases, which is its limit", remedy))
+    }
+
     fn leave(&mut self, answer: oneshot::Sender<GivenBack>) {
         info!(jobs = self.jobs.len(), "leaving: tokens are wiped, jobs are ended");
         let jobs = self.snapshot().jobs;
@@ -255,18 +209,23 @@ impl Refresher {
     /// Starts every call that is due, and forgets what is over.
     fn drive(&mut self) {
         let now = self.now();
-        let keys: Vec<_> = self.entries.keys().cloned().collect();
-        for key in keys {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
+        self.entries.retain(|_, entry| {
             entry.expire(now);
-            if entry.is_over(now) {
-                self.entries.remove(&key);
-                continue;
-            }
-            match entry.next_call(now) {
-                Some(_) if self.calls.len() >= CALLS => {}
-                Some(call) => self.call(key, call, now),
-                None => {}
+            !entry.is_over(now)
+        });
+        let due = self.entries.iter().filter_map(|(key, entry)| {
+            let call = entry.next_call(now)?;
+            let room = match call {
+                Call::Refresh(_) if entry.is_held() => CALLS,
+                Call::Refresh(_) | Call::Issue => OTHER_CALLS,
+            };
+            Some((room, key.clone(), call))
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(room, ..)| std::cmp::Reverse(*room));
+        for (room, key, call) in due {
+            if self.calls.len() < room {
+                self.call(key, call, now);
             }
         }
         self.end_idle_jobs();

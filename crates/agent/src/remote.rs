@@ -2,6 +2,9 @@
 //!
 //! It holds the one client, and swaps its identity: calls in work go on with the old certificate, the next one connects
 //! with the new. What the issuer answers is parsed here, once.
+//!
+//! After a suspend the next call connects anew: the other side has given the old connection up, and a call that is sent
+//! into it is answered by nobody.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,10 +21,12 @@ use shorepass_proto::v1::start_job_request::Evidence;
 use shorepass_rpc::client::ApiClient;
 use shorepass_tls::{ConnectError, Connector, CurrentIdentity, Identity, JoinTokenText};
 use tokio::sync::watch;
-use tracing::debug;
+use tokio::time::Instant;
+use tracing::{debug, info};
 
 use crate::identity::{EnrolFailure, Enrolment, Granted, Standing};
 use crate::issuer::{Issuer, IssuerError, Leased};
+use crate::suspend::Awake;
 
 /// Roles in one answer, the most that the issuer gives.
 const ROLES: i32 = 200;
@@ -49,10 +54,10 @@ pub(crate) struct Remote {
     connection: Mutex<Option<Connection>>,
 }
 
-#[derive(Clone)]
 struct Connection {
     client: ApiClient,
     identity: Arc<CurrentIdentity>,
+    awake: Awake,
 }
 
 impl Remote {
@@ -68,9 +73,13 @@ impl Remote {
 
     /// For one call, whose id is logged here and by the issuer.
     fn client(&self, method: &'static str) -> Result<ApiClient, IssuerError> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*connection {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *connection {
             Some(connection) => {
+                if connection.awake.slept(self.clock.since_boot(), Instant::now()) {
+                    info!("this machine was suspended: connecting to the issuer anew");
+                    connection.client.reset();
+                }
                 let request_id = RequestId::generate(self.clock.now(), &*self.entropy).to_string();
                 debug!(method, request_id, "calling the issuer");
                 Ok(connection.client.with_request_id(request_id))
@@ -90,7 +99,11 @@ impl Remote {
             let (connector, address) = (connector.clone(), address.clone());
             async move { connector.connect(&address).await }
         };
-        Connection { client: ApiClient::new(connect, self.clock.clone(), self.entropy.clone()), identity }
+        Connection {
+            client: ApiClient::new(connect, self.clock.clone(), self.entropy.clone()),
+            identity,
+            awake: Awake::new(self.clock.since_boot(), Instant::now()),
+        }
     }
 }
 

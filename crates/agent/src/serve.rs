@@ -26,6 +26,7 @@ use crate::place::Place;
 use crate::private::StateDirectory;
 use crate::refresher::{Parts, Refresher};
 use crate::remote::{Address, Remote};
+use crate::roles::Roles;
 use crate::session::{self, Sessions};
 use crate::socket::{self, Access, Server};
 
@@ -132,7 +133,7 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
     let server = Arc::new(Server {
         access: Access { users: config.job_users.clone(), own },
         handle,
-        issuer: remote,
+        roles: Roles::new(remote, clock.clone()),
         issuer_address: config.issuer.api.to_string(),
         standing,
         clock,

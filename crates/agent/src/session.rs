@@ -59,6 +59,11 @@ impl JobKey {
         }
     }
 
+    /// Whose it is.
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// The job's name.
     pub fn name(&self) -> &str {
         &self.name

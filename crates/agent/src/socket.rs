@@ -1,12 +1,13 @@
 //! The agent's socket: one request for each connection, from a uid that the config names.
 //!
 //! The uid is what the kernel says about who connected (SO_PEERCRED); nothing in a request says who asks. Two jobs of
-//! one uid cannot be told apart here: that is a limit we state.
+//! one uid cannot be told apart here: that is a limit we state. Who connected decides what the connection may hold,
+//! before a byte of it is read ([`crate::seats`]).
 //!
 //! Questionable: root is not served tokens unless the config names it. Root could take them anyway, but not by mistake.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use shorepass_proto::local::v1::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,15 +31,17 @@ use tracing::{Instrument as _, debug, info_span, warn};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::identity::Standing;
-use crate::issuer::{Denial, Issuer};
+use crate::issuer::Denial;
 use crate::refresher::{Handle, Kept, Overview};
+use crate::roles::Roles;
+use crate::seats::{Admission, Full, Seats};
 use crate::session::{JobKey, Key};
-
-/// Connections at once; more wait.
-const CONNECTIONS: usize = 64;
 
 /// For a request to arrive, and for its answer to be taken.
 const TRANSFER: Duration = Duration::from_secs(5);
+
+/// The same for a uid that gets nothing; its request is read only for a better refusal.
+const TRANSFER_OF_STRANGERS: Duration = Duration::from_millis(250);
 
 /// For an answer to be found; below the exec plugin's own deadline, so that it can tell why there is none.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -59,6 +62,11 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// All uids that get anything.
+    fn known(&self) -> impl Iterator<Item = u32> {
+        self.users.iter().copied().chain([0, self.own])
+    }
+
     fn check(&self, uid: u32, question: &Question) -> Result<(), Denial> {
         let user = self.users.contains(&uid);
         let administrator = uid == 0 || uid == self.own;
@@ -70,13 +78,30 @@ impl Access {
         if allowed {
             return Ok(());
         }
-        let remedy = match question {
-            Question::Leave(_) => format!("ask as root or as uid {}", self.own),
-            Question::Credential(_) | Question::Role(_) | Question::Status(_) => {
-                format!("add {uid} to jobs.users in the agent's config and restart the agent")
+        Err(match question {
+            Question::Leave(_) => refusal(uid, format!("ask as root or as uid {}", self.own)),
+            Question::Credential(_) | Question::Role(_) | Question::Status(_) => not_a_user(uid),
+        })
+    }
+}
+
+fn not_a_user(uid: u32) -> Denial {
+    refusal(uid, format!("add {uid} to jobs.users in the agent's config and restart the agent"))
+}
+
+fn refusal(uid: u32, remedy: String) -> Denial {
+    denial(ErrorClass::Denied, format!("uid {uid} may not ask this agent for that"), remedy)
+}
+
+impl Full {
+    fn denial(self, uid: u32) -> Denial {
+        let message = format!("uid {uid} has too many connections to this agent");
+        match self {
+            Self::OfThisUid => {
+                denial(ErrorClass::Unreachable, message, "try again with fewer clients at once".to_owned())
             }
-        };
-        Err(denial(ErrorClass::Denied, format!("uid {uid} may not ask this agent for that"), remedy))
+            Self::OfStrangers => not_a_user(uid),
+        }
     }
 }
 
@@ -84,7 +109,7 @@ impl Access {
 pub(crate) struct Server {
     pub(crate) access: Access,
     pub(crate) handle: Handle,
-    pub(crate) issuer: Arc<dyn Issuer>,
+    pub(crate) roles: Roles,
     pub(crate) issuer_address: String,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -97,27 +122,20 @@ pub(crate) async fn serve(
     short: TaskTracker,
     stop: CancellationToken,
 ) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::new(server.access.known());
     loop {
-        let accept = async {
-            let permit = connections.clone().acquire_owned().await.expect("this semaphore is never closed");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = accept => accepted,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let server = server.clone();
-                let answering = async move {
-                    if let Err(error) = server.answer(stream).await {
-                        debug!(%error, "a local client went away");
-                    }
-                    drop(permit);
-                };
-                short.spawn(answering.instrument(info_span!("local")));
-            }
+        match accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
+            Ok((uid, stream)) => match seats.admit(uid) {
+                Ok(admission) => {
+                    let answering = server.clone().answer(uid, stream, admission);
+                    short.spawn(answering.instrument(info_span!("local")));
+                }
+                Err(full) => turn_away(stream, full.denial(uid)),
+            },
             Err(error) => {
                 warn!(%error, "cannot accept local clients; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,9 +144,30 @@ pub(crate) async fn serve(
     }
 }
 
+/// Answers without reading and without waiting: a new connection has room for this, and if not, nobody is owed it.
+fn turn_away(stream: UnixStream, Denial { class, message, remedy }: Denial) {
+    debug!(message, "turned a local client away");
+    let frame = encode(Answer::Error(Error { class: class.into(), message, remedy }));
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(&frame);
+    }
+}
+
 impl Server {
-    async fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
-        let uid = stream.peer_cred()?.uid();
+    async fn answer(self: Arc<Self>, uid: u32, stream: UnixStream, admission: Admission) {
+        let answered = match admission {
+            Admission::Queued(queued) => match timeout(PATIENCE, queued.seat()).await {
+                Ok(_seat) => self.serve(uid, stream).await,
+                Err(_) => return turn_away(stream, Full::OfThisUid.denial(uid)),
+            },
+            Admission::Stranger(_seat) => return self.refuse(uid, stream).await,
+        };
+        if let Err(error) = answered {
+            debug!(%error, "a local client went away");
+        }
+    }
+
+    async fn serve(&self, uid: u32, mut stream: UnixStream) -> io::Result<()> {
         let request = timeout(TRANSFER, read(&mut stream)).await??;
         let answer = match request {
             Some(question) => self.consider(uid, question).await,
@@ -144,6 +183,15 @@ impl Server {
         });
         let frame = encode(answer);
         timeout(TRANSFER, stream.write_all(&frame)).await?
+    }
+
+    async fn refuse(&self, uid: u32, mut stream: UnixStream) {
+        let request = timeout(TRANSFER_OF_STRANGERS, read(&mut stream)).await;
+        let denied = match request {
+            Ok(Ok(Some(question))) => self.access.check(uid, &question).err(),
+            Ok(_) | Err(_) => None,
+        };
+        turn_away(stream, denied.unwrap_or_else(|| not_a_user(uid)));
     }
 
     async fn consider(&self, uid: u32, question: Question) -> Result<Answer, Denial> {
@@ -187,7 +235,7 @@ impl Server {
 
     async fn role(&self, role: &str) -> Result<RoleResponse, Denial> {
         let name = role_name(role)?;
-        let cluster = in_time(PATIENCE, self.issuer.role(&name)).await?.map_err(|error| error.denial())?;
+        let cluster = in_time(PATIENCE, self.roles.find(&name)).await??;
         let cluster = cluster.ok_or_else(|| {
             let message = format!("this runner is not offered a role named {role}");
             denial(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())

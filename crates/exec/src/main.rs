@@ -62,7 +62,8 @@ impl Failure {
 fn main() -> ExitCode {
     std::thread::spawn(|| {
         std::thread::sleep(DEADLINE);
-        eprintln!("shorepass-exec: gave up after {} s", DEADLINE.as_secs());
+        // Not eprintln: on a closed stderr it panics, and then nothing would end the process.
+        let _ = writeln!(io::stderr(), "shorepass-exec: gave up after {} s", DEADLINE.as_secs());
         std::process::exit(UNREACHABLE);
     });
     match run() {

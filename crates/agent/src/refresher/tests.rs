@@ -6,6 +6,7 @@ use super::*;
 use crate::fake::{Counting, FakeClock, FakeIssuer, Mood};
 use crate::session;
 use shorepass_proto::v1::ErrorReason as Reason;
+use shorepass_rpc::status::Code;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -58,7 +59,11 @@ impl World {
     }
 
     async fn ask_as(&self, job: &str, role: &str) -> Result<(String, Duration), Denial> {
-        let key = Key { job: JobKey::parse(1000, job).unwrap(), role: Name::parse(role).unwrap() };
+        self.ask_of(1000, job, role).await
+    }
+
+    async fn ask_of(&self, uid: u32, job: &str, role: &str) -> Result<(String, Duration), Denial> {
+        let key = Key { job: JobKey::parse(uid, job).unwrap(), role: Name::parse(role).unwrap() };
         let lent = self.handle.credential(key).await?;
         Ok((lent.token.expose().to_owned(), lent.valid_for))
     }
@@ -330,4 +335,121 @@ async fn stopping_releases_nothing() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.issuer.count("end"), 0);
     assert_eq!(world.ask().await.unwrap_err().class, ErrorClass::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_asked_for_again_soon_is_checked_beside_the_answer_and_not_too_often() {
+    let world = World::new(None);
+    world.token().await;
+    for asks in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        let asked = Instant::now();
+        world.token().await;
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+        let checks = world.issuer.count("refresh");
+        assert!(checks <= usize::from(asks >= 9) + usize::from(asks >= 39), "{checks} after {asks}");
+    }
+    assert_eq!((world.issuer.count("refresh"), world.issuer.count("issue")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_time_causes_no_checks() {
+    let world = World::new(None);
+    for _ in 0..50 {
+        world.token().await;
+        sleep(Duration::from_secs(6)).await;
+    }
+    assert_eq!(world.issuer.count("refresh"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_that_is_asked_for_again_and_again_is_out_of_use_within_half_a_minute() {
+    let world = World::new(None);
+    world.token().await;
+    sleep(Duration::from_secs(15)).await;
+    world.token().await;
+    world.token().await;
+    sleep(Duration::from_secs(1)).await;
+    world.issuer.revoke();
+    let revoked = Instant::now();
+    while world.ask().await.is_ok() {
+        sleep(Duration::from_secs(2)).await;
+    }
+    assert!(revoked.elapsed() < Duration::from_secs(33), "{:?}", revoked.elapsed());
+    assert_eq!(world.ask().await.unwrap_err().class, ErrorClass::LeaseEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_issuers_time_to_come_back_holds_for_askers_too() {
+    let world = World::new(None);
+    world.token().await;
+    world.mood(Mood::Postpones(Reason::RateLimited, Duration::from_secs(30)));
+    for _ in 0..25 {
+        assert!(world.ask_as("", "db").await.unwrap_err().message.contains("RateLimited"));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.issuer.count("issue"), 2);
+    world.mood(Mood::Works);
+    sleep(Duration::from_secs(6)).await;
+    world.ask_as("", "db").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_enrolment_wipes_the_token_and_tells_what_to_do() {
+    let world = World::new(Some(Duration::from_secs(5)));
+    world.token().await;
+    world.mood(Mood::Refuses(Reason::EnrolmentEnded));
+    sleep(Duration::from_secs(6)).await;
+    let overview = world.handle.overview().await;
+    assert!(overview.leases[0].lease.is_none() && overview.leases[0].token_id.is_empty());
+    assert!(overview.leases[0].problem.contains("get a new join token"), "{}", overview.leases[0].problem);
+    let denial = world.ask().await.unwrap_err();
+    assert_eq!(denial.class, ErrorClass::Denied);
+    assert!(denial.remedy.contains("get a new join token"), "{}", denial.remedy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_a_proxy_lost_is_asked_for_again_under_the_same_request_id() {
+    let world = World::new(None);
+    world.token().await;
+    world.mood(Mood::Breaks(Code::DeadlineExceeded));
+    assert_eq!(world.ask_as("", "db").await.unwrap_err().class, ErrorClass::Unreachable);
+    sleep(Duration::from_secs(2)).await;
+    world.mood(Mood::Works);
+    world.ask_as("", "db").await.unwrap();
+    let requests = &world.issuer.books().requests;
+    assert_eq!((requests.len(), requests[1]), (3, requests[2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_its_share_of_the_entries_and_what_was_denied_gives_it_back() {
+    let world = World::new(None);
+    world.issuer.books().blocked = true;
+    for number in 0..ENTRIES_OF_ONE {
+        world.ask_as("", &format!("role-{number}")).await.unwrap_err();
+    }
+    let full = world.ask().await.unwrap_err();
+    assert!(full.message.contains("256"), "{}", full.message);
+    assert_eq!(world.ask_of(1001, "", "web").await.unwrap_err().class, ErrorClass::LeaseEnded);
+    sleep(Duration::from_secs(70)).await;
+    assert!(world.handle.overview().await.leases.is_empty());
+    world.issuer.books().blocked = false;
+    world.token().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rush_of_new_leases_does_not_keep_a_refresh_waiting() {
+    let world = Arc::new(World::new(None));
+    world.token().await;
+    sleep(Duration::from_secs(890)).await;
+    world.mood(Mood::Silent);
+    for number in 0..100 {
+        let world = world.clone();
+        tokio::spawn(async move { world.ask_as("", &format!("role-{number}")).await });
+    }
+    sleep(Duration::from_secs(1)).await;
+    world.mood(Mood::Works);
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!((world.issuer.count("issue"), world.issuer.count("refresh")), (1 + OTHER_CALLS, 1));
+    assert_eq!(world.token().await, "token-2");
 }

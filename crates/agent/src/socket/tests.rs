@@ -12,6 +12,7 @@ use crate::session::{self, Sessions};
 
 struct World {
     issuer: Arc<FakeIssuer>,
+    server: Arc<Server>,
     agent: Agent,
     _directory: tempfile::TempDir,
 }
@@ -35,7 +36,7 @@ impl World {
         let server = Arc::new(Server {
             access: Access { users: users.iter().copied().collect(), own },
             handle,
-            issuer: issuer.clone(),
+            roles: Roles::new(issuer.clone(), clock.clone()),
             issuer_address: "issuer.example.org:8443".to_owned(),
             standing: watch::channel(Standing::default()).1,
             clock,
@@ -44,8 +45,9 @@ impl World {
         tokio::spawn(writer.run(stop.clone()));
         tokio::spawn(refresher.run(stop.clone()));
         let agent = Agent::at(directory.path().join("agent.sock"), Duration::from_secs(10));
-        tokio::spawn(async move { serve(&place.listener, server, TaskTracker::new(), stop).await });
-        Self { issuer, agent, _directory: directory }
+        let serving = server.clone();
+        tokio::spawn(async move { serve(&place.listener, serving, TaskTracker::new(), stop).await });
+        Self { issuer, server, agent, _directory: directory }
     }
 
     async fn ask<T: Send + 'static>(&self, ask: impl FnOnce(Agent) -> T + Send + 'static) -> T {
@@ -95,6 +97,30 @@ async fn the_agents_own_user_may_look_and_leave_but_gets_no_tokens() {
     check_refused(world.ask(|agent| agent.credential("web", "")).await, 3, "jobs.users");
     assert!(world.ask(|agent| agent.status()).await.unwrap().problem.contains("jobs.users"));
     assert_eq!(world.ask(|agent| agent.leave()).await.unwrap().jobs, 0);
+}
+
+#[tokio::test]
+async fn strangers_are_answered_soon_though_they_say_nothing_and_however_many_they_are() {
+    let world = World::new(&[us()], us()).await;
+    let (seats, stranger) = (Seats::new([us()]), us() + 1);
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let (client, stream) = UnixStream::pair().unwrap();
+        clients.push(client);
+        match seats.admit(stranger) {
+            Ok(admission) => drop(tokio::spawn(world.server.clone().answer(stranger, stream, admission))),
+            Err(full) => turn_away(stream, full.denial(stranger)),
+        }
+    }
+    for client in &mut clients {
+        let mut answer = Vec::new();
+        let closed = timeout(TRANSFER, client.read_to_end(&mut answer)).await;
+        closed.expect("closed before a user's deadline").unwrap();
+        match Response::decode(&answer[4..]).unwrap().response {
+            Some(Answer::Error(error)) => assert_eq!(error.class(), ErrorClass::Denied),
+            other => panic!("expected an error, got {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Where roles' tokens are used, asked of the issuer and remembered for a moment.
+//!
+//! Lookups of one role wait for one another and share an answer, so a loop of clients costs one call in two seconds.
+//! It is no cache to rely on: what an operator changes is seen with the next lookup after that.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shorepass_core::name::Name;
+use shorepass_core::time::Clock;
+use shorepass_proto::v1::Cluster;
+
+use crate::issuer::{Denial, Issuer};
+
+/// How long an answer is told again; a refusal too.
+const REMEMBERED: Duration = Duration::from_secs(2);
+
+type Answer = Result<Option<Cluster>, Denial>;
+
+/// The last answer, and until when it is told. Whoever holds the lock is the one who asks.
+type Slot = Arc<tokio::sync::Mutex<Option<(Duration, Answer)>>>;
+
+/// The roles that were asked for lately.
+pub(crate) struct Roles {
+    issuer: Arc<dyn Issuer>,
+    clock: Arc<dyn Clock>,
+    slots: Mutex<BTreeMap<Name, Slot>>,
+}
+
+impl Roles {
+    pub(crate) fn new(issuer: Arc<dyn Issuer>, clock: Arc<dyn Clock>) -> Self {
+        Self { issuer, clock, slots: Mutex::default() }
+    }
+
+    /// None where the role is not offered to this runner. Who stops waiting leaves the asking to the next.
+    pub(crate) async fn find(&self, role: &Name) -> Answer {
+        let slot = self.slot(role);
+        let mut known = slot.lock().await;
+        if let Some((until, answer)) = &*known
+            && self.clock.since_boot() < *until
+        {
+            return answer.clone();
+        }
+        let answer = self.issuer.role(role).await.map_err(|error| error.denial());
+        *known = Some((self.clock.since_boot() + REMEMBERED, answer.clone()));
+        answer
+    }
+
+    fn slot(&self, role: &Name) -> Slot {
+        let now = self.clock.since_boot();
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slot| {
+            let fresh = |slot: &Slot| {
+                slot.try_lock().map_or(true, |known| known.as_ref().is_some_and(|(until, _)| now < *until))
+            };
+            Arc::strong_count(slot) > 1 || fresh(slot)
+        });
+        slots.entry(role.clone()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeClock, FakeIssuer};
+
+    #[tokio::test(start_paused = true)]
+    async fn lookups_of_one_role_share_a_call_and_its_answer_for_two_seconds() {
+        let issuer = FakeIssuer::new();
+        let roles = Roles::new(issuer.clone(), FakeClock::new());
+        let (web, other) = (Name::parse("web").unwrap(), Name::parse("other").unwrap());
+        let (one, two, none) = tokio::join!(roles.find(&web), roles.find(&web), roles.find(&other));
+        assert_eq!(one.unwrap().unwrap().name, "staging");
+        assert!(two.unwrap().is_some() && none.unwrap().is_none());
+        roles.find(&web).await.unwrap();
+        assert_eq!(issuer.count("role"), 2);
+        tokio::time::sleep(REMEMBERED).await;
+        roles.find(&web).await.unwrap();
+        assert_eq!(issuer.count("role"), 3);
+        assert_eq!(roles.slots.lock().unwrap().len(), 1, "what nobody asks for is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_was_given_up_is_taken_over_by_who_still_waits() {
+        let issuer = FakeIssuer::new();
+        let roles = Roles::new(issuer.clone(), FakeClock::new());
+        let web = Name::parse("web").unwrap();
+        let gone = tokio::time::timeout(Duration::from_millis(10), roles.find(&web));
+        let (gone, found) = tokio::join!(gone, roles.find(&web));
+        assert!(gone.is_err() && found.unwrap().is_some());
+        assert_eq!(issuer.count("role"), 2);
+    }
+}
