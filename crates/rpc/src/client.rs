@@ -46,8 +46,11 @@ impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Duplex for IO {}
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Duplex>>, ConnectFailed>> + Send>>;
 
+/// Held by the connection too, which must not hold the rest: it would keep itself open when the client is gone.
+type Connect = Arc<dyn Fn() -> Connecting + Send + Sync>;
+
 struct Shared {
-    connect: Box<dyn Fn() -> Connecting + Send + Sync>,
+    connect: Connect,
     connection: Mutex<Option<(u64, Channel)>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -70,7 +73,7 @@ impl ApiClient {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let connect = Box::new(move || {
+        let connect: Connect = Arc::new(move || {
             let connecting = connect();
             Box::pin(async move {
                 let io = connecting.await.map_err(|error| ConnectFailed(SharedError::new(error)))?;
@@ -221,7 +224,7 @@ impl ApiClient {
         }
         let mut number = [0; 8];
         self.shared.entropy.fill(&mut number);
-        let made = (u64::from_be_bytes(number), connect(self.shared.clone()));
+        let made = (u64::from_be_bytes(number), connect(self.shared.connect.clone()));
         connection.insert(made).clone()
     }
 
@@ -245,11 +248,11 @@ impl std::fmt::Debug for ApiClient {
 }
 
 /// The name in the URL is not used to find or to verify anybody: the connector does both.
-fn connect(shared: Arc<Shared>) -> Channel {
+fn connect(connect: Connect) -> Channel {
     Endpoint::from_static("http://issuer")
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .connect_with_connector_lazy(tower::service_fn(move |_| (shared.connect)()))
+        .connect_with_connector_lazy(tower::service_fn(move |_| connect()))
 }
 
 fn credentials(channel: Channel) -> CredentialServiceClient<Channel> {

@@ -84,3 +84,18 @@ async fn one_connection_serves_all_calls_until_a_reset() {
     call(&client, "Issue").await.unwrap();
     assert_eq!(bench.connects(), 2);
 }
+
+#[tokio::test]
+async fn a_client_that_is_dropped_closes_its_connection() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Runner));
+    call(&client, "Issue").await.unwrap();
+    assert_eq!(bench.open(), 1);
+    drop(client);
+    let closed = async {
+        while bench.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.expect("the connection stays open");
+}
