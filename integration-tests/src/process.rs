@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,6 +30,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    copies: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -47,9 +49,8 @@ impl Process {
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let open = || OpenOptions::new().create(true).append(true).open(log);
         let file = open().with_context(|| format!("cannot write {}", log.display()))?;
-        copy(child.stdout.take(), file.try_clone()?);
-        copy(child.stderr.take(), file);
-        Ok(Self { name, child, log: log.to_path_buf() })
+        let copies = vec![copy(child.stdout.take(), file.try_clone()?), copy(child.stderr.take(), file)];
+        Ok(Self { name, child, log: log.to_path_buf(), copies })
     }
 
     /// The program's process id.
@@ -95,6 +96,23 @@ impl Process {
         }
     }
 
+    /// How it ended, by itself and soon; what it printed is all in `stderr`.
+    pub fn end(mut self) -> Result<Done> {
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait()? {
+                Some(status) => break status,
+                None => ensure!(start.elapsed() < GRACE, "{} goes on:\n{}", self.name, self.last_lines()),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        for copy in self.copies.drain(..) {
+            let _ = copy.join();
+        }
+        let stderr = std::fs::read_to_string(&self.log).context("what was printed is no text")?;
+        Ok(Done { code: status.code(), stdout: String::new(), stderr })
+    }
+
     /// From now on the program cannot make a file longer than this, nor write behind it; none lifts that.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         let limit = Rlimit { current: bytes, maximum: None };
@@ -131,9 +149,9 @@ impl Drop for Process {
 }
 
 /// Copies until the pipe ends.
-fn copy(from: Option<impl Read + Send + 'static>, mut to: File) {
-    let Some(mut from) = from else { return };
+fn copy(from: Option<impl Read + Send + 'static>, mut to: File) -> JoinHandle<()> {
     std::thread::spawn(move || {
+        let Some(mut from) = from else { return };
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match from.read(&mut buffer) {
@@ -144,7 +162,7 @@ fn copy(from: Option<impl Read + Send + 'static>, mut to: File) {
                 Ok(_) | Err(_) => return,
             }
         }
-    });
+    })
 }
 
 /// What a command did that has ended.

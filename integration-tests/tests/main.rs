@@ -3,12 +3,17 @@
 mod scenarios {
     mod certificates;
     mod descriptors;
+    mod errors;
     mod issuing;
     mod kubectl;
+    mod method_table;
     mod mint_and_cut;
     mod refresh;
     mod refused_mints;
+    mod refused_starts;
     mod restart;
     mod revocation;
+    mod secret_search;
     mod stolen_issuer;
+    mod tls_refusals;
 }

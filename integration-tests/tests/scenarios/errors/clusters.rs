@@ -1,0 +1,133 @@
+//! Refusals for what a cluster is, says or does not say.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::client::refused;
+use integration_tests::issuer::Knobs;
+use integration_tests::proxy::{Answer, Fault, Target};
+use serde_json::{Value, json};
+use shorepass_core::time::Timestamp;
+use shorepass_rpc::client::ClientError;
+
+use super::stage::{ABSENT, REPLACED, Stage, UNGRANTED};
+
+type Refusals = Result<Vec<ClientError>>;
+
+pub(super) async fn missing_service_account(stage: &Stage) -> Refusals {
+    let error = stage.refused_issue(ABSENT.name).await?;
+    let account = format!("ServiceAccount {}/{}", stage.site.place.namespace, ABSENT.service_account);
+    ensure!(error.to_string().contains(&account), "{account} is not named: {error}");
+    Ok(vec![error])
+}
+
+pub(super) async fn replaced_service_account(stage: &Stage) -> Refusals {
+    let lease = stage.runner.issue(&stage.job, REPLACED.name).await?.lease.id;
+    let accounts = stage.site.place.service_accounts();
+    accounts.delete(REPLACED.service_account, &Default::default()).await?;
+    stage.site.place.service_account(REPLACED.service_account).await?;
+    let error = refused(stage.runner.refresh(&lease).await)?;
+    stage
+        .runner
+        .issue(&stage.job, REPLACED.name)
+        .await
+        .context("the new ServiceAccount gets no new lease")?;
+    Ok(vec![error])
+}
+
+pub(super) async fn forbidden_issuer(stage: &Stage) -> Refusals {
+    let error = stage.refused_issue(UNGRANTED.name).await?;
+    let rule = format!(
+        "create serviceaccounts/token \"{}\" in namespace \"{}\"",
+        UNGRANTED.service_account, stage.site.place.namespace
+    );
+    let told = error.refusal().and_then(|refusal| refusal.metadata.get("rule").cloned());
+    ensure!(told.as_deref() == Some(rule.as_str()), "{rule} is not named: {error:?}");
+    Ok(vec![error])
+}
+
+pub(super) async fn missing_policy(stage: &Stage) -> Refusals {
+    let site = &stage.site;
+    let twin = site.identity.twin(&site.admin, &[&site.place.namespace]).await?;
+    let kubeconfig = site.admin.write_kubeconfig(site.identity.folder(), "twin", &twin)?;
+    let knobs = Knobs { kubeconfig: Some(kubeconfig), ..Knobs::default() };
+    let (_issuer, platform) = stage.issuer_with(knobs).await?;
+    let job = platform.start_job().await?;
+    Ok(vec![refused(platform.issue(&job, "deploy").await)?, refused(platform.issue(&job, "deploy").await)?])
+}
+
+pub(super) async fn skewed_clocks(stage: &Stage) -> Refusals {
+    let mut errors = Vec::new();
+    for seconds in [-100, 100] {
+        let change = Fault::change(move |answer| {
+            shift(&mut answer["metadata"]["creationTimestamp"], seconds);
+            shift(&mut answer["status"]["expirationTimestamp"], seconds);
+        });
+        let _fault = stage.proxy.fault(Target::Tokens, change);
+        errors.push(stage.refused_issue("deploy").await?);
+    }
+    Ok(errors)
+}
+
+fn shift(time: &mut Value, seconds: i64) {
+    if let Some(Ok(before)) = time.as_str().map(str::parse::<Timestamp>) {
+        let moved = Timestamp::from_second(before.as_second() + seconds).unwrap_or(before);
+        *time = json!(moved.to_string());
+    }
+}
+
+pub(super) async fn unreachable_cluster(stage: &Stage) -> Refusals {
+    let answer = |status, reason| {
+        Fault::Answer(Answer { status, reason, message: "something is wrong", retry_after: None })
+    };
+    let mut errors = Vec::new();
+    for fault in [answer(500, "InternalError"), answer(401, "Unauthorized"), Fault::LoseReply, Fault::Hang] {
+        let _fault = stage.proxy.fault(Target::Tokens, fault);
+        errors.push(stage.refused_issue("deploy").await?);
+    }
+    stage.proxy.close(true);
+    errors.push(stage.refused_issue("deploy").await?);
+    stage.proxy.close(false);
+    let causes = ["it failed (500): something is wrong", "the issuer's own credential (401)"];
+    for (error, cause) in errors.iter().zip(causes) {
+        ensure!(error.to_string().contains(cause), "{cause:?} is not in {error}");
+    }
+    Ok(errors)
+}
+
+pub(super) async fn busy_cluster(stage: &Stage) -> Refusals {
+    let mut errors = Vec::new();
+    for target in [Target::Anchors, Target::Tokens] {
+        let busy = Answer { status: 429, reason: "TooManyRequests", message: "later", retry_after: Some(7) };
+        let _fault = stage.proxy.fault(target, Fault::Answer(busy));
+        let error = stage.refused_issue("deploy").await?;
+        ensure!(error.retry_after() == Some(Duration::from_secs(7)), "it is not passed on: {error:?}");
+        errors.push(error);
+    }
+    Ok(errors)
+}
+
+pub(super) async fn answers_that_are_not_what_was_asked(stage: &Stage) -> Refusals {
+    let others = stage.site.place.token_of(UNGRANTED.service_account).await?;
+    let unbound = stage.site.place.token_of("deployer").await?;
+    let changes: Vec<(&str, Fault)> = vec![
+        ("is not a JWT", Fault::change(|answer| answer["status"]["token"] = json!(""))),
+        ("malformed", Fault::change(|answer| answer["status"] = Value::Null)),
+        ("it is a token of", Fault::change(move |answer| answer["status"]["token"] = json!(others))),
+        (
+            "not bound to the lease's anchor",
+            Fault::change(move |answer| answer["status"]["token"] = json!(unbound)),
+        ),
+        ("its audiences", Fault::change(|answer| answer["spec"]["audiences"] = json!(["https://elsewhere"]))),
+        ("its expiry", Fault::change(|answer| shift(&mut answer["status"]["expirationTimestamp"], -30))),
+        ("its expiry", Fault::change(|answer| shift(&mut answer["status"]["expirationTimestamp"], 3600))),
+    ];
+    let mut errors = Vec::new();
+    for (said, fault) in changes {
+        let _fault = stage.proxy.fault(Target::Tokens, fault);
+        let error = stage.refused_issue("deploy").await?;
+        ensure!(error.to_string().contains(said), "{said:?} is not in {error}");
+        errors.push(error);
+    }
+    Ok(errors)
+}
