@@ -38,13 +38,13 @@ impl Default for Knobs {
     }
 }
 
-/// An agent's folder, and its process while it runs.
+/// An agent's folder, and its process while it runs. The process is dropped first: it writes into the folder.
 pub struct AgentUnderTest {
+    process: Option<Process>,
     folder: TempDir,
     environment: Environment,
     name: String,
     log: &'static str,
-    process: Option<Process>,
 }
 
 impl AgentUnderTest {

@@ -47,15 +47,15 @@ impl Default for Knobs {
     }
 }
 
-/// An issuer's folder, and its process while it runs.
+/// An issuer's folder, and its process while it runs. The process is dropped first: it writes into the folder.
 pub struct IssuerUnderTest {
+    process: Option<Process>,
     folder: TempDir,
     program: PathBuf,
     name: String,
     cluster: String,
     knobs: Knobs,
     addresses: Addresses,
-    process: Option<Process>,
 }
 
 /// Where it listens.
