@@ -18,6 +18,34 @@ use tokio::time::Instant;
 
 use crate::issuer::{Issuer, IssuerError, Leased};
 
+/// A folder that is gone at the end of a test, also when a task of the test is still writing into it.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for _ in 0..200 {
+            // What a write leaves behind that overtook the removal goes in the next round.
+            let _ = std::fs::remove_dir_all(self.path());
+            std::thread::sleep(Duration::from_millis(2));
+            if !self.path().exists() {
+                return;
+            }
+        }
+    }
+}
+
 /// Both clocks go with the runtime's paused time; the wall clock can jump.
 pub(crate) struct FakeClock {
     start: Instant,

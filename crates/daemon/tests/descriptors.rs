@@ -26,7 +26,8 @@ async fn accepting_without_descriptors_neither_spins_nor_gives_up() {
     let tried = ACCEPT_PAUSE * 10;
     tokio::time::timeout(tried, listener.accept()).await.expect_err("there is no descriptor for it");
     let errors = accept_errors(&metrics);
-    assert!((1..=10).contains(&errors), "{errors} failed accepts in {tried:?}");
+    // One second of slack: on a busy machine the time is up later than asked. Without the pause it is 100,000.
+    assert!((1..=20).contains(&errors), "{errors} failed accepts in {tried:?}");
 
     held.clear();
     let patience = ACCEPT_PAUSE + Duration::from_secs(2);

@@ -210,8 +210,8 @@ async fn a_crash_between_pending_and_active_leaves_no_secret() -> Result<()> {
     drop(hang);
 
     scene.issuer.run().await?;
-    // The sweeper looks every two seconds; a lease stays ending as long as its mint might be in flight (30 s).
-    wait::until("no anchor", Duration::from_secs(40), async || {
+    // The sweeper looks every two seconds; a lease stays ending as long as its mint might be in flight (75 s).
+    wait::until("no anchor", Duration::from_secs(90), async || {
         let anchors = scene.anchors().await?;
         let leases = scene.leases()?;
         let ended =

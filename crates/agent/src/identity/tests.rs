@@ -10,7 +10,7 @@ use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_tls::{Authority, CertificateRequest};
 
 use super::*;
-use crate::fake::{Counting, FakeClock, refused};
+use crate::fake::{Counting, FakeClock, Folder, refused};
 
 const LIFE: Duration = Duration::from_secs(8 * 3_600);
 
@@ -60,7 +60,7 @@ impl Enrolment for FakeAuthority {
 struct World {
     authority: Arc<FakeAuthority>,
     clock: Arc<FakeClock>,
-    directory: tempfile::TempDir,
+    directory: Folder,
     standing: watch::Receiver<Standing>,
     keeper: Option<Keeper>,
 }
@@ -71,7 +71,7 @@ impl World {
     }
 
     fn with(entropy: Counting) -> Self {
-        let (directory, clock) = (tempfile::tempdir().unwrap(), FakeClock::new());
+        let (directory, clock) = (Folder::new(), FakeClock::new());
         let entropy = Arc::new(entropy);
         let domain = TrustDomain::parse("ci.example.org").unwrap();
         let spiffe_id = SpiffeId::parse("spiffe://ci.example.org/runner/prod-1").unwrap();

@@ -3,7 +3,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::fake::{Counting, FakeClock, FakeIssuer, Mood};
+use crate::fake::{Counting, FakeClock, FakeIssuer, Folder, Mood};
 use crate::session;
 use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_rpc::status::Code;
@@ -14,7 +14,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 struct World {
     issuer: Arc<FakeIssuer>,
     clock: Arc<FakeClock>,
-    directory: tempfile::TempDir,
+    directory: Folder,
     handle: Handle,
     stop: CancellationToken,
 }
@@ -22,13 +22,13 @@ struct World {
 impl World {
     fn new(max_age: Option<Duration>) -> Self {
         let (issuer, clock) = (FakeIssuer::new(), FakeClock::new());
-        Self::start(issuer, clock, tempfile::tempdir().unwrap(), max_age)
+        Self::start(issuer, clock, Folder::new(), max_age)
     }
 
     fn start(
         issuer: Arc<FakeIssuer>,
         clock: Arc<FakeClock>,
-        directory: tempfile::TempDir,
+        directory: Folder,
         max_age: Option<Duration>,
     ) -> Self {
         let path = directory.path().join("sessions.json");

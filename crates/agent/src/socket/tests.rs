@@ -5,7 +5,7 @@ use shorepass_proto::local::v1::StatusRequest;
 use shorepass_proto::v1::ErrorReason as Reason;
 
 use super::*;
-use crate::fake::{Counting, FakeClock, FakeIssuer, Mood};
+use crate::fake::{Counting, FakeClock, FakeIssuer, Folder, Mood};
 use crate::place::Place;
 use crate::refresher::{Parts, Refresher};
 use crate::session::{self, Sessions};
@@ -14,12 +14,12 @@ struct World {
     issuer: Arc<FakeIssuer>,
     server: Arc<Server>,
     agent: Agent,
-    _directory: tempfile::TempDir,
+    _directory: Folder,
 }
 
 impl World {
     async fn new(users: &[u32], own: u32) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Folder::new();
         let place = Place::bind(&directory.path().join("agent.sock")).await.unwrap();
         let issuer = FakeIssuer::new();
         let stored = Sessions::of(Vec::new());

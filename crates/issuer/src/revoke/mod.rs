@@ -42,7 +42,18 @@ pub enum Cut {
     /// It is gone, and the lease is recorded as ended.
     Done(Lease),
     /// It may still be created, or could not be deleted: the sweeper goes on.
-    Later(Lease, String),
+    Later(Lease, Obstacle),
+}
+
+/// Why an anchor is not known to be gone.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// It was deleted, but the mint that makes it may come in later.
+    #[error("its first token may still be on its way; the anchor is deleted again")]
+    MintInFlight,
+    /// The cluster does not delete it.
+    #[error("{0}")]
+    Cluster(String),
 }
 
 impl Ends {
@@ -133,7 +144,7 @@ impl Ends {
 
     /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes
     /// when it is there, with what stands in the way, if anything: the sweeper repeats those.
-    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<(Lease, Option<String>)> {
+    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<(Lease, Option<Obstacle>)> {
         let (sender, receiver) = mpsc::unbounded_channel(); // one message for each lease at most
         for lease in ending {
             let (ends, sender) = (self.clone(), sender.clone());
@@ -141,7 +152,7 @@ impl Ends {
                 let result = match ends.cut(lease.clone()).await {
                     Ok(Cut::Done(lease)) => (lease, None),
                     Ok(Cut::Later(lease, why)) => (lease, Some(why)),
-                    Err(refused) => (lease, Some(refused.to_string())),
+                    Err(refused) => (lease, Some(Obstacle::Cluster(refused.to_string()))),
                 };
                 // Nobody may be waiting any more.
                 let _ = sender.send(result);
@@ -199,11 +210,10 @@ impl Ends {
         if let Err(cause) = cluster.cut(&lease.target.namespace, &lease.anchor).await {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
-            return Ok(Cut::Later(lease, cause.to_string()));
+            return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
         }
         if in_flight {
-            let why = "its first token may still be on its way; the anchor is deleted again".to_owned();
-            return Ok(Cut::Later(lease, why));
+            return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
         let Ok(ended) = lease.clone().finish_end(self.outside.clock.now()) else {
             return Ok(Cut::Done(lease));

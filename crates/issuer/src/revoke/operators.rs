@@ -52,7 +52,12 @@ impl Revoking {
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
         let mut cuts = self.ends.cut_all(self.block_and_end(caller, &revocation).await?);
         while let Some((lease, obstacle)) = cuts.recv().await {
-            self.tell(&steps, lease, obstacle.map_or(Outcome::Revoked, Outcome::Ending)).await?;
+            self.tell(
+                &steps,
+                lease,
+                obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string())),
+            )
+            .await?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ends, MINT_IN_FLIGHT};
+use super::{Ends, MINT_IN_FLIGHT, Obstacle};
 
 /// How often it looks.
 pub const PERIOD: Duration = Duration::from_secs(2);
@@ -122,11 +122,16 @@ impl Sweeper {
         for some in due.chunks(CUTS_AT_ONCE) {
             let mut cuts = self.ends.cut_all(some.to_vec());
             while let Some((lease, obstacle)) = cuts.recv().await {
-                if obstacle.is_some() {
-                    failures += 1;
-                    self.postpone(lease.id, now);
-                } else {
-                    self.retries.remove(&lease.id);
+                match obstacle {
+                    None => {
+                        self.retries.remove(&lease.id);
+                    }
+                    // The cluster does what it is told: look again in the next round, so that a late anchor is short-lived.
+                    Some(Obstacle::MintInFlight) => {}
+                    Some(Obstacle::Cluster(_)) => {
+                        failures += 1;
+                        self.postpone(lease.id, now);
+                    }
                 }
             }
             if failures >= FAILURES_IN_A_ROUND {
