@@ -1,5 +1,6 @@
 //! `shorepass-agent`: reads the command line and ends with the exit code of what happened.
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Serve(_) => runtime.block_on(serve::serve(config)),
         Command::Leave(_) => runtime.block_on(serve::leave(config)).map(|left| {
-            println!("ended {} jobs and {} leases", left.jobs, left.leases);
+            // A reader that is gone does not undo what was given back.
+            let _ = writeln!(io::stdout(), "ended {} jobs and {} leases", left.jobs, left.leases);
         }),
     };
     match outcome {

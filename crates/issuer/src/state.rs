@@ -53,6 +53,7 @@ impl StateDirectory {
         }
         let metadata = std::fs::metadata(path)
             .with_context(|| format!("cannot look at the state directory {}", path.display()))?;
+        ensure!(metadata.is_dir(), "the state directory {} is not a directory; name another", path.display());
         let mode = metadata.permissions().mode() & 0o777;
         ensure!(
             mode & 0o077 == 0,

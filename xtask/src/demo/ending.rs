@@ -24,7 +24,7 @@ const WATCH: Duration = Duration::from_secs(15);
 /// Revokes, watches, and tells.
 pub(super) fn revoke_and_watch(
     daemons: &mut Daemons,
-    site: &Site,
+    site: &mut Site,
     kubectl: &Kubectl,
     credential: &Credential,
 ) -> Result<Vec<String>> {
@@ -38,7 +38,7 @@ pub(super) fn revoke_and_watch(
 
     let refusal = wait_for_refusal(&kept, asked)?;
     let by_client = asked.elapsed();
-    let plugin = watch(daemons, kubectl, &kept)?;
+    let plugin = watch(daemons, site, kubectl, &kept)?;
 
     ensure!(leases_ever(daemons)? == leases, "the agent got a new lease after the revocation");
     let denial = denial(daemons)?;
@@ -118,25 +118,35 @@ fn wait_for_refusal(kept: &Kept, asked: Instant) -> Result<String> {
     }
 }
 
-/// Asks with both for [`WATCH`]; not one call may succeed. What the plugin said last.
-fn watch(daemons: &mut Daemons, kubectl: &Kubectl, kept: &Kept) -> Result<String> {
+/// Asks with both for [`WATCH`]; each call must be refused, and for the right reason. What the plugin said last.
+fn watch(daemons: &mut Daemons, site: &mut Site, kubectl: &Kubectl, kept: &Kept) -> Result<String> {
     let started = Instant::now();
     let mut plugin = String::new();
     while started.elapsed() < WATCH {
         daemons.check()?;
-        ensure!(kept.ask()?.is_some(), "the kept token came back to life");
-        match refusal(&mut kubectl.command(&["get", "configmaps"]))? {
-            Some(said) => plugin = said,
-            None => bail!("kubectl with the plugin works again after the revocation"),
+        site.check()?;
+        match kept.ask()? {
+            Some(said) => {
+                ensure!(is_unauthorized(&said), "the kept token should be refused with 401, but: {said}")
+            }
+            None => bail!("the kept token came back to life"),
         }
+        plugin = refusal(&mut kubectl.command(&["get", "configmaps"]))?
+            .context("kubectl with the plugin works again after the revocation")?;
+        ensure!(
+            is_unauthorized(&plugin) || tells_why(&plugin),
+            "kubectl with the plugin should be refused because of the revocation, but: {plugin}"
+        );
         signals::pause(Duration::from_millis(100))?;
     }
-    ensure!(
-        plugin.contains("blocked") || plugin.contains("revoked"),
-        "kubectl with the plugin should have said that an operator ended the lease, but said: {plugin}"
-    );
-    let telling = plugin.lines().find(|line| line.contains("blocked") || line.contains("revoked"));
-    Ok(telling.unwrap_or_default().trim().to_owned())
+    let telling = plugin.lines().find(|line| tells_why(line));
+    telling.map(|line| line.trim().to_owned()).with_context(|| {
+        format!("kubectl with the plugin should say in the end who revoked the lease, but said: {plugin}")
+    })
+}
+
+fn tells_why(said: &str) -> bool {
+    said.contains("blocked") || said.contains("revoked")
 }
 
 /// The agent's log line about the denial.

@@ -13,6 +13,20 @@ use crate::process::{self, Seen};
 
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
+/// The first token. A new admission policy takes seconds to take effect, and until then nothing is minted.
+pub(super) fn first_token(daemons: &mut Daemons) -> Result<()> {
+    process::wait_until("the admission policy to take effect", Duration::from_secs(40), || {
+        daemons.check()?;
+        match daemons.token() {
+            Ok(_) => Ok(Seen::Ready(())),
+            Err(error) if format!("{error:#}").contains("ADMISSION_POLICY_MISSING") => {
+                Ok(Seen::NotYet(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    })
+}
+
 /// Real commands: what the ServiceAccount may do works, what it may not is Forbidden.
 pub(super) fn may_and_may_not(kubectl: &Kubectl) -> Result<Vec<String>> {
     let mut lines = Vec::new();

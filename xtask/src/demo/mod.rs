@@ -68,8 +68,12 @@ impl Command {
                 show.all_well();
                 Ok(())
             }
-            (Err(error), _) => Err(error),
+            (Err(error), Ok(_)) => Err(error),
             (Ok(()), Err(error)) => Err(error),
+            (Err(error), Err(left)) => {
+                eprintln!("warning: not everything was removed: {left:#}");
+                Err(error)
+            }
         }
     }
 }
@@ -92,6 +96,7 @@ fn steps(show: &mut Show, site: &mut Site, daemons: &mut Option<Daemons>, keep: 
 
     let step = show.begin(5, "kubectl");
     let kubectl = daemons.kubectl(site)?;
+    evidence::first_token(daemons)?;
     let mut lines = evidence::may_and_may_not(&kubectl)?;
     let credential = evidence::Credential::of(daemons, site, &kubectl)?;
     lines.push(credential.agreement());

@@ -126,6 +126,11 @@ impl Site {
         self.folder.join("issuer.kubeconfig")
     }
 
+    /// An error if the control plane, where it is ours, ended by itself.
+    pub(super) fn check(&mut self) -> Result<()> {
+        self.running.as_mut().map_or(Ok(()), Running::check)
+    }
+
     /// A namespace, a ServiceAccount with a Role, the issuer's identity, RBAC and admission policy.
     pub(crate) fn set_up(&mut self) -> Result<Vec<String>> {
         self.made = true;
@@ -182,7 +187,7 @@ impl Site {
         Ok(match self.running {
             Some(_) => "nothing is left: daemons, control plane and files are gone".to_owned(),
             None => {
-                "nothing is left: daemons and files are gone, and what was made in your cluster is deleted"
+                "nothing is left: daemons and files are gone, and your cluster deletes what was made in it"
                     .to_owned()
             }
         })
@@ -190,10 +195,10 @@ impl Site {
 
     fn clean(&self) -> Result<()> {
         let rbac = self.rbac()?;
-        self.admin.run(&["delete", "--ignore-not-found", "--wait=false", "-f", "-"], Some(&rbac))?;
         let job_side = job_side(&self.namespace()).to_string();
-        self.admin.run(&["delete", "--ignore-not-found", "--wait=false", "-f", "-"], Some(&job_side))?;
-        Ok(())
+        let delete = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
+        let deleted = [&rbac, &job_side].map(|what| self.admin.run(&delete, Some(what)));
+        deleted.into_iter().try_for_each(|result| result.map(|_| ()))
     }
 }
 

@@ -104,10 +104,12 @@ impl Create {
         };
         let file = self.out.join("config.yaml");
         write(&file, client.to_yaml()?.as_bytes())?;
-        println!("{spiffe_id} until {}", for_people(identity.expires()));
         let file = std::path::absolute(&file).unwrap_or(file);
-        println!("use it with: export SHOREPASS_CONFIG={}", file.display());
-        Ok(())
+        super::say(&format!(
+            "{spiffe_id} until {}\nuse it with: export SHOREPASS_CONFIG={}\n",
+            for_people(identity.expires()),
+            file.display()
+        ))
     }
 
     fn api(&self, config: &IssuerConfig) -> Result<HostPort> {

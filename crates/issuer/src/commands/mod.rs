@@ -4,10 +4,11 @@ mod identity;
 mod rbac;
 mod serve;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use shorepass_config::{ConfigErrors, IssuerConfig};
 use shorepass_daemon::telemetry::TelemetryError;
@@ -77,6 +78,17 @@ pub fn run() -> ExitCode {
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
     let roles = config.load_roles()?;
-    println!("{}: fine; {} cluster(s), {} role(s)", file.display(), config.clusters.len(), roles.len());
-    Ok(())
+    let (clusters, roles) = (config.clusters.len(), roles.len());
+    say(&format!("{}: fine; {clusters} cluster(s), {roles} role(s)\n", file.display()))
+}
+
+/// Writes to stdout. A reader that has seen enough is no failure; a full disk is.
+fn say(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(cause).context("cannot write to stdout")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

@@ -50,8 +50,7 @@ impl Rbac {
             },
         };
         let audiences = Audiences::new(self.audiences).context("--audience")?;
-        print!("{}", render(&roles, &cluster, &identity, &issuer, &audiences)?);
-        Ok(())
+        super::say(&render(&roles, &cluster, &identity, &issuer, &audiences)?)
     }
 }
 

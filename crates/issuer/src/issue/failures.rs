@@ -63,8 +63,10 @@ impl Issuing {
             }
             (_, false) => None,
         };
-        if let Some(end) = end {
-            self.ends.end_in_background(lease, end).await;
+        match end {
+            Some(end) if nothing_was_made(&cause) => self.ends.end_without_anchor(lease, end).await,
+            Some(end) => self.ends.end_in_background(lease, end).await,
+            None => {}
         }
         self.explain_mint(order.lease_id(), mint_refused(&cause), &cause.to_string(), &order).await
     }
@@ -148,5 +150,21 @@ impl Issuing {
                 explanation: explanation.to_owned(),
             })
             .await
+    }
+}
+
+/// Whether the mint ended before the anchor was made: the policy is looked for first, and a right on Secrets that is
+/// missing is the right to make it.
+fn nothing_was_made(cause: &MintError) -> bool {
+    match cause {
+        MintError::PolicyMissing { .. } => true,
+        MintError::Forbidden { rule } => rule.starts_with("create secrets"),
+        MintError::ServiceAccountMissing { .. }
+        | MintError::ServiceAccountReplaced { .. }
+        | MintError::ClockSkew { .. }
+        | MintError::Unreachable { .. }
+        | MintError::Busy { .. }
+        | MintError::AnchorLost
+        | MintError::AnswerRejected(_) => false,
     }
 }

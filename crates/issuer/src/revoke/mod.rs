@@ -170,6 +170,17 @@ impl Ends {
         }
     }
 
+    /// Records the end of a lease whose anchor was never made: there is nothing to cut.
+    pub async fn end_without_anchor(&self, lease: Lease, cause: EndCause) {
+        let now = self.outside.clock.now();
+        let Ok(ending) = lease.begin_end(cause, now) else { return };
+        let Ok(ended) = ending.clone().finish_end(now) else { return };
+        let changes = vec![Change::LeaseEnding { lease: ending }, Change::LeaseEnded { lease: ended }];
+        if let Err(cause) = self.outside.ledger.commit(changes).await {
+            tracing::warn!(error = %cause, "an end was not recorded; the sweeper finds the lease pending");
+        }
+    }
+
     /// Cuts without the caller waiting for the cluster.
     pub fn cut_in_background(&self, lease: Lease) {
         let ends = self.clone();

@@ -168,11 +168,22 @@ async fn a_failed_mint_leaves_no_live_lease() {
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");
     let job = bench.job(&caller).await;
-    bench.cluster.fail_next_mint(MintError::PolicyMissing { namespace: "web".to_owned() });
-    assert_eq!(reason(bench.issue(&caller, &job, bench.request()).await), Reason::AdmissionPolicyMissing);
+    let cause = "no answer".to_owned();
+    bench.cluster.fail_next_mint(MintError::Unreachable { cluster: name("staging"), cause });
+    assert_eq!(reason(bench.issue(&caller, &job, bench.request()).await), Reason::ClusterUnreachable);
     bench.until("the anchor to be cut", || bench.cluster.anchors().is_empty()).await;
     let found = bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap();
     assert_eq!(found[0].state_name(), "ending");
+}
+
+#[tokio::test]
+async fn a_mint_that_made_nothing_leaves_nothing_to_end() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    bench.cluster.fail_next_mint(MintError::PolicyMissing { namespace: "web".to_owned() });
+    assert_eq!(reason(bench.issue(&caller, &job, bench.request()).await), Reason::AdmissionPolicyMissing);
+    assert!(bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap().is_empty());
 }
 
 #[tokio::test]
