@@ -233,6 +233,11 @@ impl Verified {
         &self.lease
     }
 
+    /// Whether it is the first token of its lease.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
     /// What must be durable before the token leaves.
     pub fn changes(&self) -> Vec<Change> {
         let minted = Change::TokenMinted { token: self.record.clone(), owner: self.lease.owner.clone() };

@@ -8,6 +8,7 @@ use shorepass_core::caller::Caller;
 use shorepass_core::cluster::MintError;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
+use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
 use shorepass_core::name::Name;
 use shorepass_core::policy::{Denial, DenialReason};
@@ -107,6 +108,15 @@ impl Issuing {
                 explanation: cause.to_string(),
             })
             .await
+    }
+
+    /// The token could not be recorded and does not leave. If it was the lease's first, it dies now: the lease stays
+    /// pending until the ledger works again and the sweeper settles it.
+    pub(super) fn unrecorded(&self, verified: &Verified, cause: &LedgerError) -> Refused {
+        if verified.is_first() {
+            self.ends.delete_in_background(verified.lease());
+        }
+        ledger_refused(cause)
     }
 
     /// The lease was ended while its token was being minted: the token dies with the anchor.

@@ -165,7 +165,7 @@ impl Issuing {
         match self.outside.ledger.commit(verified.changes()).await {
             Ok(recorded) => Ok(recorded),
             Err(LedgerError::Conflict(_)) => Err(self.ended_meanwhile(verified).await),
-            Err(cause) => Err(ledger_refused(&cause)), // still pending: the sweeper cuts it
+            Err(cause) => Err(self.unrecorded(verified, &cause)),
         }
     }
 

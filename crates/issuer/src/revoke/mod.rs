@@ -181,6 +181,17 @@ impl Ends {
         }
     }
 
+    /// Deletes the anchor of a lease whose end cannot be recorded now. Nothing of it has left, so nothing is owed.
+    pub fn delete_in_background(&self, lease: &Lease) {
+        let Ok(cluster) = self.outside.cluster(&lease.target.cluster).cloned() else { return };
+        let (id, namespace, anchor) = (lease.id, lease.target.namespace.clone(), lease.anchor.clone());
+        tokio::spawn(async move {
+            if let Err(cause) = cluster.cut(&namespace, &anchor).await {
+                tracing::warn!(lease = %id, error = %cause, "an unrecorded lease's anchor could not be deleted yet");
+            }
+        });
+    }
+
     /// Cuts without the caller waiting for the cluster.
     pub fn cut_in_background(&self, lease: Lease) {
         let ends = self.clone();

@@ -107,6 +107,13 @@ impl Stage {
         let lives = |state| matches!(state, LeaseState::Active);
         wait::until("only the anchors of living leases", Duration::from_secs(20), async || {
             let leases = self.operator.leases().await?;
+            let told: Vec<String> = leases
+                .iter()
+                .filter_map(|record| {
+                    let lease = record.lease.as_ref()?;
+                    Some(format!("{} {:?} {:?} {}", record.anchor, lease.state(), lease.end, lease.role))
+                })
+                .collect();
             let wanted: BTreeSet<String> = leases
                 .into_iter()
                 .filter(|record| record.lease.as_ref().is_some_and(|lease| lives(lease.state())))
@@ -116,7 +123,11 @@ impl Stage {
             let found: BTreeSet<String> =
                 secrets.items.into_iter().filter_map(|secret| secret.metadata.name).collect();
             let unwanted: Vec<&String> = found.symmetric_difference(&wanted).collect();
-            Ok(if unwanted.is_empty() { Seen::Ready(()) } else { Seen::NotYet(format!("{unwanted:?}")) })
+            Ok(if unwanted.is_empty() {
+                Seen::Ready(())
+            } else {
+                Seen::NotYet(format!("{unwanted:?} of {told:#?}"))
+            })
         })
         .await
     }
