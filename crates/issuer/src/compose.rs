@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
@@ -45,6 +46,8 @@ use crate::state::StateDirectory;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// For tasks to end after SIGTERM; the RPCs' own drain is shorter.
 const GRACE: Duration = Duration::from_secs(12);
+/// For deletes that are on their way when everything else has ended: a little more than one may take.
+const LAST_CUTS: Duration = Duration::from_secs(9);
 /// How often the admission policy is looked for again.
 const PROBE_EVERY: Duration = Duration::from_secs(3600);
 /// How often the ledger's health is shown.
@@ -77,7 +80,12 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
+    let background = parts.use_cases.outside.background.clone();
     tasks.run(GRACE).await?;
+    background.close();
+    if tokio::time::timeout(LAST_CUTS, background.wait()).await.is_err() {
+        tracing::warn!("some anchors could not be deleted in time; the next start goes on");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -149,6 +157,7 @@ impl Parts {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            background: TaskTracker::new(),
         });
         let identity = ServingCertificate::of(config);
         let use_cases = UseCases::new(

@@ -18,6 +18,7 @@ use shorepass_core::policy::Policy;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::RwLock;
+use tokio_util::task::TaskTracker;
 
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
@@ -41,6 +42,8 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Cuts that nobody waits for; the daemon does, before it ends.
+    pub background: TaskTracker,
 }
 
 /// A request that is refused, before it has a decision id.

@@ -148,7 +148,7 @@ impl Ends {
         let (sender, receiver) = mpsc::unbounded_channel(); // one message for each lease at most
         for lease in ending {
             let (ends, sender) = (self.clone(), sender.clone());
-            tokio::spawn(async move {
+            self.outside.background.spawn(async move {
                 let result = match ends.cut(lease.clone()).await {
                     Ok(Cut::Done(lease)) => (lease, None),
                     Ok(Cut::Later(lease, why)) => (lease, Some(why)),
@@ -185,7 +185,7 @@ impl Ends {
     pub fn delete_in_background(&self, lease: &Lease) {
         let Ok(cluster) = self.outside.cluster(&lease.target.cluster).cloned() else { return };
         let (id, namespace, anchor) = (lease.id, lease.target.namespace.clone(), lease.anchor.clone());
-        tokio::spawn(async move {
+        self.outside.background.spawn(async move {
             if let Err(cause) = cluster.cut(&namespace, &anchor).await {
                 tracing::warn!(lease = %id, error = %cause, "an unrecorded lease's anchor could not be deleted yet");
             }
@@ -195,7 +195,7 @@ impl Ends {
     /// Cuts without the caller waiting for the cluster.
     pub fn cut_in_background(&self, lease: Lease) {
         let ends = self.clone();
-        tokio::spawn(async move {
+        self.outside.background.spawn(async move {
             if let Err(refused) = ends.cut(lease).await {
                 tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
             }

@@ -92,6 +92,7 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            background: tokio_util::task::TaskTracker::new(),
         });
         let use_cases = UseCases::new(outside, authority.clone(), domain, Duration::from_secs(24 * 3600));
         Self { use_cases, clock, entropy, cluster, ledger: memory, authority, _state: state }

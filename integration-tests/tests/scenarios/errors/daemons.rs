@@ -60,7 +60,7 @@ async fn issue_and_release(platform: &Client, job: &str) -> Result<()> {
 /// A call that is in work holds the connection open, on which others are then refused.
 pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
     let knobs = Knobs { kubeconfig: Some(stage.proxy.kubeconfig()), ..Knobs::default() };
-    let (issuer, platform) = stage.issuer_with(knobs).await?;
+    let (mut issuer, platform) = stage.issuer_with(knobs).await?;
     let job = platform.start_job().await?;
     let _fault = stage.proxy.fault(Target::Tokens, Fault::Hang);
     let earlier = stage.proxy.seen().len();
@@ -78,6 +78,7 @@ pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
     let ended = in_work.await?.err().context("a hanging TokenRequest gave a token")?;
     let waited = ended.reason() == Some(ErrorReason::ClusterUnreachable);
     ensure!(waited, "the call in work was not finished: {ended:?}");
+    issuer.stop()?; // it does not end before the anchor is deleted
     Ok(vec![error])
 }
 
