@@ -17,6 +17,7 @@ use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_rpc::status::reason_name;
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
@@ -111,11 +112,6 @@ impl Outside {
         })
         .await
     }
-}
-
-/// The reason as it stands on the wire and in the audit file.
-pub fn reason_name(reason: Reason) -> &'static str {
-    reason.as_str_name().strip_prefix("ERROR_REASON_").unwrap_or("UNSPECIFIED")
 }
 
 /// What a caller is told when the ledger fails.

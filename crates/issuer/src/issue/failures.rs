@@ -7,7 +7,7 @@
 use shorepass_core::caller::Caller;
 use shorepass_core::cluster::MintError;
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::EndCause;
+use shorepass_core::lease::{EndCause, Lease};
 use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
 use shorepass_core::name::Name;
@@ -69,7 +69,7 @@ impl Issuing {
             Some(end) => self.ends.end_in_background(lease, end).await,
             None => {}
         }
-        self.explain_mint(order.lease_id(), mint_refused(&cause), &cause.to_string(), &order).await
+        self.refuse_mint(order.lease(), &cause).await
     }
 
     /// The cluster gave something else than was asked for.
@@ -95,19 +95,10 @@ impl Issuing {
             _ if first => Some(EndCause::Abandoned),
             _ => None,
         };
-        let (id, role, owner) = (lease.id, lease.role.clone(), lease.owner.spiffe_id.clone());
         if let Some(end) = end {
-            self.ends.end_in_background(*lease, end).await;
+            self.ends.end_in_background(Lease::clone(&lease), end).await;
         }
-        self.outside
-            .refuse(Refusing {
-                caller: Some(&owner),
-                method: "mint",
-                subject: role.as_str(),
-                refused: mint_refused(&cause).with("lease_id", id.to_string()),
-                explanation: cause.to_string(),
-            })
-            .await
+        self.refuse_mint(&lease, &cause).await
     }
 
     /// The token could not be recorded and does not leave. If it was the lease's first, it dies now: the lease stays
@@ -144,22 +135,15 @@ impl Issuing {
         }
     }
 
-    async fn explain_mint(
-        &self,
-        lease: LeaseId,
-        refused: Refused,
-        explanation: &str,
-        order: &Order,
-    ) -> Refused {
-        self.outside
-            .refuse(Refusing {
-                caller: Some(&order.lease().owner.spiffe_id),
-                method: "mint",
-                subject: order.lease().role.as_str(),
-                refused: refused.with("lease_id", lease.to_string()),
-                explanation: explanation.to_owned(),
-            })
-            .await
+    async fn refuse_mint(&self, lease: &Lease, cause: &MintError) -> Refused {
+        let refusing = Refusing {
+            caller: Some(&lease.owner.spiffe_id),
+            method: "mint",
+            subject: lease.role.as_str(),
+            refused: mint_refused(cause).with("lease_id", lease.id.to_string()),
+            explanation: cause.to_string(),
+        };
+        self.outside.refuse(refusing).await
     }
 }
 

@@ -107,7 +107,6 @@ impl Stage {
         let lives = |state| matches!(state, LeaseState::Active);
         wait::until("only the anchors of living leases", Duration::from_secs(20), async || {
             let leases = self.operator.leases().await?;
-            let records = leases.clone();
             let told: Vec<String> = leases
                 .iter()
                 .filter_map(|record| {
@@ -115,6 +114,7 @@ impl Stage {
                     Some(format!("{} {:?} {:?} {}", record.anchor, lease.state(), lease.end, lease.role))
                 })
                 .collect();
+            let known: BTreeSet<String> = leases.iter().map(|record| record.anchor.clone()).collect();
             let wanted: BTreeSet<String> = leases
                 .into_iter()
                 .filter(|record| record.lease.as_ref().is_some_and(|lease| lives(lease.state())))
@@ -124,7 +124,6 @@ impl Stage {
             let found: BTreeSet<String> =
                 secrets.items.into_iter().filter_map(|secret| secret.metadata.name).collect();
             // Rows that stop an issuer of their own in the middle of a mint leave its anchor to its next start.
-            let known: BTreeSet<String> = records.iter().map(|record| record.anchor.clone()).collect();
             let found: BTreeSet<String> = found.intersection(&known).cloned().collect();
             let unwanted: Vec<&String> = found.symmetric_difference(&wanted).collect();
             Ok(if unwanted.is_empty() {
