@@ -161,6 +161,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Whether it is a text without a letter, in quotes.
+    pub(crate) fn is_empty_text(&self) -> bool {
+        matches!(&self.node.value, Value::Scalar { text, quoted: true } if text.is_empty())
+    }
+
     /// The text, parsed.
     pub(crate) fn parsed<T, E: Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         match parse(self.text()?) {
@@ -284,6 +289,11 @@ impl<'a> Fields<'a> {
         read: impl FnOnce(&Cursor<'a>) -> Option<T>,
     ) -> Option<T> {
         read(&self.find(key)?)
+    }
+
+    /// Whether the field is there, whatever it says.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.find(key).is_some()
     }
 
     fn find(&self, key: &'static str) -> Option<Cursor<'a>> {

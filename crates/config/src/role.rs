@@ -4,6 +4,8 @@
 //! policy. A role's digest is that of its document's text, comments included, so that `sha256sum` of a file with one
 //! role is what the audit shows.
 
+mod strict;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -11,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shorepass_core::digest::Digest;
+use shorepass_core::gives::Gives;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 
-use crate::cursor::{Cursor, Report, closest};
+use crate::cursor::{Cursor, Fields, Report, closest};
 use crate::envelope;
 use crate::error::{ConfigError, ConfigErrors};
 use crate::yaml::Document;
@@ -75,9 +78,9 @@ impl Reader<'_> {
             metadata.fields(&["name"])?.required("name", |name| self.name(name))
         });
         let spec = fields.required("spec", |spec| self.spec(spec));
-        let (name, Spec { target, token, lease, subjects }) = (name?, spec?);
+        let (name, Spec { gives, token, lease, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
-        match Role::new(name, target, token, lease, subjects, digest) {
+        match Role::new(name, gives, token, lease, subjects, digest) {
             Ok(role) => Some(role),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
@@ -93,18 +96,14 @@ impl Reader<'_> {
     }
 
     fn spec(&self, cursor: &Cursor<'_>) -> Option<Spec> {
-        let fields = cursor.fields(&["cluster", "target", "lifetimes", "subjects"])?;
+        let fields =
+            cursor.fields(&["cluster", "target", "strict", "dangerouslyUnbound", "lifetimes", "subjects"])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
-        let target = fields.required("target", target);
+        let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let subjects = fields.required("subjects", |subjects| subjects.list(subject));
-        let (namespace, service_account) = target?;
-        Some(Spec {
-            target: Target { cluster: cluster?, namespace, service_account },
-            token: lifetimes.0,
-            lease: lifetimes.1,
-            subjects: subjects?,
-        })
+        cluster?;
+        Some(Spec { gives: gives?, token: lifetimes.0, lease: lifetimes.1, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -120,10 +119,46 @@ impl Reader<'_> {
 }
 
 struct Spec {
-    target: Target,
+    gives: Gives,
     token: Lifetime,
     lease: Lifetime,
     subjects: Vec<Subject>,
+}
+
+/// The mode follows from which key is there.
+fn gives(cursor: &Cursor<'_>, fields: &Fields<'_>, cluster: Option<&Name>) -> Option<Gives> {
+    let unbound = fields.optional("dangerouslyUnbound", unbound);
+    let target = fields.optional("target", target);
+    let strict = fields.optional("strict", strict::strict);
+    match (fields.has("target"), fields.has("strict")) {
+        (true, false) => {
+            let (namespace, service_account) = target?;
+            let target = Target { cluster: cluster?.clone(), namespace, service_account };
+            Some(if unbound.is_some() { Gives::Unbound(target) } else { Gives::Bound(target) })
+        }
+        (false, true) if fields.has("dangerouslyUnbound") => cursor.fault_below(
+            "dangerouslyUnbound",
+            "is about a target: the leases of a strict role can be ended, so take it out",
+        ),
+        (false, true) => strict?.into_gives(cluster?),
+        (true, true) => cursor.fault_below(
+            "strict",
+            "stands beside target: keep target for tokens of an existing ServiceAccount, or strict for a ServiceAccount \
+             for each lease, and take the other out",
+        ),
+        (false, false) => cursor.fault_below(
+            "target",
+            "this key is missing: name a ServiceAccount with target, or rights for a ServiceAccount for each lease with \
+             strict",
+        ),
+    }
+}
+
+fn unbound(cursor: &Cursor<'_>) -> Option<()> {
+    match cursor.text()? {
+        "true" => Some(()),
+        other => cursor.fault(format!("{other:?} is not known: write true, or leave the key out")),
+    }
 }
 
 fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
@@ -185,6 +220,7 @@ mod tests {
     use super::*;
 
     const ROLE: &str = include_str!("../../../deploy/examples/role.yaml");
+    const TARGET: &str = "target: {namespace: web, serviceAccount: deployer}";
 
     fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
         Reader { clusters: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)
@@ -202,7 +238,8 @@ mod tests {
     fn the_example_loads_as_it_is_written() {
         let role = &read(ROLE).unwrap()[0];
         assert_eq!(role.name().as_str(), "web-deployer");
-        assert_eq!(role.target().service_account, "deployer");
+        assert_eq!(role.gives().existing().unwrap().service_account, "deployer");
+        assert!(matches!(role.gives(), Gives::Bound(_)));
         assert_eq!((role.token(), role.lease()), (TOKEN_LIFETIME, LEASE_LIFETIME));
         assert!(role.subjects()[0].accept_asserted_jobs);
         assert_eq!(role.digest(), Digest::of_bytes(ROLE.as_bytes()));
@@ -223,6 +260,18 @@ mod tests {
                 "serviceAccount:",
                 "strict: {}, serviceAccount:",
                 &["spec.target.strict: unknown key", "known here"],
+            ),
+            (TARGET, "", &["spec.target: this key is missing", "strict"]),
+            (TARGET, "dangerouslyUnbound: true", &["spec.target: this key is missing"]),
+            (
+                "subjects:",
+                "dangerouslyUnbound: false\n  subjects:",
+                &["spec.dangerouslyUnbound", "leave the key out"],
+            ),
+            (
+                "subjects:",
+                "strict: {bindings: [{namespace: web, role: r}]}\n  subjects:",
+                &["spec.strict: stands beside target", "take the other out", "strict: {bindings"],
             ),
             ("subjects:", "audiences: []\n  subjects:", &["spec.audiences: unknown key", "cluster, target"]),
             ("runners:", "runner:", &["spec.subjects[0].runner: unknown key, did you mean `runners`?"]),
@@ -249,6 +298,15 @@ mod tests {
         for (part, exchange, fragments) in table {
             check(part, exchange, fragments);
         }
+    }
+
+    #[test]
+    fn unbound_must_be_asked_for_by_its_dangerous_name() {
+        let role = ROLE.replacen("  subjects:", "  dangerouslyUnbound: true\n  subjects:", 1);
+        let gives = read(&role).unwrap()[0].gives().clone();
+        assert!(matches!(gives, Gives::Unbound(target) if target.service_account == "deployer"));
+        let example = include_str!("../../../deploy/examples/role-unbound.yaml");
+        assert!(matches!(read(example).unwrap()[0].gives(), Gives::Unbound(_)));
     }
 
     #[test]

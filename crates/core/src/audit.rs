@@ -62,9 +62,18 @@ pub struct Line {
     /// The ServiceAccount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
-    /// The anchor's name.
+    /// How the lease can be ended: `bound`, `strict`, or `unbound`, which is: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<&'static str>,
+    /// The anchor's name; absent in an unbound lease, which has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<String>,
+    /// The RoleBindings of a strict lease's ServiceAccount, such as `web/shorepass-...-0=Role/deployer`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bindings: Vec<String>,
+    /// Until when tokens of an unbound lease that has ended go on working, because nothing can stop them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_until: Option<String>,
     /// When a lease, block, join token or certificate ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
@@ -103,6 +112,7 @@ pub fn line(change: &Change) -> Line {
         Change::JobStarted { job, .. } => of_job("job.started", job, job.started),
         Change::JobEnded { job } => of_job("job.ended", job, job.ended.unwrap_or(job.started)),
         Change::LeasePending { lease, .. } => Line {
+            bindings: bindings(lease),
             role_digest: Some(lease.role_digest.to_string()),
             until: Some(lease.deadline.to_string()),
             ..of_lease("lease.pending", lease)
@@ -184,7 +194,7 @@ fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
 }
 
 fn of_lease(event: &'static str, lease: &Lease) -> Line {
-    use crate::lease::{EndCause, State};
+    use crate::lease::{EndCause, Mode, State};
     let time = match &lease.state {
         State::Pending => lease.created,
         State::Active { since, .. } | State::Ending { since, .. } => *since,
@@ -204,9 +214,24 @@ fn of_lease(event: &'static str, lease: &Lease) -> Line {
         cluster: text(&lease.target.cluster),
         namespace: text(&lease.target.namespace),
         service_account: text(&lease.target.service_account),
-        anchor: text(lease.anchor.as_str()),
+        mode: Some(lease.mode.name()),
+        anchor: lease.has_anchor().then(|| lease.anchor.as_str().to_owned()),
+        tokens_until: match &lease.mode {
+            Mode::Unbound { tokens_until } => tokens_until.map(|until| until.to_string()),
+            Mode::Bound | Mode::Strict { .. } => None,
+        },
         reason: cause.map(EndCause::describe),
         ..at(event, time)
+    }
+}
+
+fn bindings(lease: &Lease) -> Vec<String> {
+    match &lease.mode {
+        crate::lease::Mode::Strict { bindings } => bindings
+            .iter()
+            .map(|binding| format!("{}/{}={}", binding.namespace, binding.name, binding.role))
+            .collect(),
+        crate::lease::Mode::Bound | crate::lease::Mode::Unbound { .. } => Vec::new(),
     }
 }
 

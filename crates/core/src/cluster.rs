@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::lease::AnchorName;
+use crate::lease::Lease;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
 
@@ -24,7 +24,8 @@ pub struct Endpoint {
     pub tls_server_name: String,
 }
 
-/// Why no token was minted. The anchor may exist all the same: who called cuts it.
+/// Why no token was minted. What was to be made for the lease may exist all the same, except where it is said that nothing
+/// was made: who called cuts it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     /// The ServiceAccount does not exist.
@@ -49,7 +50,31 @@ pub enum MintError {
         /// What it lacks, such as `create serviceaccounts/token "deployer" in namespace "web"`.
         rule: String,
     },
-    /// The admission policy was not found.
+    /// RBAC or admission refuses the first thing that is asked of the cluster: nothing was made.
+    #[error("the cluster forbids the issuer to {rule}")]
+    ForbiddenToBegin {
+        /// What it lacks.
+        rule: String,
+    },
+    /// A Role that a strict lease is bound to does not exist: nothing was made.
+    #[error("{role} does not exist{}", place(.namespace))]
+    RoleMissing {
+        /// Which, such as `Role/deployer`.
+        role: String,
+        /// Where; none for a ClusterRole.
+        namespace: Option<Name>,
+    },
+    /// A strict lease's rights were not seen in effect.
+    #[error("the rights of {role} in namespace {namespace} are not in effect after {} s", .waited.as_secs())]
+    RightsNotInEffect {
+        /// Which, such as `Role/deployer`.
+        role: String,
+        /// Where.
+        namespace: Name,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The admission policy was not found: nothing was made.
     #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]
     PolicyMissing {
         /// Where.
@@ -85,7 +110,29 @@ pub enum MintError {
     AnswerRejected(String),
 }
 
-/// Why an anchor could not be deleted; it is tried again.
+impl MintError {
+    /// Whether nothing was made in the cluster.
+    pub fn nothing_was_made(&self) -> bool {
+        match self {
+            Self::ForbiddenToBegin { .. } | Self::RoleMissing { .. } | Self::PolicyMissing { .. } => true,
+            Self::ServiceAccountMissing { .. }
+            | Self::ServiceAccountReplaced { .. }
+            | Self::Forbidden { .. }
+            | Self::RightsNotInEffect { .. }
+            | Self::ClockSkew { .. }
+            | Self::Unreachable { .. }
+            | Self::Busy { .. }
+            | Self::AnchorLost
+            | Self::AnswerRejected(_) => false,
+        }
+    }
+}
+
+fn place(namespace: &Option<Name>) -> String {
+    namespace.as_ref().map_or_else(String::new, |namespace| format!(" in namespace {namespace}"))
+}
+
+/// Why something of a lease could not be deleted; it is tried again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CutError {
     /// RBAC or the admission policy refuses.
@@ -97,6 +144,9 @@ pub enum CutError {
     /// A finalizer holds the anchor; its tokens die 60 s after the delete at the latest.
     #[error("a finalizer holds the anchor: remove it from Secret {0}")]
     HeldByFinalizer(String),
+    /// A finalizer holds something else that was made for the lease.
+    #[error("a finalizer holds {0}: remove it")]
+    PartHeldByFinalizer(String),
 }
 
 /// One API server (or HA set).
@@ -105,11 +155,14 @@ pub trait Cluster: Send + Sync {
     /// Where clients find it.
     fn endpoint(&self) -> &Endpoint;
 
-    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first.
+    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first. A strict
+    /// lease's bindings and ServiceAccount are made before, and its first token is given back when its rights are in
+    /// effect at the API server that answered. An unbound lease has no anchor, and nothing is made for it.
     ///
-    /// May repeat: no. On an error the anchor may or may not exist.
+    /// May repeat: no. On an error what the record names may or may not exist.
     async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError>;
 
-    /// Deletes an anchor; one that is not there is deleted. May repeat: yes.
-    async fn cut(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError>;
+    /// Deletes all that the record of a lease names: bindings, then anchor, then ServiceAccount. What is not there is
+    /// deleted; what cannot be deleted holds up nothing else. May repeat: yes.
+    async fn cut(&self, lease: &Lease) -> Result<(), CutError>;
 }

@@ -12,13 +12,19 @@ use std::time::Duration;
 
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
+use crate::gives::RoleRef;
 use crate::id::{JobId, LeaseId};
-use crate::ledger::Revision;
+use crate::ledger::{MintedToken, Revision};
+use crate::mint::CLOCK_TOLERANCE;
 use crate::name::Name;
-use crate::role::Target;
-use crate::time::{Timestamp, until};
+use crate::role::{TOKEN_LIFETIME_CEILING, Target};
+use crate::time::{Timestamp, after, until};
 
-/// The name of an anchor: `shorepass-` and 26 base32 characters, chosen before the cluster is called, never reused.
+/// How much longer than to its expiry a token is accepted: 60 s of leeway for clocks, 10 s of cached successes.
+pub const ACCEPTED_AFTER_EXPIRY: Duration = Duration::from_secs(70);
+
+/// The name of an anchor: `shorepass-` and 26 base32 characters, chosen before the cluster is called, never reused. In a
+/// strict lease the ServiceAccount has it too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AnchorName(String);
 
@@ -51,10 +57,58 @@ impl AnchorName {
 /// What the cluster said when the lease became active. Both stay the same for all tokens of the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
-    /// The UID of the anchor.
+    /// The UID of the anchor; empty where there is none.
     pub anchor_uid: String,
     /// The UID of the ServiceAccount: another one under the same name is not this lease's.
     pub service_account_uid: String,
+}
+
+/// How a lease can be ended before its tokens expire, and what exists in the cluster for it besides its anchor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By deleting its anchor. The ServiceAccount was there before.
+    Bound,
+    /// By deleting its bindings, its anchor and its ServiceAccount.
+    Strict {
+        /// The RoleBindings, in the order in which they are made.
+        bindings: Vec<Binding>,
+    },
+    /// Not at all: it has no anchor.
+    Unbound {
+        /// When the last of its tokens is refused; known when it has ended.
+        tokens_until: Option<Timestamp>,
+    },
+}
+
+impl Mode {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Strict { .. } => "strict",
+            Self::Unbound { .. } => "unbound",
+        }
+    }
+}
+
+/// A RoleBinding of a strict lease's ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Where.
+    pub namespace: Name,
+    /// Its name, which no other lease's has.
+    pub name: String,
+    /// What it binds to.
+    pub role: RoleRef,
+}
+
+/// When the last of an unbound lease's tokens is refused. `newest` are its newest tokens; if `older` there are more.
+pub fn tokens_until(newest: &[MintedToken], older: bool) -> Option<Timestamp> {
+    let known = newest.iter().map(|token| token.expires).max()?;
+    // What is not looked at was made before all these, and lives no longer than any role allows.
+    let longest = TOKEN_LIFETIME_CEILING + CLOCK_TOLERANCE;
+    let unknown = newest.last().filter(|_| older).map(|oldest| after(oldest.recorded, longest));
+    Some(after(unknown.map_or(known, |unknown| unknown.max(known)), ACCEPTED_AFTER_EXPIRY))
 }
 
 /// Why a lease ended.
@@ -142,10 +196,12 @@ pub struct Lease {
     pub role: Name,
     /// The digest of that role's document when it was granted.
     pub role_digest: Digest,
-    /// Which ServiceAccount.
+    /// Which ServiceAccount; in a strict lease one that is made for it.
     pub target: Target,
-    /// The anchor's name in the target's namespace.
+    /// The anchor's name in the target's namespace. An unbound lease has the name, and nothing in the cluster bears it.
     pub anchor: AnchorName,
+    /// How it can be ended.
+    pub mode: Mode,
     /// When it was recorded.
     pub created: Timestamp,
     /// When it ends at the latest.
@@ -200,6 +256,24 @@ impl Lease {
         }
     }
 
+    /// Whether deleting something ends its tokens.
+    pub fn has_anchor(&self) -> bool {
+        match self.mode {
+            Mode::Bound | Mode::Strict { .. } => true,
+            Mode::Unbound { .. } => false,
+        }
+    }
+
+    /// The namespace that its holder works in.
+    pub fn working_namespace(&self) -> &Name {
+        match &self.mode {
+            Mode::Bound | Mode::Unbound { .. } => &self.target.namespace,
+            Mode::Strict { bindings } => {
+                bindings.first().map_or(&self.target.namespace, |binding| &binding.namespace)
+            }
+        }
+    }
+
     /// The time it has left; zero when it has ended.
     pub fn remaining(&self, now: Timestamp) -> Duration {
         if self.is_live() { until(now, self.deadline) } else { Duration::ZERO }
@@ -218,6 +292,14 @@ impl Lease {
         match self.state {
             State::Pending | State::Active { .. } => Ok(self.step(State::Ending { cause, since: now })),
             State::Ending { .. } | State::Ended { .. } => Err(self.refuse("ending")),
+        }
+    }
+
+    /// The same lease, knowing when the last of its tokens is refused. One with an anchor is as it was.
+    pub fn outlived(self, until: Option<Timestamp>) -> Self {
+        match self.mode {
+            Mode::Bound | Mode::Strict { .. } => self,
+            Mode::Unbound { .. } => Self { mode: Mode::Unbound { tokens_until: until }, ..self },
         }
     }
 
@@ -269,6 +351,7 @@ mod tests {
             role_digest: Digest::of_bytes(b"role"),
             target: Target { cluster: name("c"), namespace: name("web"), service_account: "sa".to_owned() },
             anchor: AnchorName::from_random([7; 16]),
+            mode: Mode::Bound,
             created: second(0),
             deadline: second(600),
             state: State::Pending,
@@ -322,6 +405,46 @@ mod tests {
         let ended = ending.finish_end(second(3)).unwrap();
         assert_eq!(ended.end_cause(), Some((&EndCause::Deadline, second(1))));
         assert_eq!(ended.remaining(second(3)), Duration::ZERO);
+    }
+
+    fn token(recorded: i64, expires: i64) -> MintedToken {
+        MintedToken {
+            jti: "j".to_owned(),
+            lease: lease().id,
+            fingerprint: Digest::of_bytes(b"token"),
+            issued: second(recorded),
+            expires: second(expires),
+            recorded: second(recorded),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_outlives_what_is_told(lives in prop::collection::vec((0i64..100_000, 0i64..86_400), 1..40), looked_at in 1usize..50) {
+            let mut tokens: Vec<_> = lives.iter().map(|(at, life)| token(*at, at + life)).collect();
+            tokens.sort_by_key(|token| std::cmp::Reverse(token.recorded));
+            let last = tokens.iter().map(|token| token.expires).max().unwrap();
+            let seen = &tokens[..looked_at.min(tokens.len())];
+            let told = tokens_until(seen, seen.len() < tokens.len()).unwrap();
+            prop_assert!(told >= after(last, ACCEPTED_AFTER_EXPIRY));
+            if seen.len() == tokens.len() {
+                prop_assert_eq!(told, after(last, ACCEPTED_AFTER_EXPIRY));
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_without_tokens_is_outlived_by_none() {
+        assert_eq!(tokens_until(&[], false), None);
+    }
+
+    #[test]
+    fn only_an_unbound_lease_is_outlived() {
+        let unbound = Lease { mode: Mode::Unbound { tokens_until: None }, ..lease() };
+        assert!(!unbound.has_anchor());
+        let known = unbound.outlived(Some(second(9)));
+        assert_eq!(known.mode, Mode::Unbound { tokens_until: Some(second(9)) });
+        assert_eq!(lease().outlived(Some(second(9))), lease());
     }
 
     #[test]

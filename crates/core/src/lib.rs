@@ -11,6 +11,7 @@ pub mod caller;
 pub mod cluster;
 pub mod digest;
 pub mod enrolment;
+pub mod gives;
 pub mod id;
 pub mod job;
 pub mod lease;

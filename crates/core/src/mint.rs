@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::id::LeaseId;
-use crate::lease::{AnchorName, Lease, Pins, TransitionError};
+use crate::lease::{AnchorName, Lease, Mode, Pins, TransitionError};
 use crate::ledger::{Change, MintedToken, Recorded};
 use crate::role::Target;
 use crate::time::{Timestamp, until};
@@ -44,7 +44,12 @@ impl Order {
         &self.lease.target
     }
 
-    /// The anchor's name.
+    /// How the lease can be ended, and what is to be made for it.
+    pub fn mode(&self) -> &Mode {
+        &self.lease.mode
+    }
+
+    /// The anchor's name; nothing bears it in an unbound lease.
     pub fn anchor(&self) -> &AnchorName {
         &self.lease.anchor
     }
@@ -52,6 +57,11 @@ impl Order {
     /// The UIDs of an existing anchor and its ServiceAccount; none when the anchor is to be created.
     pub fn pins(&self) -> Option<&Pins> {
         self.lease.pins()
+    }
+
+    /// Whether a ServiceAccount is to be made for the lease.
+    fn generates(&self) -> bool {
+        matches!(self.lease.mode, Mode::Strict { .. })
     }
 
     /// How long the token should last.
@@ -96,8 +106,10 @@ pub struct Minted {
     pub token: Token,
     /// What it says about itself.
     pub claims: Claims,
-    /// The UID of the anchor, from its creation or as ordered.
+    /// The UID of the anchor, from its creation or as ordered; empty where none was ordered.
     pub anchor_uid: String,
+    /// The UID of the ServiceAccount that was made for the lease, from its creation; none if it was there before.
+    pub service_account_uid: Option<String>,
     /// The audiences that the answer says were granted.
     pub audiences: Vec<String>,
     /// `metadata.creationTimestamp` of the answer: the API server's clock.
@@ -117,9 +129,15 @@ pub enum Lie {
     /// A ServiceAccount with the same name and another UID.
     #[error("its ServiceAccount was deleted and recreated since the lease began")]
     ServiceAccountUid,
+    /// A ServiceAccount with the name of the generated one, and another UID.
+    #[error("its ServiceAccount is not the one that was made for the lease")]
+    Generated,
     /// Bound to another object, or to none.
     #[error("it is not bound to the lease's anchor")]
     Anchor,
+    /// Bound to something, though ordered unbound.
+    #[error("it is bound to a Secret and was ordered unbound")]
+    Bound,
     /// For somebody else, or for nobody.
     #[error("its audiences are {0:?}")]
     Audience(Vec<String>),
@@ -162,13 +180,12 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
     {
         return Err(Lie::ServiceAccountUid);
     }
-    if pins.anchor_uid.is_empty()
-        || claims.secret != order.anchor().as_str()
-        || claims.secret_uid != pins.anchor_uid
-        || order.pins().is_some_and(|known| known.anchor_uid != pins.anchor_uid)
+    if minted.service_account_uid.as_ref().is_some_and(|made| *made != pins.service_account_uid)
+        || (minted.service_account_uid.is_none() && order.pins().is_none() && order.generates())
     {
-        return Err(Lie::Anchor);
+        return Err(Lie::Generated);
     }
+    check_anchor(order, &pins, claims)?;
     if claims.audiences.is_empty() || claims.audiences != minted.audiences {
         return Err(Lie::Audience(claims.audiences.clone()));
     }
@@ -188,6 +205,23 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
         return Err(Lie::Expiry);
     }
     Ok(pins)
+}
+
+fn check_anchor(order: &Order, pins: &Pins, claims: &Claims) -> Result<(), Lie> {
+    let same = order.pins().is_none_or(|known| known.anchor_uid == pins.anchor_uid);
+    match order.mode() {
+        Mode::Bound | Mode::Strict { .. } => {
+            let bound = !pins.anchor_uid.is_empty()
+                && claims.secret == order.anchor().as_str()
+                && claims.secret_uid == pins.anchor_uid;
+            if bound && same { Ok(()) } else { Err(Lie::Anchor) }
+        }
+        Mode::Unbound { .. } => {
+            let bound =
+                [&pins.anchor_uid, &claims.secret, &claims.secret_uid].iter().any(|text| !text.is_empty());
+            if bound || !same { Err(Lie::Bound) } else { Ok(()) }
+        }
+    }
 }
 
 /// How far the API server's clock is ahead, at the least: it made the answer between sending and now.
@@ -302,6 +336,7 @@ mod tests {
                 service_account: "deployer".to_owned(),
             },
             anchor: AnchorName::from_random([1; 16]),
+            mode: Mode::Bound,
             created: second(1_000),
             deadline: second(4_600),
             state: State::Pending,
@@ -325,6 +360,7 @@ mod tests {
             token: Token::new("t".to_owned()),
             claims,
             anchor_uid: "anchor-uid".to_owned(),
+            service_account_uid: None,
             audiences: vec!["api".to_owned()],
             created: second(1_000),
             expires: second(1_600),
@@ -370,6 +406,39 @@ mod tests {
             let lie = verdict(change).unwrap_err();
             assert!(expected(&lie), "case {index}: {lie}");
         }
+    }
+
+    fn verdict_in(mode: Mode, change: impl FnOnce(&mut Minted)) -> Result<Verified, Lie> {
+        let (mut order, mut answer) = (order(), minted());
+        order.lease.mode = mode;
+        change(&mut answer);
+        order.verify(answer, second(1_001)).map_err(|rejected| rejected.lie)
+    }
+
+    #[test]
+    fn a_strict_answer_is_of_the_service_account_that_was_made() {
+        let strict = |made: Option<&str>| {
+            verdict_in(Mode::Strict { bindings: vec![] }, |answer| {
+                answer.service_account_uid = made.map(str::to_owned);
+            })
+        };
+        assert!(strict(Some("sa-uid")).is_ok());
+        assert_eq!(strict(Some("other")).unwrap_err(), Lie::Generated);
+        assert_eq!(strict(None).unwrap_err(), Lie::Generated);
+    }
+
+    #[test]
+    fn an_unbound_answer_is_bound_to_nothing() {
+        let unbound = |change: fn(&mut Minted)| verdict_in(Mode::Unbound { tokens_until: None }, change);
+        let free: fn(&mut Minted) = |answer| {
+            answer.anchor_uid.clear();
+            answer.claims.secret.clear();
+            answer.claims.secret_uid.clear();
+        };
+        let verified = unbound(free).unwrap();
+        assert_eq!(verified.lease().pins().unwrap().anchor_uid, "");
+        assert_eq!(unbound(|_| {}).unwrap_err(), Lie::Bound);
+        assert_eq!(unbound(|answer| answer.anchor_uid.clear()).unwrap_err(), Lie::Bound);
     }
 
     #[test]

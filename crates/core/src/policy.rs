@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use crate::block::Block;
 use crate::caller::{Caller, Kind, Owner};
+use crate::gives::{Gives, Strict};
 use crate::id::{JobId, LeaseId};
 use crate::job::{Evidence, Job};
-use crate::lease::{AnchorName, Lease, State};
+use crate::lease::{AnchorName, Lease, Mode, State};
 use crate::ledger::Revision;
 use crate::mint::Order;
 use crate::name::Name;
-use crate::role::{Role, STRETCHED_LIFETIME, Subject, TOKEN_LIFETIME_FLOOR};
+use crate::role::{Role, STRETCHED_LIFETIME, Subject, TOKEN_LIFETIME_FLOOR, Target};
 use crate::time::{Timestamp, after, for_people, until};
 
 /// What a caller wants.
@@ -35,10 +36,26 @@ pub struct Policy {
     roles: BTreeMap<Name, Role>,
 }
 
-/// Two documents give the same name.
+/// Why roles do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("two role documents are named {0}")]
-pub struct DuplicateRole(pub Name);
+pub enum PolicyError {
+    /// Two documents give the same name.
+    #[error("two role documents are named {0}")]
+    DuplicateRole(Name),
+    /// A namespace of generated ServiceAccounts is used for something else.
+    #[error(
+        "role {role} works in namespace {namespace}, where role {strict} has its generated ServiceAccounts and nothing \
+         else may be: set spec.strict.namespace of {strict} to a namespace of its own"
+    )]
+    SharedNamespace {
+        /// The namespace.
+        namespace: Name,
+        /// The role that has ServiceAccounts made there.
+        strict: Name,
+        /// The other one.
+        role: Name,
+    },
+}
 
 /// Why there is no lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,14 +93,16 @@ pub struct Grant {
 impl Grant {
     /// The lease as it is recorded before anything exists in the cluster, and the order that goes there next.
     pub fn into_order(self, id: LeaseId, anchor: AnchorName) -> Order {
+        let (target, mode) = target_and_mode(&self.role, &anchor);
         let lease = Lease {
             id,
             job: self.job,
             owner: self.owner,
             role: self.role.name().clone(),
             role_digest: self.role.digest(),
-            target: self.role.target().clone(),
+            target,
             anchor,
+            mode,
             created: self.created,
             deadline: self.deadline,
             state: State::Pending,
@@ -93,14 +112,29 @@ impl Grant {
     }
 }
 
+/// Whose tokens a new lease yields, and everything that will exist for it.
+fn target_and_mode(role: &Role, anchor: &AnchorName) -> (Target, Mode) {
+    match role.gives() {
+        Gives::Bound(target) => (target.clone(), Mode::Bound),
+        Gives::Unbound(target) => (target.clone(), Mode::Unbound { tokens_until: None }),
+        Gives::Strict(strict) => {
+            let service_account = anchor.as_str().to_owned();
+            let bindings = strict.bindings_of(role.name(), &service_account);
+            let (cluster, namespace) = (strict.cluster.clone(), strict.namespace.clone());
+            (Target { cluster, namespace, service_account }, Mode::Strict { bindings })
+        }
+    }
+}
+
 impl Policy {
     /// All roles together.
-    pub fn new(roles: Vec<Role>) -> Result<Self, DuplicateRole> {
+    pub fn new(roles: Vec<Role>) -> Result<Self, PolicyError> {
+        check_strict_namespaces(&roles)?;
         let mut policy = Self::default();
         for role in roles {
             let name = role.name().clone();
             if policy.roles.insert(name.clone(), role).is_some() {
-                return Err(DuplicateRole(name));
+                return Err(PolicyError::DuplicateRole(name));
             }
         }
         Ok(policy)
@@ -166,9 +200,9 @@ impl Policy {
             return Err(over(crate::lease::EndCause::Deadline.describe()));
         }
         let role = self.permit(caller, job, &lease.role, now)?;
-        if *role.target() != lease.target {
+        if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
             let explanation =
-                format!("role {} has another target since lease {} was granted", role.name(), lease.id);
+                format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
             return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
         }
         Ok(Order { token_lifetime: token_lifetime(role, wanted, until(now, lease.deadline)), lease })
@@ -196,6 +230,22 @@ impl Policy {
         }
         Ok(role)
     }
+}
+
+/// Whoever may make tokens of every ServiceAccount of a namespace must find none but generated ones there.
+pub fn check_strict_namespaces(roles: &[Role]) -> Result<(), PolicyError> {
+    for strict in roles {
+        let Gives::Strict(Strict { cluster, namespace, .. }) = strict.gives() else { continue };
+        let shares = |role: &&Role| role.cluster() == cluster && role.gives().works_in(namespace);
+        if let Some(role) = roles.iter().find(shares) {
+            return Err(PolicyError::SharedNamespace {
+                namespace: namespace.clone(),
+                strict: strict.name().clone(),
+                role: role.name().clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The first requirement of the subject that is not met; none if all are.
@@ -231,196 +281,4 @@ fn token_lifetime(role: &Role, wanted: Option<Duration>, lease_left: Duration) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::caller::{SpiffeId, VerifiedPeer};
-    use crate::digest::Digest;
-    use crate::id::{BlockId, EnrolmentId};
-    use crate::job::AssertedJob;
-    use crate::name::NamePattern;
-    use crate::role::{Lifetime, Target};
-
-    const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn second(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn name(text: &str) -> Name {
-        Name::parse(text).unwrap()
-    }
-
-    fn caller(id: &str) -> Caller {
-        Caller::from_verified_peer(VerifiedPeer {
-            spiffe_id: SpiffeId::parse(&format!("spiffe://d/{id}")).unwrap(),
-            enrolment: EnrolmentId::parse(ID).unwrap(),
-            expires: second(100_000),
-            certificate: Digest::of_bytes(b"certificate"),
-        })
-    }
-
-    fn policy(accept_asserted_jobs: bool) -> Policy {
-        let subject = Subject {
-            runners: vec![NamePattern::parse("prod-*").unwrap()],
-            platforms: vec![NamePattern::parse("portal").unwrap()],
-            accept_asserted_jobs,
-        };
-        let target =
-            Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
-        let token = Lifetime { default: HOUR / 2, max: HOUR };
-        let lease = Lifetime { default: HOUR, max: HOUR * 6 };
-        let role = Role::new(name("deploy"), target, token, lease, vec![subject], Digest::of_bytes(b"role"));
-        Policy::new(vec![role.unwrap()]).unwrap()
-    }
-
-    fn job(owner: &Caller) -> Job {
-        let asserted = AssertedJob::new("jenkins".to_owned(), "1".to_owned(), String::new()).unwrap();
-        Job {
-            id: JobId::parse(ID).unwrap(),
-            owner: owner.owner(),
-            evidence: Evidence::Asserted(asserted),
-            started: second(0),
-            latest_end: None,
-            ended: None,
-            revision: Revision::FIRST,
-        }
-    }
-
-    fn ask(role: &str) -> Ask {
-        Ask { role: name(role), lease_lifetime: None, token_lifetime: None }
-    }
-
-    fn decide(accept_asserted: bool, id: &str, role: &str) -> Result<Grant, Denial> {
-        let caller = caller(id);
-        policy(accept_asserted).decide(&caller, &job(&caller), &ask(role), &[], second(0))
-    }
-
-    #[test]
-    fn grants_what_a_subject_names() {
-        assert!(decide(true, "runner/prod-1", "deploy").is_ok());
-        assert!(decide(false, "platform/portal", "deploy").is_ok());
-    }
-
-    #[test]
-    fn denies_everything_else_alike() {
-        let cases = [
-            (true, "runner/dev-1", "deploy"),
-            (true, "runner/prod-1", "other"),
-            (true, "platform/prod-1", "deploy"),
-            (true, "operator/prod-1", "deploy"),
-            (true, "issuer/prod-1", "deploy"),
-            (false, "runner/prod-1", "deploy"),
-        ];
-        for (accept_asserted, id, role) in cases {
-            let denial = decide(accept_asserted, id, role).unwrap_err();
-            assert_eq!(denial.reason, DenialReason::RoleNotAvailable, "{id} {role}");
-            assert!(!denial.explanation.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_block_in_force_denies_and_says_who() {
-        let caller = caller("runner/prod-1");
-        let block = Block {
-            id: BlockId::parse(ID).unwrap(),
-            caller: caller.spiffe_id().clone(),
-            role: name("deploy"),
-            set: second(0),
-            until: second(100),
-            by: SpiffeId::parse("spiffe://d/operator/alice").unwrap(),
-            reason: "leaked".to_owned(),
-            lease: LeaseId::parse(ID).unwrap(),
-            lifted: None,
-            revision: Revision::FIRST,
-        };
-        let decide = |block: &Block, now| {
-            policy(true).decide(
-                &caller,
-                &job(&caller),
-                &ask("deploy"),
-                std::slice::from_ref(block),
-                second(now),
-            )
-        };
-        let denial = decide(&block, 99).unwrap_err();
-        assert!(matches!(denial.reason, DenialReason::Blocked(_)));
-        assert!(denial.explanation.contains("operator/alice"));
-        assert!(decide(&block, 100).is_ok());
-        let lifted = block.lift(second(1), SpiffeId::parse("spiffe://d/operator/bob").unwrap());
-        assert!(decide(&lifted, 50).is_ok());
-    }
-
-    #[test]
-    fn lifetimes_are_cut_to_the_role_and_the_job() {
-        let caller = caller("runner/prod-1");
-        let long =
-            Ask { lease_lifetime: Some(HOUR * 100), token_lifetime: Some(HOUR * 100), ..ask("deploy") };
-        let grant = policy(true).decide(&caller, &job(&caller), &long, &[], second(0)).unwrap();
-        assert_eq!(grant.deadline, after(second(0), HOUR * 6));
-        assert_eq!(grant.token_lifetime, HOUR);
-        let short_job = Job { latest_end: Some(second(700)), ..job(&caller) };
-        let grant = policy(true).decide(&caller, &short_job, &long, &[], second(0)).unwrap();
-        assert_eq!(grant.deadline, second(700));
-        assert_eq!(grant.token_lifetime, Duration::from_secs(700));
-        let shorter_job = Job { latest_end: Some(second(60)), ..job(&caller) };
-        let grant = policy(true).decide(&caller, &shorter_job, &long, &[], second(0)).unwrap();
-        assert_eq!(grant.token_lifetime, Duration::from_secs(600), "Kubernetes gives no less");
-    }
-
-    #[test]
-    fn an_ended_job_yields_nothing() {
-        let caller = caller("runner/prod-1");
-        let ended = job(&caller).end(second(1));
-        let expired = Job { latest_end: Some(second(2)), ..job(&caller) };
-        for job in [ended, expired] {
-            let denial = policy(true).decide(&caller, &job, &ask("deploy"), &[], second(2)).unwrap_err();
-            assert_eq!(denial.reason, DenialReason::JobEnded);
-        }
-    }
-
-    #[test]
-    fn the_stretched_lifetime_is_never_ordered() {
-        let caller = caller("runner/prod-1");
-        let mut roles = policy(true);
-        let role = roles.roles.remove(&name("deploy")).unwrap();
-        let token = Lifetime { default: HOUR, max: HOUR * 2 };
-        let role = Role::new(
-            name("deploy"),
-            role.target().clone(),
-            token,
-            role.lease(),
-            role.subjects().to_vec(),
-            role.digest(),
-        );
-        let policy = Policy::new(vec![role.unwrap()]).unwrap();
-        let granted = |wanted| {
-            let ask = Ask { lease_lifetime: Some(HOUR * 2), token_lifetime: Some(wanted), ..ask("deploy") };
-            policy.decide(&caller, &job(&caller), &ask, &[], second(0)).unwrap().token_lifetime
-        };
-        for fraction in [0, 1, 500, 999] {
-            assert_eq!(granted(STRETCHED_LIFETIME + Duration::from_millis(fraction)), HOUR);
-        }
-        assert_eq!(granted(STRETCHED_LIFETIME + Duration::from_secs(1)), HOUR + Duration::from_secs(8));
-    }
-
-    #[test]
-    fn a_refresh_is_decided_again() {
-        let caller = caller("runner/prod-1");
-        let grant = decide(true, "runner/prod-1", "deploy").unwrap();
-        let order = grant.into_order(LeaseId::parse(ID).unwrap(), AnchorName::from_random([0; 16]));
-        let refresh = |policy: Policy, lease: Lease, now| {
-            policy
-                .decide_refresh(&caller, &job(&caller), lease, None, second(now))
-                .map(|_| ())
-                .map_err(|d| d.reason)
-        };
-        let lease = order.lease.clone();
-        assert_eq!(refresh(policy(true), lease.clone(), 1), Ok(()));
-        assert_eq!(refresh(Policy::default(), lease.clone(), 1), Err(DenialReason::RoleNotAvailable));
-        assert_eq!(refresh(policy(false), lease.clone(), 1), Err(DenialReason::RoleNotAvailable));
-        assert!(matches!(refresh(policy(true), lease.clone(), 3600), Err(DenialReason::LeaseEnded(_))));
-        let ended = lease.begin_end(crate::lease::EndCause::Released, second(1)).unwrap();
-        assert!(matches!(refresh(policy(true), ended, 2), Err(DenialReason::LeaseEnded(_))));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::gives::Gives;
 use crate::name::{Name, NamePattern};
 
 /// What Kubernetes gives at least (TokenRequest, `expirationSeconds`).
@@ -52,7 +53,7 @@ pub struct Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
     name: Name,
-    target: Target,
+    gives: Gives,
     token: Lifetime,
     lease: Lifetime,
     subjects: Vec<Subject>,
@@ -73,23 +74,16 @@ impl Role {
     /// Checks what the document says. `digest` is that of the document's text.
     pub fn new(
         name: Name,
-        target: Target,
+        gives: impl Into<Gives>,
         token: Lifetime,
         lease: Lifetime,
         subjects: Vec<Subject>,
         digest: Digest,
     ) -> Result<Self, RoleError> {
+        let gives = gives.into();
         check_lifetime("spec.lifetimes.token", token, TOKEN_LIFETIME_CEILING)?;
         check_lifetime("spec.lifetimes.lease", lease, LEASE_LIFETIME_CEILING)?;
-        if !is_service_account_name(&target.service_account) {
-            return Err(RoleError {
-                field: "spec.target.serviceAccount",
-                problem: format!(
-                    "{:?} is not a ServiceAccount name (a DNS subdomain)",
-                    target.service_account
-                ),
-            });
-        }
+        gives.check()?;
         if subjects.is_empty() {
             return Err(RoleError {
                 field: "spec.subjects",
@@ -104,7 +98,7 @@ impl Role {
                     .to_owned(),
             });
         }
-        Ok(Self { name, target, token, lease, subjects, digest })
+        Ok(Self { name, gives, token, lease, subjects, digest })
     }
 
     /// Its name.
@@ -112,9 +106,14 @@ impl Role {
         &self.name
     }
 
-    /// Which ServiceAccount.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// What it gives out.
+    pub fn gives(&self) -> &Gives {
+        &self.gives
+    }
+
+    /// The cluster in which it gives something out.
+    pub fn cluster(&self) -> &Name {
+        self.gives.cluster()
     }
 
     /// How long its tokens last.
@@ -151,10 +150,6 @@ fn check_lifetime(field: &'static str, lifetime: Lifetime, ceiling: Duration) ->
         return Ok(());
     };
     Err(RoleError { field, problem })
-}
-
-fn is_service_account_name(text: &str) -> bool {
-    text.len() <= 253 && !text.is_empty() && text.split('.').all(|part| Name::parse(part).is_ok())
 }
 
 #[cfg(test)]

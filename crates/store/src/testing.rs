@@ -9,9 +9,10 @@ use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
+use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::{AnchorName, EndCause, Lease, Pins, State};
+use shorepass_core::lease::{AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::request::{Method, Outcome, Request};
@@ -87,6 +88,7 @@ pub(crate) fn lease(number: u8) -> Lease {
             service_account: "deployer".to_owned(),
         },
         anchor: AnchorName::from_random([number; 16]),
+        mode: Mode::Bound,
         created: second(number.into()),
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
@@ -268,14 +270,35 @@ fn any_state() -> impl Strategy<Value = State> {
     ]
 }
 
+fn any_mode() -> impl Strategy<Value = Mode> {
+    let role = ("[a-zA-Z0-9:]{1,20}", any::<bool>()).prop_map(|(text, of_cluster)| {
+        let name = RbacName::parse(&text).unwrap();
+        if of_cluster { RoleRef::ClusterRole(name) } else { RoleRef::Role(name) }
+    });
+    let binding = (any_name(), any::<String>(), role).prop_map(|(namespace, name, role)| Binding {
+        namespace,
+        name,
+        role,
+    });
+    prop_oneof![
+        Just(Mode::Bound),
+        prop::collection::vec(binding, 0..4).prop_map(|bindings| Mode::Strict { bindings }),
+        option::of(any_time()).prop_map(|tokens_until| Mode::Unbound { tokens_until }),
+    ]
+}
+
 fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
-    let ids = (any_id!(LeaseId), any_id!(JobId), any_owner(), any::<[u8; 16]>());
+    let ids = (any_id!(LeaseId), any_id!(JobId), any_owner(), any::<[u8; 16]>(), any_mode());
     let role = (any_name(), any_digest(), target);
     let life = (any_time(), any_time(), any_state(), any_revision());
     (ids, role, life).prop_map(
-        |((id, job, owner, anchor), (role, role_digest, target), (created, deadline, state, revision))| {
+        |(
+            (id, job, owner, anchor, mode),
+            (role, role_digest, target),
+            (created, deadline, state, revision),
+        )| {
             Lease {
                 id,
                 job,
@@ -284,6 +307,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 role_digest,
                 target,
                 anchor: AnchorName::from_random(anchor),
+                mode,
                 created,
                 deadline,
                 state,

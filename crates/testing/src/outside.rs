@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
-use shorepass_core::lease::AnchorName;
+use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::mint::{Claims, Minted, Order};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
@@ -129,6 +129,9 @@ impl FakeCluster {
     fn anchor_for(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
         let mut state = self.state();
         let name = order.anchor().as_str().to_owned();
+        if !order.lease().has_anchor() {
+            return Ok(String::new());
+        }
         match order.pins() {
             Some(pins) if state.anchors.get(&name) == Some(&pins.anchor_uid) => Ok(pins.anchor_uid.clone()),
             Some(_) => Err(MintError::AnchorLost),
@@ -164,26 +167,38 @@ impl Cluster for FakeCluster {
         let created = self.clock.now();
         let expires = after(created, order.token_lifetime());
         let audiences = vec!["https://kubernetes.default.svc".to_owned()];
+        let generated = matches!(order.mode(), Mode::Strict { .. });
+        let uid = state.service_account_uid.clone().unwrap_or_else(|| "uid-1".to_owned());
+        let bound = order.lease().has_anchor();
         let claims = Claims {
             jti: jti.clone(),
             namespace: order.target().namespace.to_string(),
             service_account: order.target().service_account.clone(),
-            service_account_uid: state.service_account_uid.clone().unwrap_or_else(|| "uid-1".to_owned()),
-            secret: order.anchor().as_str().to_owned(),
+            service_account_uid: uid.clone(),
+            secret: if bound { order.anchor().as_str().to_owned() } else { String::new() },
             secret_uid: anchor_uid.clone(),
             audiences: audiences.clone(),
             expires,
         };
         let token = Token::new(format!("token-of-{jti}"));
-        Ok(Minted { token, claims, anchor_uid, audiences, created, expires, spent: Duration::ZERO })
+        Ok(Minted {
+            token,
+            claims,
+            anchor_uid,
+            service_account_uid: (generated && order.pins().is_none()).then_some(uid),
+            audiences,
+            created,
+            expires,
+            spent: Duration::ZERO,
+        })
     }
 
-    async fn cut(&self, _namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+    async fn cut(&self, lease: &Lease) -> Result<(), CutError> {
         let mut state = self.state();
         if let Some(cause) = state.next_cut.take() {
             return Err(cause);
         }
-        state.anchors.remove(anchor.as_str());
+        state.anchors.remove(lease.anchor.as_str());
         Ok(())
     }
 }

@@ -1,15 +1,18 @@
 //! Leases and what is known of their tokens.
 
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{JobId, LeaseId};
-use shorepass_core::lease::{AnchorName, EndCause, Lease, Pins, State};
+use shorepass_core::lease::{AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::store::v1 as stored;
 
-use super::{Malformed, Stored, digest, inner, malformed, nanoseconds, parse, required, revision, time};
+use super::{
+    Malformed, Stored, digest, inner, malformed, nanoseconds, optional_time, parse, required, revision, time,
+};
 
 impl Stored for Target {
     type Record = stored::Target;
@@ -47,11 +50,19 @@ impl Stored for Lease {
             deadline: nanoseconds(self.deadline),
             state: Some(stored_state(&self.state)),
             revision: self.revision.number(),
+            mode: stored_mode(&self.mode).into(),
+            bindings: bindings(&self.mode).iter().map(Stored::to_record).collect(),
+            tokens_until: match &self.mode {
+                Mode::Unbound { tokens_until } => tokens_until.map(nanoseconds),
+                Mode::Bound | Mode::Strict { .. } => None,
+            },
         }
     }
 
     fn from_record(record: stored::Lease) -> Result<Self, Malformed> {
+        let mode = read_mode(record.mode, record.bindings, record.tokens_until)?;
         Ok(Self {
+            mode,
             id: parse("id", LeaseId::parse(&record.id))?,
             job: parse("job", JobId::parse(&record.job))?,
             owner: inner("owner", record.owner)?,
@@ -65,6 +76,68 @@ impl Stored for Lease {
             revision: revision(record.revision)?,
         })
     }
+}
+
+impl Stored for Binding {
+    type Record = stored::Binding;
+
+    fn to_record(&self) -> stored::Binding {
+        let name = self.role.name().to_owned();
+        stored::Binding {
+            namespace: self.namespace.to_string(),
+            name: self.name.clone(),
+            role: Some(match &self.role {
+                RoleRef::Role(_) => stored::binding::Role::NamespaceRole(name),
+                RoleRef::ClusterRole(_) => stored::binding::Role::ClusterRole(name),
+            }),
+        }
+    }
+
+    fn from_record(record: stored::Binding) -> Result<Self, Malformed> {
+        use stored::binding::Role as Stored;
+        let named = |name: String| parse("binding.role", RbacName::parse(&name));
+        Ok(Self {
+            namespace: parse("binding.namespace", Name::parse(&record.namespace))?,
+            name: record.name,
+            role: match required("binding.role", record.role)? {
+                Stored::NamespaceRole(name) => RoleRef::Role(named(name)?),
+                Stored::ClusterRole(name) => RoleRef::ClusterRole(named(name)?),
+            },
+        })
+    }
+}
+
+fn stored_mode(mode: &Mode) -> stored::LeaseMode {
+    match mode {
+        Mode::Bound => stored::LeaseMode::Bound,
+        Mode::Strict { .. } => stored::LeaseMode::Strict,
+        Mode::Unbound { .. } => stored::LeaseMode::Unbound,
+    }
+}
+
+fn bindings(mode: &Mode) -> &[Binding] {
+    match mode {
+        Mode::Strict { bindings } => bindings,
+        Mode::Bound | Mode::Unbound { .. } => &[],
+    }
+}
+
+/// A mode of a later version is a damaged record and not bound: what it left in the cluster is not known here.
+fn read_mode(
+    mode: i32,
+    bindings: Vec<stored::Binding>,
+    tokens_until: Option<i64>,
+) -> Result<Mode, Malformed> {
+    let mode = stored::LeaseMode::try_from(mode).map_err(|_| malformed("mode", "is unknown"))?;
+    Ok(match mode {
+        stored::LeaseMode::Unspecified | stored::LeaseMode::Bound => Mode::Bound,
+        stored::LeaseMode::Strict => Mode::Strict {
+            bindings: bindings.into_iter().map(Binding::from_record).collect::<Result<_, _>>()?,
+        },
+        stored::LeaseMode::Unbound => {
+            Mode::Unbound { tokens_until: optional_time("tokens_until", tokens_until)? }
+        }
+    })
 }
 
 fn stored_state(state: &State) -> stored::lease::State {
@@ -176,5 +249,23 @@ impl Stored for MintedToken {
             expires: time("expires", record.expires)?,
             recorded: time("recorded", record.recorded)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_record_from_before_there_were_modes_is_bound() {
+        let record = stored::Lease { mode: 0, ..testing::lease(1).to_record() };
+        assert_eq!(Lease::from_record(record), Ok(testing::lease(1)));
+    }
+
+    #[test]
+    fn a_mode_of_a_later_version_is_not_guessed() {
+        let record = stored::Lease { mode: 9, ..testing::lease(1).to_record() };
+        assert!(Lease::from_record(record).is_err());
     }
 }
