@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::Client;
@@ -62,35 +62,48 @@ pub(crate) struct Call<'a, B> {
 /// The way to one API server.
 pub(crate) struct ApiServer {
     client: Client,
+    /// Without the issuer's credential, for whoever shows another.
+    anonymous: Client,
     /// The credential's place, for the log: for whoever has to renew it.
     credential: String,
 }
 
 impl ApiServer {
-    pub(crate) fn new(client: Client, credential: String) -> Self {
-        Self { client, credential }
+    pub(crate) fn new(client: Client, anonymous: Client, credential: String) -> Self {
+        Self { client, anonymous, credential }
     }
 
     /// Sends the request and reads the body of a success.
     pub(crate) async fn call<B: Serialize>(&self, call: Call<'_, B>) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-        let body =
-            serde_json::to_vec(call.body).map_err(|cause| no_answer(format!("bad request: {cause}")))?;
-        let request = Request::builder()
-            .method(call.method)
-            .uri(call.path)
-            .header(USER_AGENT, call.user_agent)
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Body::from(body))
-            .map_err(|cause| no_answer(format!("bad request: {cause}")))?;
-        let response = self.client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
-        let (parts, body) = response.into_parts();
-        let body = read(body).await?;
-        if parts.status.is_success() {
-            Ok(body)
-        } else {
-            Err(self.refused(parts.status, &parts.headers, &body))
+        let request = request(&call)?;
+        let (status, headers, body) = self.send(&self.client, request).await?;
+        if status.is_success() { Ok(body) } else { Err(self.refused(status, &headers, &body)) }
+    }
+
+    /// The same with another credential than the issuer's. None if the API server does not let it in, or not do that.
+    pub(crate) async fn call_as<B: Serialize>(
+        &self,
+        bearer: HeaderValue,
+        call: Call<'_, B>,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
+        let mut request = request(&call)?;
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        let (status, headers, body) = self.send(&self.anonymous, request).await?;
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
+            status if status.is_success() => Ok(Some(body)),
+            status => Err(self.refused(status, &headers, &body)),
         }
+    }
+
+    async fn send(
+        &self,
+        client: &Client,
+        request: Request<Body>,
+    ) -> Result<(StatusCode, HeaderMap, Zeroizing<Vec<u8>>), ApiError> {
+        let response = client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
+        let (parts, body) = response.into_parts();
+        Ok((parts.status, parts.headers, read(body).await?))
     }
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
@@ -137,6 +150,18 @@ impl ApiServer {
         }
         said.join(": ")
     }
+}
+
+fn request<B: Serialize>(call: &Call<'_, B>) -> Result<Request<Body>, ApiError> {
+    let body = serde_json::to_vec(call.body).map_err(|cause| no_answer(format!("bad request: {cause}")))?;
+    Request::builder()
+        .method(&call.method)
+        .uri(&call.path)
+        .header(USER_AGENT, call.user_agent)
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Body::from(body))
+        .map_err(|cause| no_answer(format!("bad request: {cause}")))
 }
 
 fn no_answer(cause: String) -> ApiError {

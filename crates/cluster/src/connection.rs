@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kube::config::{Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::name::Name;
@@ -158,9 +158,12 @@ impl Connection {
         config.read_timeout = Some(READ_TIMEOUT);
         config.write_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
+        let mut anonymous = config.clone();
+        anonymous.auth_info = AuthInfo::default();
+        let anonymous = Client::try_from(anonymous).map_err(|source| self.no_client(source))?;
         let client = Client::try_from(config).map_err(|source| self.no_client(source))?;
         let credential = format!("kubeconfig {}, context {:?}", self.file(), self.context);
-        Ok((endpoint, ApiServer::new(client, credential)))
+        Ok((endpoint, ApiServer::new(client, anonymous, credential)))
     }
 
     fn read(&self) -> Result<Kubeconfig, ConnectError> {

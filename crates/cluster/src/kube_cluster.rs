@@ -3,18 +3,16 @@
 //! A mint that fails leaves what it made: the record of the lease names the anchor, and whoever recorded it cuts it.
 //! Deleting it here as well would be a second place that decides about ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
-use shorepass_core::lease::AnchorName;
+use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
 use shorepass_core::time::Clock;
@@ -22,16 +20,18 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::answer::{self, Granted};
-use crate::api_server::{ApiServer, Call, RETRY_SOON};
+use crate::api_server::{ApiError, ApiServer, Call, RETRY_SOON};
 use crate::connection::{ConnectError, Connection};
-use crate::names;
-use crate::probe::{Probes, WARM_UP};
+use crate::objects;
+use crate::probe::{Places, Probe, Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
 
 /// How long a mint may take once it has its permit: probe, anchor and token together.
 pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
 /// How long a cut may take once it has its permit.
 pub const CUT_DEADLINE: Duration = Duration::from_secs(8);
+/// How much of that the bindings of a strict lease may take, so that time is left for the anchor.
+const BINDINGS_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a mint waits for its permit.
 pub const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How many anchors of one cluster are deleted at the same time; the others wait.
@@ -42,15 +42,22 @@ pub(crate) const USER_AGENT: &str = concat!("shorepass-issuer/", env!("CARGO_PKG
 /// Between two rounds of a warm-up.
 const ROUND: Duration = Duration::from_millis(500);
 
+/// What was made for a lease, or is known of it.
+#[derive(Default)]
+pub(crate) struct Made {
+    pub(crate) anchor_uid: String,
+    pub(crate) service_account_uid: Option<String>,
+}
+
 /// One cluster.
 pub struct KubeCluster {
-    endpoint: Endpoint,
-    issuer: Name,
-    api: ApiServer,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) issuer: Name,
+    pub(crate) api: ApiServer,
     probes: Probes,
     mints: Semaphore,
     cuts: Semaphore,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl KubeCluster {
@@ -68,30 +75,30 @@ impl KubeCluster {
         })
     }
 
-    /// Looks anew whether the admission policy is in effect in each namespace, for [`WARM_UP`] where it is not.
+    /// Looks anew whether the admission policy is in effect in each place, for [`WARM_UP`] where it is not.
     /// Returns the namespaces in which nothing will be minted, and why. For start-up and after a change of roles;
     /// between them each mint looks for itself.
-    pub async fn warm_up(&self, namespaces: &BTreeSet<Name>) -> BTreeMap<Name, MintError> {
+    pub async fn warm_up(&self, places: &Places) -> BTreeMap<Name, MintError> {
         let start = self.clock.since_boot();
-        let mut pending = namespaces.clone();
+        let mut pending = places.0.clone();
         loop {
             let failed = self.probe_round(&pending).await;
             if failed.is_empty() || self.clock.since_boot().saturating_sub(start) >= WARM_UP {
                 return failed;
             }
-            pending = failed.into_keys().collect();
+            pending.retain(|namespace, _| failed.contains_key(namespace));
             tokio::time::sleep(ROUND).await;
         }
     }
 
-    async fn probe_round(&self, namespaces: &BTreeSet<Name>) -> BTreeMap<Name, MintError> {
+    async fn probe_round(&self, places: &BTreeMap<Name, Probe>) -> BTreeMap<Name, MintError> {
         let mut failed = BTreeMap::new();
         let mut unreachable = None;
-        for namespace in namespaces {
+        for (namespace, probe) in places {
             // Who does not answer for one namespace does not answer for the next.
             let error = match &unreachable {
                 Some(error) => Some(MintError::clone(error)),
-                None => self.probe(namespace).await.err(),
+                None => self.probe(namespace, probe).await.err(),
             };
             if let Some(error @ MintError::Unreachable { .. }) = &error {
                 unreachable = Some(error.clone());
@@ -101,36 +108,45 @@ impl KubeCluster {
         failed
     }
 
-    async fn probe(&self, namespace: &Name) -> Result<(), MintError> {
-        let probe = timeout(MINT_DEADLINE, self.probes.ask_anew(&self.api, namespace)).await;
-        self.policy_verdict(namespace, probe.map_err(|_| self.too_slow(MINT_DEADLINE))?)
+    async fn probe(&self, namespace: &Name, probe: &Probe) -> Result<(), MintError> {
+        let asked = timeout(MINT_DEADLINE, self.probes.ask_anew(&self.api, namespace, probe)).await;
+        self.policy_verdict(namespace, probe, asked.map_err(|_| self.too_slow(MINT_DEADLINE))?)
     }
 
     fn policy_verdict(
         &self,
         namespace: &Name,
-        in_effect: Result<bool, crate::api_server::ApiError>,
+        probe: &Probe,
+        in_effect: Result<bool, ApiError>,
     ) -> Result<(), MintError> {
         match in_effect {
             Ok(true) => Ok(()),
             Ok(false) => Err(MintError::PolicyMissing { namespace: namespace.to_string() }),
-            Err(error) => Err(act_error(error, Act::CreateSecret { namespace }, &self.endpoint.name)),
+            Err(error) => Err(to_begin(act_error(error, probe.act(namespace), &self.endpoint.name))),
         }
     }
 
     async fn mint_now(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
-        let namespace = &order.target().namespace;
-        self.policy_verdict(namespace, self.probes.in_effect(&self.api, namespace).await)?;
-        let anchor_uid = match order.pins() {
-            Some(pins) => pins.anchor_uid.clone(),
-            None => self.create_anchor(order, annotation).await?,
+        for (namespace, probe) in &Places::of_lease(order.lease()).0 {
+            let in_effect = self.probes.in_effect(&self.api, namespace, probe).await;
+            self.policy_verdict(namespace, probe, in_effect)?;
+        }
+        let made = match (order.pins(), order.mode()) {
+            (Some(pins), _) => Made { anchor_uid: pins.anchor_uid.clone(), service_account_uid: None },
+            (None, Mode::Unbound { .. }) => Made::default(),
+            (None, Mode::Bound) => Made {
+                anchor_uid: self.create_anchor(order, annotation).await.map_err(to_begin)?,
+                service_account_uid: None,
+            },
+            (None, Mode::Strict { bindings }) => self.make_strict(order, bindings, annotation).await?,
         };
         let sent = self.clock.since_boot();
-        let granted = self.request_token(order, &anchor_uid).await?;
+        let granted = self.request_token(order, &made.anchor_uid, "").await?;
         Ok(Minted {
             token: granted.token,
             claims: granted.claims,
-            anchor_uid,
+            anchor_uid: made.anchor_uid,
+            service_account_uid: made.service_account_uid,
             audiences: granted.audiences,
             created: granted.created,
             expires: granted.expires,
@@ -139,37 +155,26 @@ impl KubeCluster {
     }
 
     /// Creates the Secret and returns its UID.
-    async fn create_anchor(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
+    pub(crate) async fn create_anchor(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
             path: format!("/api/v1/namespaces/{}/secrets", target.namespace),
-            user_agent: &user_agent(order),
-            body: &self.anchor(order, annotation),
+            user_agent: &user_agent(order, ""),
+            body: &objects::anchor(order, annotation, &self.issuer),
         };
         let act = Act::CreateSecret { namespace: &target.namespace };
         let body = self.api.call(call).await.map_err(|error| mint_error(error, act, target, true))?;
-        answer::created_uid(&body).map_err(MintError::AnswerRejected)
+        answer::created_uid("Secret", &body).map_err(MintError::AnswerRejected)
     }
 
-    fn anchor(&self, order: &Order, annotation: &str) -> Secret {
-        let labels =
-            [(names::MANAGED_BY_LABEL, names::MANAGED_BY), (names::ISSUER_LABEL, self.issuer.as_str())];
-        Secret {
-            metadata: ObjectMeta {
-                name: Some(order.anchor().as_str().to_owned()),
-                namespace: Some(order.target().namespace.to_string()),
-                labels: Some(map(labels)),
-                annotations: Some(map([(names::LEASE_ANNOTATION, annotation)])),
-                ..ObjectMeta::default()
-            },
-            type_: Some(names::LEASE_TYPE.to_owned()),
-            ..Secret::default()
-        }
-    }
-
-    /// Asks for one token, once.
-    async fn request_token(&self, order: &Order, anchor_uid: &str) -> Result<Granted, MintError> {
+    /// Asks for one token, once; `purpose` is for the audit log of the cluster.
+    pub(crate) async fn request_token(
+        &self,
+        order: &Order,
+        anchor_uid: &str,
+        purpose: &str,
+    ) -> Result<Granted, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
@@ -177,8 +182,8 @@ impl KubeCluster {
                 "/api/v1/namespaces/{}/serviceaccounts/{}/token",
                 target.namespace, target.service_account
             ),
-            user_agent: &user_agent(order),
-            body: &token_request(order, anchor_uid),
+            user_agent: &user_agent(order, purpose),
+            body: &objects::token_request(order, anchor_uid),
         };
         let act = Act::CreateToken { namespace: &target.namespace, service_account: &target.service_account };
         let first = order.pins().is_none();
@@ -186,10 +191,39 @@ impl KubeCluster {
         answer::granted(&body).map_err(MintError::AnswerRejected)
     }
 
-    async fn cut_now(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+    /// Bindings first: what is left of a token's rights is gone in milliseconds. What cannot be deleted is told after
+    /// everything else was tried.
+    async fn cut_now(&self, lease: &Lease) -> Result<(), CutError> {
+        let namespace = &lease.target.namespace;
+        let anchor = async || {
+            let name = lease.anchor.as_str();
+            let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+            let held = || CutError::HeldByFinalizer(format!("{namespace}/{name}"));
+            self.delete(path, Act::Delete { resource: "secrets", namespace, name }, held).await
+        };
+        match &lease.mode {
+            Mode::Unbound { .. } => Ok(()),
+            Mode::Bound => anchor().await,
+            Mode::Strict { bindings } => {
+                let unbound = timeout(BINDINGS_DEADLINE, self.delete_bindings(bindings)).await;
+                let unbound = unbound
+                    .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
+                let anchor = anchor().await;
+                unbound.and(anchor).and(self.delete_account(&lease.target).await)
+            }
+        }
+    }
+
+    /// Deletes one object, whose content is not read.
+    pub(crate) async fn delete(
+        &self,
+        path: String,
+        act: Act<'_>,
+        held: impl FnOnce() -> CutError,
+    ) -> Result<(), CutError> {
         let call = Call {
             method: Method::DELETE,
-            path: format!("/api/v1/namespaces/{namespace}/secrets/{}", anchor.as_str()),
+            path,
             user_agent: USER_AGENT,
             // Foreground and orphan deletes leave the object, and its tokens, for a while.
             body: &DeleteOptions {
@@ -199,14 +233,11 @@ impl KubeCluster {
         };
         let body = match self.api.call(call).await {
             Ok(body) => body,
-            Err(error) => {
-                let act = Act::DeleteSecret { namespace, name: anchor.as_str() };
-                return cut_error(error, act).map_or(Ok(()), Err);
-            }
+            Err(error) => return cut_error(error, act).map_or(Ok(()), Err),
         };
         match answer::is_held(&body) {
             Ok(false) => Ok(()),
-            Ok(true) => Err(CutError::HeldByFinalizer(format!("{namespace}/{}", anchor.as_str()))),
+            Ok(true) => Err(held()),
             Err(problem) => Err(CutError::Unreachable(problem)),
         }
     }
@@ -231,10 +262,10 @@ impl Cluster for KubeCluster {
             .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
     }
 
-    async fn cut(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+    async fn cut(&self, lease: &Lease) -> Result<(), CutError> {
         // Nothing closes the semaphore; if it were closed, the delete would go out all the same.
         let _permit = self.cuts.acquire().await;
-        timeout(CUT_DEADLINE, self.cut_now(namespace, anchor))
+        timeout(CUT_DEADLINE, self.cut_now(lease))
             .await
             .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(CUT_DEADLINE))))
     }
@@ -247,38 +278,16 @@ impl fmt::Debug for KubeCluster {
 }
 
 /// The API server's audit log keeps it, so that a token can be traced without our records.
-fn user_agent(order: &Order) -> String {
-    format!("{USER_AGENT} lease/{}", order.lease_id())
+pub(crate) fn user_agent(order: &Order, purpose: &str) -> String {
+    format!("{USER_AGENT} lease/{}{purpose}", order.lease_id())
 }
 
-fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
-    let target = order.target();
-    TokenRequest {
-        metadata: ObjectMeta {
-            name: Some(target.service_account.clone()),
-            namespace: Some(target.namespace.to_string()),
-            // Kubernetes 1.34 and later refuse another UID; older ones do not look, so the answer is checked too.
-            uid: order.pins().map(|pins| pins.service_account_uid.clone()),
-            annotations: Some(map([(names::LEASE_ID_ANNOTATION, order.lease_id().to_string().as_str())])),
-            ..ObjectMeta::default()
-        },
-        spec: TokenRequestSpec {
-            // None named: the API server's own.
-            audiences: Vec::new(),
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Secret".to_owned()),
-                name: Some(order.anchor().as_str().to_owned()),
-                uid: Some(anchor_uid.to_owned()),
-            }),
-            expiration_seconds: Some(i64::try_from(order.token_lifetime().as_secs()).unwrap_or(i64::MAX)),
-        },
-        status: None,
+/// A refusal of the first thing that is asked for.
+pub(crate) fn to_begin(error: MintError) -> MintError {
+    match error {
+        MintError::Forbidden { rule } => MintError::ForbiddenToBegin { rule },
+        other => other,
     }
-}
-
-fn map<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 fn no_answer_within(deadline: Duration) -> String {
@@ -286,65 +295,4 @@ fn no_answer_within(deadline: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-    use std::time::Instant;
-
-    use shorepass_core::time::Timestamp;
-
-    use super::*;
-    use crate::connection::Advertise;
-
-    struct Stopwatch(Instant);
-
-    impl Clock for Stopwatch {
-        fn now(&self) -> Timestamp {
-            Timestamp::now()
-        }
-
-        fn since_boot(&self) -> Duration {
-            self.0.elapsed()
-        }
-    }
-
-    /// Cuts something at a server that never says a word, and says how long that took.
-    async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
-        let name = |text| Name::parse(text).unwrap();
-        let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
-        write!(
-            kubeconfig,
-            "{{contexts: [{{name: x, context: {{cluster: x, user: x}}}}], users: [{{name: x, user: {{token: t}}}}], \
-             clusters: [{{name: x, cluster: {{server: 'https://{server}'}}}}]}}"
-        )
-        .unwrap();
-        let connection = Connection {
-            name: name("staging"),
-            kubeconfig: kubeconfig.path().to_owned(),
-            context: "x".to_owned(),
-            advertise: Advertise::default(),
-            issuer: name("main"),
-            mints_in_flight: 1,
-        };
-        let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
-        let start = Instant::now();
-        let outcome = cluster.cut(&name("web"), &AnchorName::from_random([1; 16])).await;
-        (outcome, start.elapsed())
-    }
-
-    #[tokio::test]
-    async fn a_silent_server_is_given_up() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (outcome, took) = cut_at(&listener.local_addr().unwrap().to_string()).await;
-        assert!(matches!(outcome, Err(CutError::Unreachable(_))), "{outcome:?}");
-        assert!(took < CUT_DEADLINE + Duration::from_secs(1), "{took:?}");
-    }
-
-    #[tokio::test]
-    async fn why_a_server_cannot_be_reached_is_told() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let Err(CutError::Unreachable(cause)) = cut_at(&address).await.0 else { panic!("nobody listens") };
-        assert!(cause.contains("Connection refused"), "{cause}");
-    }
-}
+mod tests;

@@ -17,6 +17,9 @@ pub const LEASE_ID_ANNOTATION: &str = "shorepass.dev/lease-id";
 /// The key under which the admission policy does so: `<policy>/lease-id`.
 pub const AUDIT_KEY: &str = "lease-id";
 
+/// The API group of Roles and RoleBindings.
+pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
 /// The name of the admission policy, and of the roles and bindings of an issuer.
 pub fn policy_name(issuer: &Name) -> String {
     format!("shorepass-issuer-{issuer}")

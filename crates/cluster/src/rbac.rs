@@ -4,17 +4,18 @@
 //! are put in as JSON strings, which YAML reads as they are meant: a namespace may be called `true`. Rights and policy
 //! come in one piece because the rights alone are the power to read every Secret.
 
-use std::collections::BTreeMap;
+mod needs;
 
 use serde_json::json;
 use shorepass_core::name::Name;
+use shorepass_core::policy::PolicyError;
 use shorepass_core::role::Role;
 
 use crate::names;
+use needs::Needs;
 
 const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
-const TARGET: &str = include_str!("../../../deploy/kubernetes/target.yaml");
 const POLICY: &str = include_str!("../../../deploy/kubernetes/policy.yaml");
 
 /// As whom the cluster knows the issuer.
@@ -66,6 +67,15 @@ pub enum RenderError {
         /// The clusters that the roles name.
         known: Vec<Name>,
     },
+    /// The roles do not go together.
+    #[error(transparent)]
+    Roles(#[from] PolicyError),
+    /// The issuer's own ServiceAccount would be among the generated ones.
+    #[error(
+        "the issuer's own ServiceAccount is in namespace {0}, which is for generated ServiceAccounts alone: give it another \
+         (--namespace), or set spec.strict.namespace of the strict roles"
+    )]
+    OwnNamespace(Name),
     /// The user's name is none.
     #[error("{0:?} is not a user name: it is empty or has control characters")]
     User(String),
@@ -82,39 +92,34 @@ pub fn render(
     issuer: &Name,
     audiences: &Audiences,
 ) -> Result<String, RenderError> {
-    let targets = targets(roles, cluster)?;
-    let policy = json!(names::policy_name(issuer)).to_string();
-    let mut output = fill(HEAD, &[("ISSUER", issuer.as_str()), ("CLUSTER", cluster.as_str())]);
-    match identity {
-        IssuerIdentity::ServiceAccount { namespace, name } => output.push_str(&fill(
-            ISSUER,
-            &[
-                ("ISSUER_NAMESPACE", &json!(namespace).to_string()),
-                ("ISSUER_SERVICE_ACCOUNT", &json!(name).to_string()),
-            ],
-        )),
+    let needs = Needs::of(roles, cluster)?;
+    let own = match identity {
+        IssuerIdentity::ServiceAccount { namespace, .. } => Some(namespace),
         IssuerIdentity::User(user) if user.is_empty() || user.contains(char::is_control) => {
             return Err(RenderError::User(user.clone()));
         }
-        IssuerIdentity::User(_) => {}
+        IssuerIdentity::User(_) => None,
+    };
+    if let Some(namespace) = own.filter(|own| needs.strict.contains_key(own)) {
+        return Err(RenderError::OwnNamespace(namespace.clone()));
     }
-    for (namespace, accounts) in &targets {
-        let service_accounts: Vec<&str> = accounts.keys().copied().collect();
-        output.push_str(&fill(
-            TARGET,
-            &[
-                ("NAMESPACE", &json!(namespace).to_string()),
-                ("POLICY", &policy),
-                ("SERVICE_ACCOUNTS", &json!(service_accounts).to_string()),
-                ("SUBJECT", &identity.subject()),
-            ],
-        ));
+    let subject = identity.subject();
+    let policy = json!(names::policy_name(issuer)).to_string();
+    let mut output = fill(HEAD, &[("ISSUER", issuer.as_str()), ("CLUSTER", cluster.as_str())]);
+    if let IssuerIdentity::ServiceAccount { namespace, name } = identity {
+        let (namespace, name) = (json!(namespace).to_string(), json!(name).to_string());
+        output
+            .push_str(&fill(ISSUER, &[("ISSUER_NAMESPACE", &namespace), ("ISSUER_SERVICE_ACCOUNT", &name)]));
     }
+    output.push_str(&needs.rights(issuer, &subject));
     output.push_str(&fill(
         POLICY,
         &[
             ("POLICY", &policy),
-            ("LONGEST", &longest(&targets)),
+            ("LONGEST", &needs.longest_bound()),
+            ("UNBOUND", &needs.longest_unbound()),
+            ("STRICT", &needs.longest_strict()),
+            ("BINDABLE", &needs.bindable()),
             ("AUDIENCES", &json!(audiences.0).to_string()),
             ("LEASE_ANNOTATION", names::LEASE_ANNOTATION),
             ("ISSUER_LABEL", names::ISSUER_LABEL),
@@ -149,36 +154,6 @@ impl IssuerIdentity {
     }
 }
 
-/// Namespace, then ServiceAccount, then the longest token in seconds.
-type Targets<'a> = BTreeMap<&'a Name, BTreeMap<&'a str, u64>>;
-
-fn targets<'a>(roles: &'a [Role], cluster: &Name) -> Result<Targets<'a>, RenderError> {
-    let mut targets = Targets::new();
-    for role in roles.iter().filter(|role| role.target().cluster == *cluster) {
-        let accounts = targets.entry(&role.target().namespace).or_default();
-        let longest = accounts.entry(&role.target().service_account).or_default();
-        *longest = role.token().max.as_secs().max(*longest);
-    }
-    if targets.is_empty() {
-        let mut known: Vec<Name> = roles.iter().map(|role| role.target().cluster.clone()).collect();
-        known.sort();
-        known.dedup();
-        return Err(RenderError::NoRoles { cluster: cluster.clone(), known });
-    }
-    Ok(targets)
-}
-
-/// The entries of a CEL map, one on a line.
-fn longest(targets: &Targets<'_>) -> String {
-    let mut lines = Vec::new();
-    for (namespace, accounts) in targets {
-        for (account, seconds) in accounts {
-            lines.push(format!("        \"{namespace}/{account}\": {seconds}"));
-        }
-    }
-    lines.join(",\n")
-}
-
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut text = template.to_owned();
     for (key, value) in values {
@@ -195,123 +170,4 @@ fn list(names: &[Name]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use shorepass_core::digest::Digest;
-    use shorepass_core::name::NamePattern;
-    use shorepass_core::role::{Lifetime, Subject, Target};
-
-    use super::*;
-
-    const GOLDEN: &str = include_str!("../testdata/rbac.yaml");
-
-    fn name(text: &str) -> Name {
-        Name::parse(text).unwrap()
-    }
-
-    fn role(role: &str, cluster: &str, namespace: &str, service_account: &str, minutes: u64) -> Role {
-        let lifetime =
-            |minutes| Lifetime { default: Duration::from_secs(600), max: Duration::from_secs(minutes * 60) };
-        let target = Target {
-            cluster: name(cluster),
-            namespace: name(namespace),
-            service_account: service_account.to_owned(),
-        };
-        let runners = vec![NamePattern::parse("prod-*").unwrap()];
-        let subject = Subject { runners, platforms: vec![], accept_asserted_jobs: true };
-        let digest = Digest::of_bytes(role.as_bytes());
-        Role::new(name(role), target, lifetime(minutes), lifetime(minutes), vec![subject], digest).unwrap()
-    }
-
-    fn roles() -> Vec<Role> {
-        vec![
-            role("web-deployer", "staging", "web", "deployer", 60),
-            role("web-nightly", "staging", "web", "deployer", 120),
-            role("web-reader", "staging", "web", "reader.v1", 10),
-            role("odd", "staging", "true", "0", 10),
-            role("elsewhere", "production", "pay", "deployer", 60),
-        ]
-    }
-
-    fn service_account() -> IssuerIdentity {
-        IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("issuer") }
-    }
-
-    fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
-        Audiences::new(named.iter().copied().map(str::to_owned).collect())
-    }
-
-    fn rendered(identity: &IssuerIdentity) -> String {
-        render(&roles(), &name("staging"), identity, &name("main"), &audiences(&[]).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn the_output_is_the_reviewed_one() {
-        let output = rendered(&service_account());
-        assert!(output == GOLDEN, "testdata/rbac.yaml differs from:\n{output}");
-    }
-
-    #[test]
-    fn the_rights_are_create_and_delete_and_nothing_else() {
-        let verbs: Vec<&str> =
-            GOLDEN.lines().filter_map(|line| line.trim().strip_prefix("verbs: ")).collect();
-        assert!(!verbs.is_empty());
-        assert!(verbs.iter().all(|verbs| ["[create]", "[create, delete]"].contains(verbs)), "{verbs:?}");
-        for forbidden in ["ClusterRole", "cluster-admin", "\"*\"", "system:masters", "- '*'"] {
-            assert!(!GOLDEN.contains(forbidden), "{forbidden}");
-        }
-    }
-
-    #[test]
-    fn other_clusters_roles_give_no_rights() {
-        assert!(!rendered(&service_account()).contains("pay"));
-    }
-
-    #[test]
-    fn the_longest_life_of_all_roles_counts() {
-        assert!(GOLDEN.contains("\"web/deployer\": 7200"));
-    }
-
-    #[test]
-    fn no_placeholder_is_left() {
-        assert!(!GOLDEN.contains("${"));
-    }
-
-    #[test]
-    fn a_user_gets_no_service_account_and_is_quoted() {
-        let output = rendered(&IssuerIdentity::User("o'neil \"x\": y".to_owned()));
-        assert!(!output.contains("kind: Namespace") && !output.contains("kind: ServiceAccount"));
-        assert!(output.contains(r#"request.userInfo.username == "o'neil \"x\": y""#), "{output}");
-    }
-
-    #[test]
-    fn named_audiences_replace_the_usual_ones() {
-        let own = audiences(&["https://id.example.org/c/1", "k3s"]).unwrap();
-        let output = render(&roles(), &name("staging"), &service_account(), &name("main"), &own).unwrap();
-        assert!(output.contains(r#"audience in ["https://id.example.org/c/1","k3s"]"#), "{output}");
-        assert!(!output.contains(USUAL_AUDIENCES[0]));
-    }
-
-    #[test]
-    fn what_cannot_be_an_audience_is_refused() {
-        for odd in ["", "a b", "a\nb", "a\"]", "a'", "a\\", "${USERNAME}"] {
-            assert_eq!(audiences(&["kubernetes", odd]), Err(RenderError::Audience(odd.to_owned())));
-        }
-    }
-
-    #[test]
-    fn nothing_is_printed_for_nobody() {
-        let usual = audiences(&[]).unwrap();
-        let refused = |cluster, identity| {
-            render(&roles(), &name(cluster), &identity, &name("main"), &usual).unwrap_err()
-        };
-        let known = vec![name("production"), name("staging")];
-        let none = RenderError::NoRoles { cluster: name("prod"), known };
-        assert_eq!(refused("prod", service_account()), none);
-        for user in ["", "a\nb"] {
-            let identity = IssuerIdentity::User(user.to_owned());
-            assert_eq!(refused("staging", identity), RenderError::User(user.to_owned()));
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use shorepass_core::cluster::{CutError, MintError};
+use shorepass_core::gives::RoleRef;
 use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 
@@ -18,8 +19,14 @@ pub(crate) enum Act<'a> {
     CreateSecret { namespace: &'a Name },
     /// Mint a token.
     CreateToken { namespace: &'a Name, service_account: &'a str },
-    /// Delete a Secret.
-    DeleteSecret { namespace: &'a Name, name: &'a str },
+    /// Create a ServiceAccount.
+    CreateAccount { namespace: &'a Name },
+    /// Create a RoleBinding to a Role.
+    Bind { namespace: &'a Name, role: &'a RoleRef },
+    /// Look at a Role.
+    GetRole { namespace: &'a Name, role: &'a RoleRef },
+    /// Delete a Secret, a ServiceAccount or a RoleBinding: the resource's name.
+    Delete { resource: &'static str, namespace: &'a Name, name: &'a str },
 }
 
 impl fmt::Display for Act<'_> {
@@ -29,8 +36,18 @@ impl fmt::Display for Act<'_> {
             Self::CreateToken { namespace, service_account } => {
                 write!(f, "create serviceaccounts/token \"{service_account}\" in namespace \"{namespace}\"")
             }
-            Self::DeleteSecret { namespace, name } => {
-                write!(f, "delete secrets in namespace \"{namespace}\" (\"{name}\")")
+            Self::CreateAccount { namespace } => {
+                write!(f, "create serviceaccounts in namespace \"{namespace}\"")
+            }
+            Self::Bind { namespace, .. } => write!(f, "create rolebindings in namespace \"{namespace}\""),
+            Self::GetRole { namespace, role } => match role {
+                RoleRef::Role(name) => {
+                    write!(f, "get roles \"{}\" in namespace \"{namespace}\"", name.as_str())
+                }
+                RoleRef::ClusterRole(name) => write!(f, "get clusterroles \"{}\"", name.as_str()),
+            },
+            Self::Delete { resource, namespace, name } => {
+                write!(f, "delete {resource} in namespace \"{namespace}\" (\"{name}\")")
             }
         }
     }
@@ -84,9 +101,10 @@ pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
 /// What the issuer may not do, and who says so if it is not RBAC.
 fn forbidden(refusal: &Refusal, act: Act<'_>) -> Option<String> {
     let by_policy = refusal.code == 422 && refusal.message.contains("ValidatingAdmissionPolicy '");
-    match refusal.code {
-        403 if is_missing_rule(refusal) => Some(act.to_string()),
-        403 => Some(format!("{act}; admission says: {}", refusal.message)),
+    match (refusal.code, act) {
+        (403, Act::Bind { namespace, role }) if is_missing_bind(refusal) => Some(bind_rule(namespace, role)),
+        (403, _) if is_missing_rule(refusal) => Some(act.to_string()),
+        (403, _) => Some(format!("{act}; admission says: {}", refusal.message)),
         _ if by_policy => Some(format!(
             "{act}; admission says: {} (did the roles change? apply `shorepass-issuer rbac` again)",
             refusal.message
@@ -97,9 +115,22 @@ fn forbidden(refusal: &Refusal, act: Act<'_>) -> Option<String> {
 
 /// Whether RBAC refused, and not an admission plugin or a webhook.
 pub(crate) fn is_missing_rule(refusal: &Refusal) -> bool {
-    let said = &refusal.message;
+    let cannot = [" cannot create resource ", " cannot delete resource ", " cannot get resource "];
+    refusal.code == 403 && cannot.iter().any(|cannot| refusal.message.contains(cannot))
+}
+
+/// Whether RBAC refused a RoleBinding to a Role that the issuer may not bind to: it does not hold those rights itself.
+pub(crate) fn is_missing_bind(refusal: &Refusal) -> bool {
     refusal.code == 403
-        && (said.contains(" cannot create resource ") || said.contains(" cannot delete resource "))
+        && refusal.message.contains(" attempting to grant RBAC permissions not currently held")
+}
+
+fn bind_rule(namespace: &Name, role: &RoleRef) -> String {
+    let resource = match role {
+        RoleRef::Role(_) => "roles",
+        RoleRef::ClusterRole(_) => "clusterroles",
+    };
+    format!("bind {resource} \"{}\" in namespace \"{namespace}\"", role.name())
 }
 
 fn refused(refusal: &Refusal, act: Act<'_>) -> String {
@@ -109,6 +140,8 @@ fn refused(refusal: &Refusal, act: Act<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use shorepass_core::gives::RbacName;
 
     use super::*;
 
@@ -134,7 +167,7 @@ mod tests {
     }
 
     fn cutting(error: ApiError) -> Option<CutError> {
-        cut_error(error, Act::DeleteSecret { namespace: &name("web"), name: "shorepass-x" })
+        cut_error(error, Act::Delete { resource: "secrets", namespace: &name("web"), name: "shorepass-x" })
     }
 
     const RBAC: &str = "serviceaccounts \"deployer\" is forbidden: User \"x\" cannot create resource \
@@ -147,6 +180,21 @@ mod tests {
         let said = minting(refusal(403, "Forbidden", "serviceaccounts", RBAC), true);
         let rule = "create serviceaccounts/token \"deployer\" in namespace \"web\"".to_owned();
         assert_eq!(said, MintError::Forbidden { rule });
+    }
+
+    #[test]
+    fn a_role_that_may_not_be_bound_to_is_named() {
+        let role = RoleRef::ClusterRole(RbacName::parse("view").unwrap());
+        let act = Act::Bind { namespace: &name("web"), role: &role };
+        let said = "rolebindings.rbac.authorization.k8s.io \"x\" is forbidden: user \"i\" (groups=[\"g\"]) is \
+                    attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"]}";
+        let forbidden =
+            |message| act_error(refusal(403, "Forbidden", "rolebindings", message), act, &name("c"));
+        let rule = "bind clusterroles \"view\" in namespace \"web\"".to_owned();
+        assert_eq!(forbidden(said), MintError::Forbidden { rule });
+        let rule = "create rolebindings in namespace \"web\"".to_owned();
+        let said = "User \"i\" cannot create resource \"rolebindings\" in API group \"r\"";
+        assert_eq!(forbidden(said), MintError::Forbidden { rule });
     }
 
     #[test]

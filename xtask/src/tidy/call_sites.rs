@@ -32,6 +32,11 @@ const GUARDED: &[Guarded] = &[
         uses: |file| called(&file.production, "expose"),
         sites: &[
             ("crates/rpc/src/convert/answers.rs", 1, "the token, to the lease's owner"),
+            (
+                "crates/cluster/src/strict.rs",
+                1,
+                "a token that nobody is given, to the API server that made it",
+            ),
             ("crates/agent/src/socket.rs", 1, "the token, to the local job that asked for it"),
             (
                 "crates/agent/src/remote.rs",

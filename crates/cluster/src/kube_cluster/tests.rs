@@ -1,0 +1,91 @@
+//! Servers that do not answer.
+
+use std::io::Write as _;
+use std::time::Instant;
+
+use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::digest::Digest;
+use shorepass_core::id::{EnrolmentId, JobId, LeaseId};
+use shorepass_core::lease::{AnchorName, State};
+use shorepass_core::ledger::Revision;
+use shorepass_core::role::Target;
+use shorepass_core::time::Timestamp;
+
+use super::*;
+use crate::connection::Advertise;
+
+struct Stopwatch(Instant);
+
+impl Clock for Stopwatch {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+fn lease() -> Lease {
+    let name = |text| Name::parse(text).unwrap();
+    let id = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+    let owner = Owner {
+        spiffe_id: SpiffeId::parse("spiffe://d/runner/r").unwrap(),
+        enrolment: EnrolmentId::parse(id).unwrap(),
+    };
+    Lease {
+        id: LeaseId::parse(id).unwrap(),
+        job: JobId::parse(id).unwrap(),
+        owner,
+        role: name("role"),
+        role_digest: Digest::of_bytes(b"role"),
+        target: Target { cluster: name("staging"), namespace: name("web"), service_account: "a".to_owned() },
+        anchor: AnchorName::from_random([1; 16]),
+        mode: Mode::Bound,
+        created: Timestamp::UNIX_EPOCH,
+        deadline: Timestamp::UNIX_EPOCH,
+        state: State::Pending,
+        revision: Revision::FIRST,
+    }
+}
+
+/// Cuts something at a server that never says a word, and says how long that took.
+async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
+    let name = |text| Name::parse(text).unwrap();
+    let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    write!(
+        kubeconfig,
+        "{{contexts: [{{name: x, context: {{cluster: x, user: x}}}}], users: [{{name: x, user: {{token: t}}}}], \
+         clusters: [{{name: x, cluster: {{server: 'https://{server}'}}}}]}}"
+    )
+    .unwrap();
+    let connection = Connection {
+        name: name("staging"),
+        kubeconfig: kubeconfig.path().to_owned(),
+        context: "x".to_owned(),
+        advertise: Advertise::default(),
+        issuer: name("main"),
+        mints_in_flight: 1,
+    };
+    let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
+    let start = Instant::now();
+    let outcome = cluster.cut(&lease()).await;
+    (outcome, start.elapsed())
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (outcome, took) = cut_at(&listener.local_addr().unwrap().to_string()).await;
+    assert!(matches!(outcome, Err(CutError::Unreachable(_))), "{outcome:?}");
+    assert!(took < CUT_DEADLINE + Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn why_a_server_cannot_be_reached_is_told() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let Err(CutError::Unreachable(cause)) = cut_at(&address).await.0 else { panic!("nobody listens") };
+    assert!(cause.contains("Connection refused"), "{cause}");
+}

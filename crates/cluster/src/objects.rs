@@ -1,0 +1,92 @@
+//! The objects that are made for a lease, as they are sent. None has data, finalizers or owners; each says whose it is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use shorepass_core::lease::Binding;
+use shorepass_core::mint::Order;
+use shorepass_core::name::Name;
+
+use crate::names;
+
+/// The Secret that the lease's tokens are bound to.
+pub(crate) fn anchor(order: &Order, annotation: &str, issuer: &Name) -> Secret {
+    let metadata = ObjectMeta {
+        annotations: Some(map([(names::LEASE_ANNOTATION, annotation)])),
+        ..labelled(order.anchor().as_str(), &order.target().namespace, issuer)
+    };
+    Secret { metadata, type_: Some(names::LEASE_TYPE.to_owned()), ..Secret::default() }
+}
+
+/// The ServiceAccount of a strict lease. Nobody runs a pod with it.
+pub(crate) fn account(order: &Order, issuer: &Name) -> ServiceAccount {
+    let target = order.target();
+    ServiceAccount {
+        metadata: labelled(&target.service_account, &target.namespace, issuer),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// What gives that ServiceAccount rights.
+pub(crate) fn role_binding(order: &Order, binding: &Binding, issuer: &Name) -> RoleBinding {
+    let target = order.target();
+    RoleBinding {
+        metadata: labelled(&binding.name, &binding.namespace, issuer),
+        role_ref: RoleRef {
+            api_group: names::RBAC_GROUP.to_owned(),
+            kind: binding.role.kind().to_owned(),
+            name: binding.role.name().to_owned(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: target.service_account.clone(),
+            namespace: Some(target.namespace.to_string()),
+            ..Subject::default()
+        }]),
+    }
+}
+
+/// A token bound to the anchor; to nothing, if there is none.
+pub(crate) fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
+    let target = order.target();
+    TokenRequest {
+        metadata: ObjectMeta {
+            name: Some(target.service_account.clone()),
+            namespace: Some(target.namespace.to_string()),
+            // Kubernetes 1.34 and later refuse another UID; older ones do not look, so the answer is checked too.
+            uid: order.pins().map(|pins| pins.service_account_uid.clone()),
+            annotations: Some(map([(names::LEASE_ID_ANNOTATION, order.lease_id().to_string().as_str())])),
+            ..ObjectMeta::default()
+        },
+        spec: TokenRequestSpec {
+            // None named: the API server's own.
+            audiences: Vec::new(),
+            bound_object_ref: order.lease().has_anchor().then(|| BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Secret".to_owned()),
+                name: Some(order.anchor().as_str().to_owned()),
+                uid: Some(anchor_uid.to_owned()),
+            }),
+            expiration_seconds: Some(i64::try_from(order.token_lifetime().as_secs()).unwrap_or(i64::MAX)),
+        },
+        status: None,
+    }
+}
+
+fn labelled(name: &str, namespace: &Name, issuer: &Name) -> ObjectMeta {
+    let labels = [(names::MANAGED_BY_LABEL, names::MANAGED_BY), (names::ISSUER_LABEL, issuer.as_str())];
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(namespace.to_string()),
+        labels: Some(map(labels)),
+        ..ObjectMeta::default()
+    }
+}
+
+fn map<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}

@@ -1,0 +1,199 @@
+//! The output for `kubectl apply`, against texts that were reviewed.
+
+use std::time::Duration;
+
+use shorepass_core::digest::Digest;
+use shorepass_core::gives::{Gives, RbacName, Rights, RoleRef, Rule, Strict, StrictBinding, Word};
+use shorepass_core::name::NamePattern;
+use shorepass_core::role::{Lifetime, Subject, Target};
+
+use super::*;
+
+const GOLDEN: &str = include_str!("../../testdata/rbac.yaml");
+/// The same, and strict and unbound roles beside.
+const ALL_MODES: &str = include_str!("../../testdata/rbac-modes.yaml");
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn role(role: &str, cluster: &str, namespace: &str, service_account: &str, minutes: u64) -> Role {
+    let lifetime =
+        |minutes| Lifetime { default: Duration::from_secs(600), max: Duration::from_secs(minutes * 60) };
+    let target = Target {
+        cluster: name(cluster),
+        namespace: name(namespace),
+        service_account: service_account.to_owned(),
+    };
+    let runners = vec![NamePattern::parse("prod-*").unwrap()];
+    let subject = Subject { runners, platforms: vec![], accept_asserted_jobs: true };
+    let digest = Digest::of_bytes(role.as_bytes());
+    Role::new(name(role), target, lifetime(minutes), lifetime(minutes), vec![subject], digest).unwrap()
+}
+
+fn roles() -> Vec<Role> {
+    vec![
+        role("web-deployer", "staging", "web", "deployer", 60),
+        role("web-nightly", "staging", "web", "deployer", 120),
+        role("web-reader", "staging", "web", "reader.v1", 10),
+        role("odd", "staging", "true", "0", 10),
+        role("elsewhere", "production", "pay", "deployer", 60),
+    ]
+}
+
+fn giving(name: &str, gives: Gives, minutes: u64) -> Role {
+    let like = role(name, "staging", "web", "deployer", minutes);
+    let (token, lease, digest) = (like.token(), like.lease(), like.digest());
+    Role::new(like.name().clone(), gives, token, lease, like.subjects().to_vec(), digest).unwrap()
+}
+
+fn strict(namespace: &str, bindings: Vec<(&str, Rights)>) -> Gives {
+    let binding = |(namespace, rights)| StrictBinding { namespace: name(namespace), rights };
+    let bindings = bindings.into_iter().map(binding).collect();
+    Gives::Strict(Strict { cluster: name("staging"), namespace: name(namespace), bindings })
+}
+
+fn existing(role: fn(RbacName) -> RoleRef, text: &str) -> Rights {
+    Rights::Existing(role(RbacName::parse(text).unwrap()))
+}
+
+fn rules() -> Rights {
+    let words = |texts: &[&str]| texts.iter().map(|text| Word::parse(text).unwrap()).collect();
+    Rights::Rules(vec![Rule {
+        api_groups: vec![Word::CORE_GROUP, Word::parse("apps").unwrap()],
+        resources: words(&["configmaps", "deployments/scale"]),
+        resource_names: words(&["web"]),
+        verbs: words(&["get", "patch"]),
+    }])
+}
+
+fn all_modes() -> Vec<Role> {
+    let mut roles = roles();
+    let status =
+        Target { cluster: name("staging"), namespace: name("web"), service_account: "status".to_owned() };
+    roles.extend([
+        giving("web-status", Gives::Unbound(status), 10),
+        giving(
+            "web-release",
+            strict("shorepass-strict", vec![("web", existing(RoleRef::Role, "deployer")), ("api", rules())]),
+            60,
+        ),
+        giving(
+            "api-view",
+            strict("shorepass-strict", vec![("api", existing(RoleRef::ClusterRole, "view"))]),
+            120,
+        ),
+        giving("own", strict("own-strict", vec![("api", existing(RoleRef::Role, "own"))]), 10),
+    ]);
+    roles
+}
+
+fn service_account() -> IssuerIdentity {
+    IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("issuer") }
+}
+
+fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
+    Audiences::new(named.iter().copied().map(str::to_owned).collect())
+}
+
+fn rendered(identity: &IssuerIdentity) -> String {
+    render(&roles(), &name("staging"), identity, &name("main"), &audiences(&[]).unwrap()).unwrap()
+}
+
+#[test]
+fn the_output_is_the_reviewed_one() {
+    let output = rendered(&service_account());
+    assert!(output == GOLDEN, "testdata/rbac.yaml differs from:\n{output}");
+}
+
+#[test]
+fn the_output_for_all_modes_is_the_reviewed_one() {
+    let usual = audiences(&[]).unwrap();
+    let output = render(&all_modes(), &name("staging"), &service_account(), &name("main"), &usual).unwrap();
+    assert!(output == ALL_MODES, "testdata/rbac-modes.yaml differs from:\n{output}");
+    assert!(
+        !ALL_MODES.contains("${") && !ALL_MODES.contains("escalate") && !ALL_MODES.contains("cluster-admin")
+    );
+}
+
+#[test]
+fn what_may_be_bound_to_is_named_and_nothing_else_may() {
+    let of = |verb: &str| {
+        ALL_MODES.lines().filter(|line| line.contains(&format!("\"{verb}\""))).collect::<Vec<_>>()
+    };
+    assert_eq!(of("bind").len(), 3, "{:?}", of("bind"));
+    assert!(of("bind").iter().all(|rule| rule.contains("resourceNames")), "{:?}", of("bind"));
+    for line in
+        [r#""web": ["shorepass-strict/Role/deployer"]"#, r#""own-strict": 600"#, r#""web/status": 600"#]
+    {
+        assert!(ALL_MODES.contains(line), "{line}");
+    }
+}
+
+#[test]
+fn a_strict_namespace_is_not_the_issuers_own() {
+    let own = IssuerIdentity::ServiceAccount { namespace: name("own-strict"), name: name("issuer") };
+    let refused = render(&all_modes(), &name("staging"), &own, &name("main"), &audiences(&[]).unwrap());
+    assert_eq!(refused, Err(RenderError::OwnNamespace(name("own-strict"))));
+}
+
+#[test]
+fn the_rights_are_create_and_delete_and_nothing_else() {
+    let verbs: Vec<&str> = GOLDEN.lines().filter_map(|line| line.trim().strip_prefix("verbs: ")).collect();
+    assert!(!verbs.is_empty());
+    assert!(verbs.iter().all(|verbs| ["[create]", "[create, delete]"].contains(verbs)), "{verbs:?}");
+    for forbidden in ["ClusterRole", "cluster-admin", "\"*\"", "system:masters", "- '*'"] {
+        assert!(!GOLDEN.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn other_clusters_roles_give_no_rights() {
+    assert!(!rendered(&service_account()).contains("pay"));
+}
+
+#[test]
+fn the_longest_life_of_all_roles_counts() {
+    assert!(GOLDEN.contains("\"web/deployer\": 7200"));
+}
+
+#[test]
+fn no_placeholder_is_left() {
+    assert!(!GOLDEN.contains("${"));
+}
+
+#[test]
+fn a_user_gets_no_service_account_and_is_quoted() {
+    let output = rendered(&IssuerIdentity::User("o'neil \"x\": y".to_owned()));
+    assert!(!output.contains("kind: Namespace") && !output.contains("kind: ServiceAccount"));
+    assert!(output.contains(r#"request.userInfo.username == "o'neil \"x\": y""#), "{output}");
+}
+
+#[test]
+fn named_audiences_replace_the_usual_ones() {
+    let own = audiences(&["https://id.example.org/c/1", "k3s"]).unwrap();
+    let output = render(&roles(), &name("staging"), &service_account(), &name("main"), &own).unwrap();
+    assert!(output.contains(r#"audience in ["https://id.example.org/c/1","k3s"]"#), "{output}");
+    assert!(!output.contains(USUAL_AUDIENCES[0]));
+}
+
+#[test]
+fn what_cannot_be_an_audience_is_refused() {
+    for odd in ["", "a b", "a\nb", "a\"]", "a'", "a\\", "${USERNAME}"] {
+        assert_eq!(audiences(&["kubernetes", odd]), Err(RenderError::Audience(odd.to_owned())));
+    }
+}
+
+#[test]
+fn nothing_is_printed_for_nobody() {
+    let usual = audiences(&[]).unwrap();
+    let refused =
+        |cluster, identity| render(&roles(), &name(cluster), &identity, &name("main"), &usual).unwrap_err();
+    let known = vec![name("production"), name("staging")];
+    let none = RenderError::NoRoles { cluster: name("prod"), known };
+    assert_eq!(refused("prod", service_account()), none);
+    for user in ["", "a\nb"] {
+        let identity = IssuerIdentity::User(user.to_owned());
+        assert_eq!(refused("staging", identity), RenderError::User(user.to_owned()));
+    }
+}

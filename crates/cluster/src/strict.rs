@@ -1,0 +1,195 @@
+//! Strict leases: bindings, a ServiceAccount of the lease's own, and the proof that it has its rights.
+//!
+//! Rights are in effect when an API server says so to whoever holds the token: a SelfSubjectRulesReview with an extra
+//! token of the same anchor, which nobody else ever sees. Why not an access review by the issuer: asking about others is a
+//! right over the whole cluster, and its answer leaves out what reaches a ServiceAccount through its groups. Why an extra
+//! token: a token that was used just before its anchor is deleted is believed for 10 s more, and the one that is handed
+//! out should not be. The rules to look for come from the Roles themselves; the issuer may `get` exactly those that it
+//! may bind to, which tells it nothing that binding and looking would not.
+//!
+//! It is a statement about the API server that answered, now. Whether the rights are the right ones is the Roles' matter.
+
+use std::time::Duration;
+
+use http::Method;
+use http::header::HeaderValue;
+use serde_json::json;
+use shorepass_core::cluster::{CutError, MintError};
+use shorepass_core::gives::RoleRef;
+use shorepass_core::lease::Binding;
+use shorepass_core::mint::Order;
+use shorepass_core::name::Name;
+use shorepass_core::role::Target;
+use shorepass_core::token::Token;
+use zeroize::Zeroizing;
+
+use crate::answer::{self, Rule};
+use crate::api_server::{ApiError, Call};
+use crate::kube_cluster::{KubeCluster, Made, USER_AGENT, to_begin, user_agent};
+use crate::names::RBAC_GROUP;
+use crate::refusal::{Act, act_error, mint_error};
+
+/// How long the rights of a new lease may take to come into effect.
+pub const RIGHTS_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at what is in effect.
+const PAUSE: Duration = Duration::from_millis(25);
+/// Ends the User-Agent of the TokenRequest whose token is never handed out.
+const REVIEW: &str = " review";
+
+/// What one binding has to bring into effect.
+struct Expected<'a> {
+    binding: &'a Binding,
+    rules: Vec<Rule>,
+}
+
+impl KubeCluster {
+    /// Makes all that a strict lease has in the cluster, in the order in which an end deletes it, and waits until its
+    /// rights are in effect.
+    pub(crate) async fn make_strict(
+        &self,
+        order: &Order,
+        bindings: &[Binding],
+        annotation: &str,
+    ) -> Result<Made, MintError> {
+        let mut expected = Vec::with_capacity(bindings.len());
+        for binding in bindings {
+            expected.push(Expected { binding, rules: self.rules(binding).await.map_err(to_begin)? });
+        }
+        for binding in bindings {
+            self.bind(order, binding).await?;
+        }
+        let service_account_uid = Some(self.create_account(order).await?);
+        let anchor_uid = self.create_anchor(order, annotation).await?;
+        let review = self.request_token(order, &anchor_uid, REVIEW).await?;
+        self.wait_for_rights(order, expected, &review.token).await?;
+        Ok(Made { anchor_uid, service_account_uid })
+    }
+
+    /// The rules of the Role that is bound.
+    async fn rules(&self, binding: &Binding) -> Result<Vec<Rule>, MintError> {
+        let Binding { namespace, role, .. } = binding;
+        let path = match role {
+            RoleRef::Role(name) => {
+                format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/roles/{}", name.as_str())
+            }
+            RoleRef::ClusterRole(name) => format!("/apis/{RBAC_GROUP}/v1/clusterroles/{}", name.as_str()),
+        };
+        let call = Call { method: Method::GET, path, user_agent: USER_AGENT, body: &() };
+        match self.api.call(call).await {
+            Ok(body) => answer::rules_of_role(&body).map_err(MintError::AnswerRejected),
+            Err(ApiError::Refused(refusal)) if refusal.code == 404 => Err(MintError::RoleMissing {
+                role: role.to_string(),
+                namespace: matches!(role, RoleRef::Role(_)).then(|| namespace.clone()),
+            }),
+            Err(error) => Err(act_error(error, Act::GetRole { namespace, role }, &self.endpoint.name)),
+        }
+    }
+
+    async fn bind(&self, order: &Order, binding: &Binding) -> Result<(), MintError> {
+        let Binding { namespace, role, .. } = binding;
+        let call = Call {
+            method: Method::POST,
+            path: format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings"),
+            user_agent: &user_agent(order, ""),
+            body: &crate::objects::role_binding(order, binding, &self.issuer),
+        };
+        let made = self.api.call(call).await;
+        made.map_err(|error| act_error(error, Act::Bind { namespace, role }, &self.endpoint.name))?;
+        Ok(())
+    }
+
+    async fn create_account(&self, order: &Order) -> Result<String, MintError> {
+        let namespace = &order.target().namespace;
+        let call = Call {
+            method: Method::POST,
+            path: format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+            user_agent: &user_agent(order, ""),
+            body: &crate::objects::account(order, &self.issuer),
+        };
+        let act = Act::CreateAccount { namespace };
+        let body = self.api.call(call).await.map_err(|error| mint_error(error, act, order.target(), true))?;
+        answer::created_uid("ServiceAccount", &body).map_err(MintError::AnswerRejected)
+    }
+
+    async fn wait_for_rights(
+        &self,
+        order: &Order,
+        mut missing: Vec<Expected<'_>>,
+        token: &Token,
+    ) -> Result<(), MintError> {
+        let start = self.clock.since_boot();
+        loop {
+            let mut looked_at: Option<(Name, Vec<Rule>)> = None;
+            let mut left = Vec::new();
+            for expected in missing {
+                let namespace = &expected.binding.namespace;
+                let seen = match looked_at.take() {
+                    Some((same, seen)) if same == *namespace => seen,
+                    Some(_) | None => self.rules_in_effect(order, namespace, token).await?,
+                };
+                let all_seen = expected.rules.iter().all(|rule| seen.contains(rule));
+                looked_at = Some((namespace.clone(), seen));
+                if !all_seen {
+                    left.push(expected);
+                }
+            }
+            let Some(first) = left.first() else { return Ok(()) };
+            if self.clock.since_boot().saturating_sub(start) >= RIGHTS_PATIENCE {
+                let Binding { namespace, role, .. } = first.binding;
+                let (role, namespace) = (role.to_string(), namespace.clone());
+                return Err(MintError::RightsNotInEffect { role, namespace, waited: RIGHTS_PATIENCE });
+            }
+            missing = left;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// What the token's holder may do, as the API server sees it; nothing while it does not let it in.
+    async fn rules_in_effect(
+        &self,
+        order: &Order,
+        namespace: &Name,
+        token: &Token,
+    ) -> Result<Vec<Rule>, MintError> {
+        let call = Call {
+            method: Method::POST,
+            path: "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews".to_owned(),
+            user_agent: &user_agent(order, REVIEW),
+            body: &json!({"spec": {"namespace": namespace}}),
+        };
+        let act = Act::CreateToken { namespace, service_account: &order.target().service_account };
+        let answer = self.api.call_as(bearer(token)?, call).await;
+        match answer.map_err(|error| act_error(error, act, &self.endpoint.name))? {
+            Some(body) => answer::rules_in_effect(&body).map_err(MintError::AnswerRejected),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// All of them, whatever becomes of each; the first failure is told.
+    pub(crate) async fn delete_bindings(&self, bindings: &[Binding]) -> Result<(), CutError> {
+        let mut outcome = Ok(());
+        for Binding { namespace, name, .. } in bindings {
+            let path = format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings/{name}");
+            let act = Act::Delete { resource: "rolebindings", namespace, name };
+            let held = || CutError::PartHeldByFinalizer(format!("RoleBinding {namespace}/{name}"));
+            outcome = outcome.and(self.delete(path, act, held).await);
+        }
+        outcome
+    }
+
+    pub(crate) async fn delete_account(&self, target: &Target) -> Result<(), CutError> {
+        let (namespace, name) = (&target.namespace, target.service_account.as_str());
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
+        let act = Act::Delete { resource: "serviceaccounts", namespace, name };
+        let held = || CutError::PartHeldByFinalizer(format!("ServiceAccount {namespace}/{name}"));
+        self.delete(path, act, held).await
+    }
+}
+
+fn bearer(token: &Token) -> Result<HeaderValue, MintError> {
+    let text = Zeroizing::new(format!("Bearer {}", token.expose()));
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|_| MintError::AnswerRejected("the token cannot stand in a header".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
