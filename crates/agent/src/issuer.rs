@@ -241,6 +241,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::RequestIdReused
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
+        | Reason::RightsNotInEffect
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing
         | Reason::ClockSkew

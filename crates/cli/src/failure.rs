@@ -71,6 +71,11 @@ pub(crate) enum Failure {
         "{0} of the revoked leases are still ending: their tokens work until the issuer has deleted their anchors"
     )]
     StillEnding(usize),
+    /// Revoked leases were unbound, and have tokens that live.
+    #[error(
+        "{0} of the revoked leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
+    )]
+    TokensRemain(usize),
     /// The agent's answer does not make a kubeconfig.
     #[error(transparent)]
     Cluster(#[from] UnusableCluster),
@@ -95,6 +100,7 @@ impl Failure {
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
             | Self::StillEnding(_)
+            | Self::TokensRemain(_)
             | Self::Cluster(_)
             | Self::Write(_)
             | Self::Output(_) => FAILURE,
@@ -152,6 +158,10 @@ impl Failure {
             Self::StillEnding(_) => {
                 Some("the issuer goes on; `shorepass lease show LEASE` says when it is done".to_owned())
             }
+            Self::TokensRemain(_) => Some(
+                "if that cannot wait, take the ServiceAccount's own RoleBindings away; a bound or strict role can be ended"
+                    .to_owned(),
+            ),
             Self::Cluster(_) => Some("correct the cluster's `advertise` in the issuer's config".to_owned()),
             Self::Write(error) => error.remedy(),
             Self::Runtime(_) | Self::Output(_) => None,

@@ -3,16 +3,17 @@
 //! A connection goes through three hands: `daemon` accepts and counts it, `tls` finds out who is at its other end, `rpc`
 //! serves it. They meet in [`peers`], and nowhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{Advertise, Connection, KubeCluster};
+use shorepass_cluster::{Advertise, Connection, KubeCluster, Places};
 use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
+use shorepass_core::gives::Gives;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
@@ -71,6 +72,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let serving = readiness.condition("serving");
     serving.fails("starting");
     let parts = Parts::open(&config, roles, &clusters)?;
+    warn_of_unbound(&parts.use_cases.outside.policy);
 
     for cluster in clusters.keys() {
         let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone())?;
@@ -88,6 +90,12 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn warn_of_unbound(policy: &Policy) {
+    for role in policy.roles().filter(|role| matches!(role.gives(), Gives::Unbound(_))) {
+        tracing::warn!(role = %role.name(), "the role says dangerouslyUnbound: nothing ends its tokens before they expire");
+    }
 }
 
 struct Listeners {
@@ -374,13 +382,8 @@ async fn watch(ledger: Arc<dyn Ledger>, condition: Condition, stop: Cancellation
 async fn probe(clusters: BTreeMap<Name, Arc<KubeCluster>>, outside: Arc<Outside>, stop: CancellationToken) {
     loop {
         for (name, cluster) in &clusters {
-            let namespaces: BTreeSet<Name> = outside
-                .policy
-                .roles()
-                .filter(|role| role.target().cluster == *name)
-                .map(|role| role.target().namespace.clone())
-                .collect();
-            let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&namespaces)).await else { return };
+            let places = Places::of(outside.policy.roles(), name);
+            let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&places)).await else { return };
             for (namespace, cause) in missing {
                 tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
             }

@@ -147,11 +147,23 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         MintError::ServiceAccountReplaced { .. } => {
             Refused::new(Reason::ServiceAccountReplaced, format!("{text}: ask for a new lease"))
         }
-        MintError::Forbidden { rule } => Refused::new(
+        MintError::Forbidden { rule } | MintError::ForbiddenToBegin { rule } => Refused::new(
             Reason::IssuerForbidden,
             format!("{text}: apply what `shorepass-issuer rbac` prints"),
         )
         .with("rule", rule.clone()),
+        MintError::RoleMissing { .. } => Refused::new(
+            Reason::RightsNotInEffect,
+            format!(
+                "{text}: create it, or apply what `shorepass-issuer rbac` prints if a role lists its rules"
+            ),
+        ),
+        MintError::RightsNotInEffect { .. } => Refused::new(
+            Reason::RightsNotInEffect,
+            format!(
+                "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
+            ),
+        ),
         MintError::PolicyMissing { .. } => Refused::new(
             Reason::AdmissionPolicyMissing,
             format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),

@@ -146,7 +146,7 @@ impl Credentials for UseCases {
         let later = |name: &Name| after.as_ref().is_none_or(|after| name > after);
         let mut roles = self.outside.policy.roles_of(caller).filter(|role| later(role.name()));
         let offer = |role: &shorepass_core::role::Role| {
-            let endpoint = self.outside.cluster(&role.target().cluster)?.endpoint().clone();
+            let endpoint = self.outside.cluster(role.cluster())?.endpoint().clone();
             Ok(OfferedRole { role: role.clone(), endpoint })
         };
         let items: Vec<OfferedRole> =

@@ -171,6 +171,8 @@ pub enum Outcome {
     Ending(String),
     /// It had ended before.
     AlreadyEnded,
+    /// Its end is recorded, and its tokens go on working: it is unbound.
+    TokensRemain,
 }
 
 /// One step of a revocation.

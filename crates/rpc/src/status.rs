@@ -60,6 +60,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::EnrolmentExists
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
+        | Reason::RightsNotInEffect
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing
         | Reason::ClockSkew => Code::FailedPrecondition,
@@ -291,7 +292,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 31);
+        assert_eq!(all_reasons().count(), 32);
     }
 
     #[test]
@@ -322,7 +323,7 @@ mod tests {
             (
                 Code::FailedPrecondition,
                 "LEASE_ENDED JOB_ENDED SERVICE_ACCOUNT_MISSING SERVICE_ACCOUNT_REPLACED ISSUER_FORBIDDEN \
-                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS",
+                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT",
             ),
             (Code::Unavailable, "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN"),
             (Code::ResourceExhausted, "RATE_LIMITED CLUSTER_BUSY"),

@@ -54,10 +54,11 @@ async fn follow(
         (Format::Table, None) => emit(out, &revocation.summary())?,
         (Format::Table, Some(_)) => {}
     }
-    match (broken_off, revocation.ending()) {
-        (Some(failure), _) => Err(failure),
-        (None, 0) => Ok(()),
-        (None, ending) => Err(Failure::StillEnding(ending)),
+    match (broken_off, revocation.ending(), revocation.tokens_remain()) {
+        (Some(failure), ..) => Err(failure),
+        (None, 0, 0) => Ok(()),
+        (None, 0, unbound) => Err(Failure::TokensRemain(unbound)),
+        (None, ending, _) => Err(Failure::StillEnding(ending)),
     }
 }
 
@@ -68,7 +69,7 @@ mod tests {
     use shorepass_rpc::status::ClientError;
 
     use super::*;
-    use crate::output::samples::{active, revoked};
+    use crate::output::samples::{active, revoked, unbound};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome) -> v1::RevokeLeasesResponse {
         v1::RevokeLeasesResponse { lease: Some(lease), outcome: outcome.into(), obstacle: String::new() }
@@ -107,6 +108,17 @@ mod tests {
         let steps = vec![step(active(), v1::RevokeOutcome::Ending)];
         let (_, outcome) = followed(steps, None, Format::Table).await;
         assert!(matches!(outcome, Err(Failure::StillEnding(1))));
+    }
+
+    #[tokio::test]
+    async fn an_unbound_lease_whose_tokens_live_fails_the_command() {
+        let steps = vec![
+            step(revoked(), v1::RevokeOutcome::Revoked),
+            step(unbound(), v1::RevokeOutcome::TokensRemain),
+        ];
+        let (told, outcome) = followed(steps, None, Format::Table).await;
+        assert!(matches!(outcome, Err(Failure::TokensRemain(1))));
+        assert!(told.ends_with("1 revoked, 1 tokens remain\n"), "{told}");
     }
 
     #[tokio::test]

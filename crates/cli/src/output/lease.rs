@@ -12,6 +12,9 @@ use shorepass_proto::v1;
 
 use super::{Incomplete, document, fields, seconds, spoken, table, time, to_the_second};
 
+/// The mode that is marked wherever it is shown.
+const UNBOUND: &str = "unbound";
+
 /// A lease with what belongs to it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,12 +28,17 @@ pub(crate) struct LeaseView {
     namespace: String,
     service_account: String,
     mode: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
     anchor: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bindings: Vec<BindingView>,
     create_time: Option<Timestamp>,
     deadline: Option<Timestamp>,
     remaining_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens_until: Option<Timestamp>,
     tokens: Vec<TokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block: Option<BlockView>,
@@ -45,6 +53,16 @@ struct JobView {
     start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latest_end_time: Option<Timestamp>,
+}
+
+/// What the ServiceAccount of a strict lease is bound to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BindingView {
+    namespace: String,
+    name: String,
+    role_kind: String,
+    role_name: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +123,8 @@ impl LeaseView {
             namespace: lease.namespace,
             service_account: lease.service_account,
             anchor: record.anchor,
+            bindings: lease.bindings.into_iter().map(BindingView::of).collect(),
+            tokens_until: time(lease.tokens_until),
             create_time: time(lease.create_time),
             deadline: time(lease.deadline),
             remaining_seconds: seconds(lease.remaining),
@@ -128,7 +148,17 @@ impl LeaseView {
         format!("{}/{}", self.namespace, self.service_account)
     }
 
-    fn row(&self) -> [String; 9] {
+    /// Whether nothing ends its tokens before they expire.
+    pub(crate) fn is_unbound(&self) -> bool {
+        self.mode == UNBOUND
+    }
+
+    /// In capitals where nothing can end it.
+    fn marked_mode(&self) -> String {
+        if self.is_unbound() { self.mode.to_uppercase() } else { self.mode.to_owned() }
+    }
+
+    fn row(&self) -> [String; 10] {
         let jti = self.tokens.first().map_or("-", |newest| &newest.jti);
         [
             self.id.clone(),
@@ -138,9 +168,20 @@ impl LeaseView {
             self.role.clone(),
             self.cluster.clone(),
             self.account(),
+            self.marked_mode(),
             self.remaining(),
             jti.to_owned(),
         ]
+    }
+
+    fn spoken_mode(&self) -> String {
+        match self.is_unbound() {
+            true => format!(
+                "{}: nothing ends its tokens before they expire, and they work up to 70 s longer",
+                self.marked_mode()
+            ),
+            false => self.marked_mode(),
+        }
     }
 
     fn remaining(&self) -> String {
@@ -166,14 +207,23 @@ impl LeaseView {
             ("ROLE", self.role.clone()),
             ("CLUSTER", self.cluster.clone()),
             ("SERVICEACCOUNT", self.account()),
-            ("MODE", self.mode.to_owned()),
-            ("ANCHOR", format!("{}/{}", self.namespace, self.anchor)),
+            ("MODE", self.spoken_mode()),
+        ]);
+        if !self.anchor.is_empty() {
+            fields.push(("ANCHOR", format!("{}/{}", self.namespace, self.anchor)));
+        }
+        fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
+        fields.extend([
             ("CREATED", to_the_second(self.create_time)),
             ("DEADLINE", to_the_second(self.deadline)),
             ("REMAINING", self.remaining()),
         ]);
         if let Some(end) = &self.end {
             fields.push(("END", end.sentence()));
+        }
+        if let Some(until) = self.tokens_until {
+            fields
+                .push(("TOKENS WORK", format!("until {}: nothing can end them", to_the_second(Some(until)))));
         }
         if let Some(block) = &self.block {
             fields.push(("BLOCK", format!("{} until {}", block.id, to_the_second(block.until))));
@@ -198,6 +248,17 @@ impl JobView {
             Some(asserted) => format!("{}/{} (asserted)", asserted.system, asserted.id),
             None => self.id.clone(),
         }
+    }
+}
+
+impl BindingView {
+    fn of(binding: v1::LeaseBinding) -> Self {
+        let v1::LeaseBinding { namespace, name, role_kind, role_name } = binding;
+        Self { namespace, name, role_kind, role_name }
+    }
+
+    fn sentence(&self) -> String {
+        format!("{}/{} to {} {}", self.namespace, self.name, self.role_kind, self.role_name)
     }
 }
 
@@ -263,7 +324,7 @@ pub(crate) fn list_document(items: &[LeaseView]) -> String {
 /// A list for people.
 pub(crate) fn list_table(items: &[LeaseView]) -> String {
     let headings =
-        ["LEASE", "STATE", "RUNNER", "JOB", "ROLE", "CLUSTER", "SERVICEACCOUNT", "REMAINING", "JTI"];
+        ["LEASE", "STATE", "RUNNER", "JOB", "ROLE", "CLUSTER", "SERVICEACCOUNT", "MODE", "REMAINING", "JTI"];
     let rows: Vec<_> = items.iter().map(LeaseView::row).collect();
     table(headings, &rows)
 }
@@ -350,6 +411,8 @@ fn mode(mode: v1::LeaseMode) -> &'static str {
     match mode {
         v1::LeaseMode::Unspecified => "unknown",
         v1::LeaseMode::Bound => "bound",
+        v1::LeaseMode::Strict => "strict",
+        v1::LeaseMode::Unbound => UNBOUND,
     }
 }
 
@@ -368,69 +431,4 @@ fn cause(cause: v1::EndCause) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::output::samples::{active, block, revoked, token};
-
-    fn view(record: v1::LeaseRecord) -> LeaseView {
-        LeaseView::of(record).unwrap()
-    }
-
-    #[test]
-    fn a_list_for_people() {
-        let shown = list_table(&[view(active()), view(revoked())]);
-        assert_eq!(shown, include_str!("golden/lease-list.txt"));
-    }
-
-    #[test]
-    fn a_list_for_programs() {
-        let shown = list_document(&[view(active()), view(revoked())]);
-        assert_eq!(shown, include_str!("golden/lease-list.json"));
-    }
-
-    #[test]
-    fn one_lease_for_people() {
-        assert_eq!(lease_table(&view(revoked())), include_str!("golden/lease-show.txt"));
-    }
-
-    #[test]
-    fn one_lease_for_programs_is_an_item_of_the_list_under_its_own_kind() {
-        let mut lease: serde_json::Value = serde_json::from_str(&lease_document(&view(active()))).unwrap();
-        let list: serde_json::Value = serde_json::from_str(&list_document(&[view(active())])).unwrap();
-        assert_eq!(lease["kind"], "Lease");
-        for key in ["kind", "apiVersion"] {
-            lease.as_object_mut().unwrap().remove(key);
-        }
-        assert_eq!(lease, list["items"][0]);
-    }
-
-    #[test]
-    fn the_owner_of_a_token() {
-        let found = v1::FindTokenResponse { token: Some(token()), lease: Some(active()) };
-        let owner = TokenOwner::of(found).unwrap();
-        assert_eq!(owner.table(), include_str!("golden/whois.txt"));
-        let document: serde_json::Value = serde_json::from_str(&owner.document()).unwrap();
-        assert_eq!(document["kind"], "TokenOwner");
-        assert_eq!(document["token"]["jti"], document["lease"]["tokens"][0]["jti"]);
-    }
-
-    #[test]
-    fn a_lifted_block() {
-        let view = BlockView::of(block());
-        assert_eq!(block_document(&view), include_str!("golden/block.json"));
-        assert!(block_sentence(&view).contains("may have leases of web-deployer again"));
-    }
-
-    #[test]
-    fn a_platform_is_not_shown_as_a_runner() {
-        let caller = "spiffe://ci.example.org/platform/builder".to_owned();
-        assert_eq!(view(v1::LeaseRecord { caller, ..active() }).runner(), "platform/builder");
-    }
-
-    #[test]
-    fn an_answer_without_its_lease_is_refused() {
-        let missing = |record| LeaseView::of(record).map(|_| ()).unwrap_err();
-        assert_eq!(missing(v1::LeaseRecord { lease: None, ..active() }), Incomplete("a lease"));
-        assert_eq!(missing(v1::LeaseRecord { job: None, ..active() }), Incomplete("a lease's job"));
-    }
-}
+mod tests;

@@ -33,10 +33,12 @@ enum Outcome {
     Revoked,
     Ending,
     AlreadyEnded,
+    TokensRemain,
 }
 
 impl Outcome {
-    const ALL: [Self; 4] = [Self::WouldRevoke, Self::Revoked, Self::Ending, Self::AlreadyEnded];
+    const ALL: [Self; 5] =
+        [Self::WouldRevoke, Self::Revoked, Self::Ending, Self::AlreadyEnded, Self::TokensRemain];
 
     fn of(wire: v1::RevokeOutcome) -> Result<Self, Incomplete> {
         match wire {
@@ -45,6 +47,7 @@ impl Outcome {
             v1::RevokeOutcome::Revoked => Ok(Self::Revoked),
             v1::RevokeOutcome::Ending => Ok(Self::Ending),
             v1::RevokeOutcome::AlreadyEnded => Ok(Self::AlreadyEnded),
+            v1::RevokeOutcome::TokensRemain => Ok(Self::TokensRemain),
         }
     }
 
@@ -54,6 +57,7 @@ impl Outcome {
             Self::Revoked => "revoked",
             Self::Ending => "still ending",
             Self::AlreadyEnded => "ended before",
+            Self::TokensRemain => "tokens remain",
         }
     }
 }
@@ -81,6 +85,14 @@ impl Step {
             lines
                 .push_str(&format!("  its anchor could not be deleted yet: {}\n", printable(&self.obstacle)));
         }
+        if let Some(until) = lease.tokens_until {
+            lines.push_str(&format!(
+                "  it is UNBOUND: nothing ends its tokens, which work until {} (their expiry and 70 s)\n",
+                to_the_second(Some(until))
+            ));
+        } else if lease.is_unbound() {
+            lines.push_str("  it is UNBOUND: revoking it does not end its tokens, which work to their expiry and 70 s longer\n");
+        }
         if let Some(block) = &lease.block {
             lines.push_str(&format!(
                 "  no new lease until {}, unless you run: shorepass unblock {}\n",
@@ -106,6 +118,11 @@ impl Revocation {
     /// How many are still ending.
     pub(crate) fn ending(&self) -> usize {
         self.count(Outcome::Ending)
+    }
+
+    /// How many have tokens that nothing can end.
+    pub(crate) fn tokens_remain(&self) -> usize {
+        self.count(Outcome::TokensRemain)
     }
 
     /// For people, at the end.
@@ -142,7 +159,7 @@ impl Revocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples::{active, revoked};
+    use crate::output::samples::{active, revoked, unbound};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome, obstacle: &str) -> Step {
         let wire = v1::RevokeLeasesResponse {
@@ -165,6 +182,21 @@ mod tests {
         let revocation = revocation();
         let told: String = revocation.steps.iter().map(Step::lines).collect();
         assert_eq!(told + &revocation.summary(), include_str!("golden/lease-revoke.txt"));
+    }
+
+    #[test]
+    fn what_cannot_be_ended_is_said() {
+        let told = step(unbound(), v1::RevokeOutcome::TokensRemain, "").lines();
+        assert!(told.starts_with("tokens remain"), "{told}");
+        assert!(told.contains("UNBOUND") && told.contains("2026-09-21T14:44:31Z"), "{told}");
+        let living = v1::LeaseRecord {
+            lease: unbound().lease.map(|lease| v1::Lease { tokens_until: None, ..lease }),
+            ..unbound()
+        };
+        let told = step(living, v1::RevokeOutcome::WouldRevoke, "").lines();
+        assert!(told.contains("does not end its tokens"), "{told}");
+        let told = step(active(), v1::RevokeOutcome::Revoked, "").lines();
+        assert!(!told.contains("UNBOUND"), "{told}");
     }
 
     #[test]

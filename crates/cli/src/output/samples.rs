@@ -54,6 +54,8 @@ pub(crate) fn active() -> v1::LeaseRecord {
             deadline: at(3_600),
             remaining: Some(prost_types::Duration { seconds: 3_540, nanos: 900_000_000 }),
             end: None,
+            bindings: Vec::new(),
+            tokens_until: None,
         }),
         caller: "spiffe://ci.example.org/runner/prod-1".to_owned(),
         job: Some(v1::Job {
@@ -84,5 +86,36 @@ pub(crate) fn revoked() -> v1::LeaseRecord {
         ..lease
     });
     record.block = Some(block());
+    record
+}
+
+/// A strict lease.
+pub(crate) fn strict() -> v1::LeaseRecord {
+    let mut record = active();
+    let binding = v1::LeaseBinding {
+        namespace: "web".to_owned(),
+        name: format!("{}-0", record.anchor),
+        role_kind: "Role".to_owned(),
+        role_name: "deployer".to_owned(),
+    };
+    record.lease = record.lease.map(|lease| v1::Lease {
+        mode: v1::LeaseMode::Strict.into(),
+        namespace: "shorepass-strict".to_owned(),
+        service_account: record.anchor.clone(),
+        bindings: vec![binding],
+        ..lease
+    });
+    record
+}
+
+/// An unbound lease that was revoked while its token lives.
+pub(crate) fn unbound() -> v1::LeaseRecord {
+    let mut record = revoked();
+    record.anchor = String::new();
+    record.lease = record.lease.map(|lease| v1::Lease {
+        mode: v1::LeaseMode::Unbound.into(),
+        tokens_until: at(1_871),
+        ..lease
+    });
     record
 }

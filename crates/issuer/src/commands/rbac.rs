@@ -55,7 +55,7 @@ impl Rbac {
 }
 
 fn the_only_cluster(roles: &[Role]) -> Result<Name> {
-    let mut clusters: Vec<&Name> = roles.iter().map(|role| &role.target().cluster).collect();
+    let mut clusters: Vec<&Name> = roles.iter().map(Role::cluster).collect();
     clusters.sort();
     clusters.dedup();
     match clusters[..] {

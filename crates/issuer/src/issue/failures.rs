@@ -65,7 +65,9 @@ impl Issuing {
             (_, false) => None,
         };
         match end {
-            Some(end) if nothing_was_made(&cause) => self.ends.end_without_anchor(lease, end).await,
+            Some(end) if cause.nothing_was_made() || !lease.has_anchor() => {
+                self.ends.end_without_anchor(lease, end).await;
+            }
             Some(end) => self.ends.end_in_background(lease, end).await,
             None => {}
         }
@@ -83,7 +85,9 @@ impl Issuing {
             Lie::ClockSkew(seconds) => MintError::ClockSkew { seconds },
             Lie::ServiceAccountUid
             | Lie::ServiceAccount(_)
+            | Lie::Generated
             | Lie::Anchor
+            | Lie::Bound
             | Lie::Audience(_)
             | Lie::Expiry
             | Lie::Jti
@@ -144,21 +148,5 @@ impl Issuing {
             explanation: cause.to_string(),
         };
         self.outside.refuse(refusing).await
-    }
-}
-
-/// Whether the mint ended before the anchor was made: the policy is looked for first, and a right on Secrets that is
-/// missing is the right to make it.
-fn nothing_was_made(cause: &MintError) -> bool {
-    match cause {
-        MintError::PolicyMissing { .. } => true,
-        MintError::Forbidden { rule } => rule.starts_with("create secrets"),
-        MintError::ServiceAccountMissing { .. }
-        | MintError::ServiceAccountReplaced { .. }
-        | MintError::ClockSkew { .. }
-        | MintError::Unreachable { .. }
-        | MintError::Busy { .. }
-        | MintError::AnchorLost
-        | MintError::AnswerRejected(_) => false,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Always in this order: *ending* durable, anchor deleted, *ended* recorded. A cut that fails is tried again by the
 //! [`sweeper`] for ever. A lease that was still pending stays *ending* until its mint can no longer be in flight, because
-//! its anchor may be created after the first cut.
+//! what is made for it may be created after the first cut. An unbound lease has nothing to delete: its end records until
+//! when its tokens go on working.
 
 pub mod operators;
 pub mod sweeper;
@@ -14,7 +15,7 @@ use shorepass_core::caller::Caller;
 use shorepass_core::cluster::CutError;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{JobId, LeaseId};
-use shorepass_core::lease::{EndCause, Lease, State};
+use shorepass_core::lease::{EndCause, Lease, State, tokens_until};
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError};
 use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
@@ -27,6 +28,8 @@ use crate::outside::{Outside, ledger_refused};
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
 /// How many leases are read at once.
 pub const PAGE: usize = 200;
+/// How many tokens of an unbound lease are looked at for the one that lives longest; older ones are estimated.
+const TOKENS_READ: usize = 1000;
 /// How often a commit is planned anew because the records moved on in between.
 const CONFLICTS: u32 = 20;
 
@@ -184,10 +187,10 @@ impl Ends {
     /// Deletes the anchor of a lease whose end cannot be recorded now. Nothing of it has left, so nothing is owed.
     pub fn delete_in_background(&self, lease: &Lease) {
         let Ok(cluster) = self.outside.cluster(&lease.target.cluster).cloned() else { return };
-        let (id, namespace, anchor) = (lease.id, lease.target.namespace.clone(), lease.anchor.clone());
+        let lease = lease.clone();
         self.outside.background.spawn(async move {
-            if let Err(cause) = cluster.cut(&namespace, &anchor).await {
-                tracing::warn!(lease = %id, error = %cause, "an unrecorded lease's anchor could not be deleted yet");
+            if let Err(cause) = cluster.cut(&lease).await {
+                tracing::warn!(lease = %lease.id, error = %cause, "an unrecorded lease's anchor could not be deleted yet");
             }
         });
     }
@@ -227,9 +230,10 @@ impl Ends {
             return Ok(Cut::Done(lease));
         };
         let cluster = self.outside.cluster(&lease.target.cluster)?;
-        let in_flight = lease.revision.number() == 2
+        let in_flight = lease.has_anchor()
+            && lease.revision.number() == 2
             && until(self.outside.clock.now(), after(since, MINT_IN_FLIGHT)) > Duration::ZERO;
-        if let Err(cause) = cluster.cut(&lease.target.namespace, &lease.anchor).await {
+        if let Err(cause) = cluster.cut(&lease).await {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
             return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
@@ -237,14 +241,29 @@ impl Ends {
         if in_flight {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
-        let Ok(ended) = lease.clone().finish_end(self.outside.clock.now()) else {
+        let last = self.last_token(&lease)?;
+        let Ok(ended) = lease.clone().outlived(last).finish_end(self.outside.clock.now()) else {
             return Ok(Cut::Done(lease));
         };
+        if let Some(until) = last {
+            tracing::warn!(lease = %ended.id, %until, "the lease was unbound: its tokens go on working until then");
+        }
         tracing::info!(lease = %ended.id, cause = ended.end_cause().map(|(cause, _)| cause.describe()), "lease ended");
         match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
             Ok(_) | Err(LedgerError::Conflict(_)) => Ok(Cut::Done(ended)),
             Err(cause) => Err(ledger_refused(&cause)),
         }
+    }
+
+    /// When the last token of an unbound lease is refused: what its end cannot undo.
+    fn last_token(&self, lease: &Lease) -> Result<Option<Timestamp>, Refused> {
+        if lease.has_anchor() {
+            return Ok(None);
+        }
+        let newest = self.outside.ledger.tokens(lease.id, TOKENS_READ + 1);
+        let newest = newest.map_err(|cause| ledger_refused(&cause))?;
+        let older = newest.len() > TOKENS_READ;
+        Ok(tokens_until(&newest[..newest.len().min(TOKENS_READ)], older))
     }
 
     /// All leases that match and yield tokens.
@@ -289,6 +308,6 @@ fn cut_cause(cause: &CutError) -> &'static str {
     match cause {
         CutError::Forbidden(_) => "forbidden",
         CutError::Unreachable(_) => "unreachable",
-        CutError::HeldByFinalizer(_) => "finalizer",
+        CutError::HeldByFinalizer(_) | CutError::PartHeldByFinalizer(_) => "finalizer",
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::id::BlockId;
-use shorepass_core::lease::{EndCause, Lease, State};
+use shorepass_core::lease::{EndCause, Lease, Mode, State};
 use shorepass_core::ledger::{Change, Revision};
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
@@ -52,14 +52,21 @@ impl Revoking {
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
         let mut cuts = self.ends.cut_all(self.block_and_end(caller, &revocation).await?);
         while let Some((lease, obstacle)) = cuts.recv().await {
-            self.tell(
-                &steps,
-                lease,
-                obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string())),
-            )
-            .await?;
+            let outcome = match obstacle {
+                Some(obstacle) => Outcome::Ending(obstacle.to_string()),
+                None => self.done(&lease),
+            };
+            self.tell(&steps, lease, outcome).await?;
         }
         Ok(())
+    }
+
+    fn done(&self, lease: &Lease) -> Outcome {
+        let now = self.ends.outside.clock.now();
+        match &lease.mode {
+            Mode::Unbound { tokens_until: Some(until) } if *until > now => Outcome::TokensRemain,
+            Mode::Bound | Mode::Strict { .. } | Mode::Unbound { .. } => Outcome::Revoked,
+        }
     }
 
     /// Nothing lives: a lease that was named is shown as it ended.

@@ -214,7 +214,7 @@ async fn a_lost_anchor_ends_the_lease() {
     let bench = Bench::new();
     let (caller, _, delivery) = bench.leased().await;
     let lease = delivery.issued.lease;
-    bench.cluster.cut(&lease.target.namespace, &lease.anchor).await.unwrap();
+    bench.cluster.cut(&lease).await.unwrap();
     assert_eq!(reason(bench.use_cases.refresh(&caller, lease.id, None).await), Reason::LeaseEnded);
     bench.until("the lease to end", || !bench.lease(lease.id).is_live()).await;
 }

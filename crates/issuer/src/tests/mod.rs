@@ -2,6 +2,7 @@
 
 mod enrolment;
 mod issuing;
+mod modes;
 mod revocation;
 
 use std::collections::BTreeMap;
@@ -87,7 +88,7 @@ impl Bench {
         let outside = Arc::new(Outside {
             ledger,
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
-            policy: Policy::new(vec![role()]).unwrap(),
+            policy: Policy::new(modes::roles()).unwrap(),
             seal: Box::new(PlainSeal),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -124,7 +125,17 @@ impl Bench {
     }
 
     async fn issue(&self, caller: &Caller, job: &Job, request: RequestKey) -> Result<Delivery, Refused> {
-        let ask = Ask { role: name("deploy"), lease_lifetime: None, token_lifetime: None };
+        self.issue_of("deploy", caller, job, request).await
+    }
+
+    async fn issue_of(
+        &self,
+        role: &str,
+        caller: &Caller,
+        job: &Job,
+        request: RequestKey,
+    ) -> Result<Delivery, Refused> {
+        let ask = Ask { role: name(role), lease_lifetime: None, token_lifetime: None };
         self.use_cases.issue(caller, request, job.id, ask).await
     }
 

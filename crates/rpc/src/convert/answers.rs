@@ -8,8 +8,9 @@ use std::time::Duration;
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
+use shorepass_core::gives::Gives;
 use shorepass_core::job::{Evidence, Job};
-use shorepass_core::lease::{EndCause, Lease, State};
+use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::mint::Issued;
 use shorepass_core::name::Name;
@@ -62,12 +63,37 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         cluster: lease.target.cluster.to_string(),
         namespace: lease.target.namespace.to_string(),
         service_account: lease.target.service_account.clone(),
-        mode: v1::LeaseMode::Bound.into(),
+        mode: mode(&lease.mode).into(),
         state: state.into(),
         create_time: Some(timestamp(lease.created)),
         deadline: Some(timestamp(lease.deadline)),
         remaining: Some(duration(lease.remaining(now))),
         end: lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id)),
+        bindings: match &lease.mode {
+            Mode::Strict { bindings } => bindings.iter().map(binding).collect(),
+            Mode::Bound | Mode::Unbound { .. } => Vec::new(),
+        },
+        tokens_until: match &lease.mode {
+            Mode::Unbound { tokens_until } => tokens_until.map(timestamp),
+            Mode::Bound | Mode::Strict { .. } => None,
+        },
+    }
+}
+
+fn mode(mode: &Mode) -> v1::LeaseMode {
+    match mode {
+        Mode::Bound => v1::LeaseMode::Bound,
+        Mode::Strict { .. } => v1::LeaseMode::Strict,
+        Mode::Unbound { .. } => v1::LeaseMode::Unbound,
+    }
+}
+
+fn binding(binding: &Binding) -> v1::LeaseBinding {
+    v1::LeaseBinding {
+        namespace: binding.namespace.to_string(),
+        name: binding.name.clone(),
+        role_kind: binding.role.kind().to_owned(),
+        role_name: binding.role.name().to_owned(),
     }
 }
 
@@ -102,7 +128,7 @@ fn cluster(endpoint: &Endpoint, namespace: &Name) -> v1::Cluster {
 pub(crate) fn delivery(delivery: Delivery, now: Timestamp) -> (v1::Lease, v1::Credential) {
     let Delivery { issued, endpoint } = delivery;
     let lease = lease(&issued.lease, now);
-    let cluster = cluster(&endpoint, &issued.lease.target.namespace);
+    let cluster = cluster(&endpoint, issued.lease.working_namespace());
     (lease, credential(issued, cluster))
 }
 
@@ -118,12 +144,17 @@ fn credential(issued: Issued, cluster: v1::Cluster) -> v1::Credential {
 }
 
 pub(crate) fn role(offered: &OfferedRole) -> v1::Role {
-    let target = offered.role.target();
+    let gives = offered.role.gives();
+    let mode = match gives {
+        Gives::Bound(_) => v1::LeaseMode::Bound,
+        Gives::Strict(_) => v1::LeaseMode::Strict,
+        Gives::Unbound(_) => v1::LeaseMode::Unbound,
+    };
     v1::Role {
         name: offered.role.name().to_string(),
-        cluster: Some(cluster(&offered.endpoint, &target.namespace)),
-        service_account: target.service_account.clone(),
-        mode: v1::LeaseMode::Bound.into(),
+        cluster: Some(cluster(&offered.endpoint, gives.working_namespace())),
+        service_account: gives.existing().map(|target| target.service_account.clone()).unwrap_or_default(),
+        mode: mode.into(),
     }
 }
 
@@ -172,7 +203,7 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         lease: Some(lease(&view.lease, now)),
         caller: view.lease.owner.spiffe_id.to_string(),
         job: Some(job(&view.job)),
-        anchor: view.lease.anchor.as_str().to_owned(),
+        anchor: if view.lease.has_anchor() { view.lease.anchor.as_str().to_owned() } else { String::new() },
         tokens: view.tokens.iter().map(token_record).collect(),
         block: view.block.as_ref().map(block),
     }
@@ -184,6 +215,7 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
         Outcome::Revoked => (v1::RevokeOutcome::Revoked, String::new()),
         Outcome::Ending(obstacle) => (v1::RevokeOutcome::Ending, obstacle),
         Outcome::AlreadyEnded => (v1::RevokeOutcome::AlreadyEnded, String::new()),
+        Outcome::TokensRemain => (v1::RevokeOutcome::TokensRemain, String::new()),
     };
     v1::RevokeLeasesResponse { lease: Some(lease_record(&step.view, now)), outcome: outcome.into(), obstacle }
 }

@@ -40,6 +40,8 @@ fn wire_lease() -> v1::Lease {
         deadline: at(600),
         remaining: Some(Duration { seconds: 600, nanos: 0 }),
         end: None,
+        bindings: Vec::new(),
+        tokens_until: None,
     }
 }
 

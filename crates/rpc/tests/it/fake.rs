@@ -10,7 +10,7 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::{AnchorName, Lease, Pins, State};
+use shorepass_core::lease::{AnchorName, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
 use shorepass_core::mint::Issued;
 use shorepass_core::name::{Name, NamePattern};
@@ -142,6 +142,7 @@ pub(crate) fn lease() -> Lease {
         role_digest: Digest::of_bytes(b"role"),
         target: target(),
         anchor: AnchorName::from_random([7; 16]),
+        mode: Mode::Bound,
         created: second(-1),
         deadline: second(600),
         state: State::Active { pins, since: second(0) },

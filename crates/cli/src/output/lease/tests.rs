@@ -1,0 +1,88 @@
+//! Leases as they are printed.
+
+use super::*;
+use crate::output::samples::{active, block, revoked, strict, token, unbound};
+
+fn view(record: v1::LeaseRecord) -> LeaseView {
+    LeaseView::of(record).unwrap()
+}
+
+#[test]
+fn a_list_for_people() {
+    let shown = list_table(&[view(active()), view(revoked())]);
+    assert_eq!(shown, include_str!("../golden/lease-list.txt"));
+}
+
+#[test]
+fn a_list_for_programs() {
+    let shown = list_document(&[view(active()), view(revoked())]);
+    assert_eq!(shown, include_str!("../golden/lease-list.json"));
+}
+
+#[test]
+fn one_lease_for_people() {
+    assert_eq!(lease_table(&view(revoked())), include_str!("../golden/lease-show.txt"));
+}
+
+#[test]
+fn a_strict_lease_names_all_that_exists_for_it() {
+    assert_eq!(lease_table(&view(strict())), include_str!("../golden/lease-show-strict.txt"));
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&view(strict()))).unwrap();
+    assert_eq!(
+        (&document["mode"], &document["bindings"][0]["roleName"]),
+        (&"strict".into(), &"deployer".into())
+    );
+}
+
+#[test]
+fn an_unbound_lease_is_marked_in_every_listing() {
+    let list = list_table(&[view(unbound())]);
+    assert!(list.contains("  UNBOUND  "), "{list}");
+    let show = lease_table(&view(unbound()));
+    assert!(show.contains("UNBOUND: nothing ends its tokens before they expire"), "{show}");
+    assert!(show.contains("TOKENS WORK") && !show.contains("ANCHOR"), "{show}");
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&view(unbound()))).unwrap();
+    assert_eq!((&document["mode"], document.get("anchor")), (&"unbound".into(), None));
+    assert_eq!(document["tokensUntil"], "2026-09-21T14:44:31.25Z");
+}
+
+#[test]
+fn one_lease_for_programs_is_an_item_of_the_list_under_its_own_kind() {
+    let mut lease: serde_json::Value = serde_json::from_str(&lease_document(&view(active()))).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list_document(&[view(active())])).unwrap();
+    assert_eq!(lease["kind"], "Lease");
+    for key in ["kind", "apiVersion"] {
+        lease.as_object_mut().unwrap().remove(key);
+    }
+    assert_eq!(lease, list["items"][0]);
+}
+
+#[test]
+fn the_owner_of_a_token() {
+    let found = v1::FindTokenResponse { token: Some(token()), lease: Some(active()) };
+    let owner = TokenOwner::of(found).unwrap();
+    assert_eq!(owner.table(), include_str!("../golden/whois.txt"));
+    let document: serde_json::Value = serde_json::from_str(&owner.document()).unwrap();
+    assert_eq!(document["kind"], "TokenOwner");
+    assert_eq!(document["token"]["jti"], document["lease"]["tokens"][0]["jti"]);
+}
+
+#[test]
+fn a_lifted_block() {
+    let view = BlockView::of(block());
+    assert_eq!(block_document(&view), include_str!("../golden/block.json"));
+    assert!(block_sentence(&view).contains("may have leases of web-deployer again"));
+}
+
+#[test]
+fn a_platform_is_not_shown_as_a_runner() {
+    let caller = "spiffe://ci.example.org/platform/builder".to_owned();
+    assert_eq!(view(v1::LeaseRecord { caller, ..active() }).runner(), "platform/builder");
+}
+
+#[test]
+fn an_answer_without_its_lease_is_refused() {
+    let missing = |record| LeaseView::of(record).map(|_| ()).unwrap_err();
+    assert_eq!(missing(v1::LeaseRecord { lease: None, ..active() }), Incomplete("a lease"));
+    assert_eq!(missing(v1::LeaseRecord { job: None, ..active() }), Incomplete("a lease's job"));
+}

@@ -1,0 +1,134 @@
+//! Strict and unbound leases: what is recorded before the cluster is asked, and what an end says that it cannot do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::cluster::MintError;
+use shorepass_core::gives::{Gives, RbacName, Rights, RoleRef, Strict, StrictBinding};
+use shorepass_core::lease::{EndCause, Mode, State};
+use shorepass_core::ledger::{LeaseFilter, Ledger};
+use shorepass_core::role::{Role, Target};
+use shorepass_core::time::after;
+use shorepass_rpc::api::{Administration, Credentials, Outcome, Revocation};
+use shorepass_rpc::refused::Reason;
+use tokio::sync::mpsc;
+
+use super::{Bench, name, reason, role};
+use crate::revoke::sweeper::Sweeper;
+
+/// Roles `deploy`, `release` (strict) and `status` (unbound).
+pub(super) fn roles() -> Vec<Role> {
+    let existing = RoleRef::Role(RbacName::parse("deployer").unwrap());
+    let bindings = vec![StrictBinding { namespace: name("web"), rights: Rights::Existing(existing) }];
+    let strict = Strict { cluster: name("staging"), namespace: name("shorepass-strict"), bindings };
+    let (cluster, namespace) = (name("staging"), name("web"));
+    let status = Target { cluster, namespace, service_account: "status".to_owned() };
+    let giving = |text: &str, gives: Gives| {
+        let like = role();
+        let subjects = like.subjects().to_vec();
+        Role::new(name(text), gives, like.token(), like.lease(), subjects, like.digest()).unwrap()
+    };
+    vec![role(), giving("release", strict.into()), giving("status", Gives::Unbound(status))]
+}
+
+#[tokio::test]
+async fn a_strict_lease_names_everything_durably_before_the_cluster_is_asked() {
+    let bench = Bench::new();
+    let ledger = bench.ledger.clone();
+    bench.cluster.during_mint(Box::new(move |order| {
+        let recorded = ledger.lease(order.lease_id()).unwrap().unwrap();
+        assert_eq!(&recorded, order.lease());
+        let Mode::Strict { bindings } = &recorded.mode else { panic!("{:?}", recorded.mode) };
+        assert_eq!(bindings[0].name, format!("{}-0", recorded.target.service_account));
+    }));
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let delivery = bench.issue_of("release", &caller, &job, bench.request()).await.unwrap();
+    assert_eq!(delivery.issued.lease.working_namespace(), &name("web"));
+    let pending = bench.ledger.audit_lines().into_iter().find(|line| line.contains("lease.pending")).unwrap();
+    let anchor = delivery.issued.lease.anchor.as_str();
+    assert!(pending.contains(&format!("\"bindings\":[\"web/{anchor}-0=Role/deployer\"]")), "{pending}");
+    assert!(pending.contains("\"mode\":\"strict\""), "{pending}");
+}
+
+#[tokio::test]
+async fn strict_leases_end_at_their_deadline_too() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let lease = bench.issue_of("release", &caller, &job, bench.request()).await.unwrap().issued.lease;
+    assert_eq!(bench.cluster.anchors(), [lease.anchor.as_str()]);
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap();
+    bench.clock.advance(Duration::from_secs(3600));
+    sweeper.sweep().await.unwrap();
+    assert_eq!(bench.lease(lease.id).end_cause().unwrap().0, &EndCause::Deadline);
+    bench.until("the end", || matches!(bench.lease(lease.id).state, State::Ended { .. })).await;
+    assert!(bench.cluster.anchors().is_empty());
+}
+
+#[tokio::test]
+async fn a_mint_for_which_nothing_was_made_ends_at_once_and_any_other_is_cut() {
+    let early = MintError::ForbiddenToBegin { rule: "get roles".to_owned() };
+    let late = MintError::Forbidden { rule: "create secrets in namespace \"shorepass-strict\"".to_owned() };
+    for (cause, settled) in [(early, true), (late, false)] {
+        let bench = Bench::new();
+        let caller = bench.caller("runner/prod-1");
+        let job = bench.job(&caller).await;
+        bench.cluster.fail_next_mint(cause);
+        let refused = bench.issue_of("release", &caller, &job, bench.request()).await;
+        assert_eq!(reason(refused), Reason::IssuerForbidden);
+        let events = bench.events();
+        assert_eq!(events.iter().any(|event| event == "lease.ended"), settled, "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn revoking_an_unbound_lease_says_until_when_its_tokens_work() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let delivery = bench.issue_of("status", &caller, &job, bench.request()).await.unwrap();
+    let (id, expires) = (delivery.issued.lease.id, delivery.issued.record.expires);
+    assert!(bench.cluster.anchors().is_empty());
+    let (sender, mut steps) = mpsc::channel(8);
+    let filter = LeaseFilter { lease: Some(id), ..LeaseFilter::default() };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false };
+    bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
+    let step = steps.recv().await.unwrap().unwrap();
+    assert_eq!(step.outcome, Outcome::TokensRemain);
+    let until = after(expires, Duration::from_secs(70));
+    assert_eq!(step.view.lease.mode, Mode::Unbound { tokens_until: Some(until) });
+    assert!(matches!(bench.lease(id).state, State::Ended { .. }));
+    let ended = bench.ledger.audit_lines().into_iter().find(|line| line.contains("lease.ended")).unwrap();
+    assert!(ended.contains(&format!("\"tokensUntil\":\"{until}\"")), "{ended}");
+    assert!(ended.contains("\"mode\":\"unbound\"") && !ended.contains("\"anchor\""), "{ended}");
+}
+
+#[tokio::test]
+async fn an_unbound_lease_outlives_its_longest_token_and_not_its_newest() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let first = bench.issue_of("status", &caller, &job, bench.request()).await.unwrap().issued;
+    let shorter = Some(Duration::from_secs(600));
+    bench.use_cases.refresh(&caller, first.lease.id, shorter).await.unwrap();
+    let ended = bench.use_cases.release(&caller, first.lease.id).await.unwrap();
+    let until = after(first.record.expires, Duration::from_secs(70));
+    assert_eq!(ended.mode, Mode::Unbound { tokens_until: Some(until) });
+}
+
+#[tokio::test]
+async fn a_failed_unbound_mint_leaves_nothing_to_settle() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let cause = "no answer within 8 s".to_owned();
+    bench.cluster.fail_next_mint(MintError::Unreachable { cluster: name("staging"), cause });
+    let refused = bench.issue_of("status", &caller, &job, bench.request()).await;
+    assert_eq!(reason(refused), Reason::ClusterUnreachable);
+    let lease =
+        Arc::clone(&bench.ledger).leases(&LeaseFilter { include_ended: true, ..Default::default() }, None, 1);
+    let lease = lease.unwrap().pop().unwrap();
+    assert!(matches!(lease.state, State::Ended { .. }), "{lease:?}");
+    assert_eq!(lease.mode, Mode::Unbound { tokens_until: None });
+}
