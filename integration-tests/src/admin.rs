@@ -198,9 +198,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let namespace = self.namespace.as_str();
         let held = "jsonpath={range .items[?(@.metadata.finalizers)]}{.metadata.name}{\"\\n\"}{end}";
-        for secret in self.admin.try_kubectl(&["get", "secrets", "-n", namespace, "-o", held]).lines() {
-            let release = r#"{"metadata":{"finalizers":null}}"#;
-            self.admin.try_kubectl(&["patch", "secret", secret, "-n", namespace, "-p", release]);
+        for kind in ["secrets", "serviceaccounts", "rolebindings"] {
+            for object in self.admin.try_kubectl(&["get", kind, "-n", namespace, "-o", held]).lines() {
+                let release = r#"{"metadata":{"finalizers":null}}"#;
+                self.admin.try_kubectl(&["patch", kind, object, "-n", namespace, "-p", release]);
+            }
         }
         let kinds = "secrets,serviceaccounts,roles,rolebindings,configmaps";
         self.admin.try_kubectl(&["delete", kinds, "--all", "-n", namespace, "--wait=false"]);

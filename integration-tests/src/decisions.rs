@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
 use shorepass_core::digest::Digest;
+use shorepass_core::gives::Gives;
 use shorepass_core::id::{EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, Lease};
@@ -38,6 +39,12 @@ pub fn role(
     let lease = Lifetime { default: HOUR, max: HOUR };
     let digest = Digest::of_bytes(name.as_bytes());
     Ok(Role::new(Name::parse(name)?, target, token, lease, vec![subject], digest)?)
+}
+
+/// The same role, giving out something else.
+pub fn giving(role: &Role, gives: Gives) -> Result<Role> {
+    let (token, lease, digest) = (role.token(), role.lease(), role.digest());
+    Ok(Role::new(role.name().clone(), gives, token, lease, role.subjects().to_vec(), digest)?)
 }
 
 /// Decides for runner `test` and its one job.

@@ -1,6 +1,5 @@
 //! An issuer's identity in the cluster: exactly what `shorepass-issuer rbac` prints, and a credential for it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{Api, PostParams};
 use shorepass_cluster::rbac::{self, Audiences, IssuerIdentity};
-use shorepass_cluster::{Advertise, Connection, KubeCluster, names};
+use shorepass_cluster::{Advertise, Connection, KubeCluster, Places, names};
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
 use shorepass_daemon::clock::SystemClock;
@@ -49,6 +48,8 @@ impl InstalledIssuer {
         let cleanup = admin.cleanup(vec![
             format!("validatingadmissionpolicybinding/{policy}"),
             format!("validatingadmissionpolicy/{policy}"),
+            format!("clusterrolebinding/{policy}"),
+            format!("clusterrole/{policy}"),
         ]);
         let service_account = Name::parse(SERVICE_ACCOUNT)?;
         let identity =
@@ -69,8 +70,7 @@ impl InstalledIssuer {
             folder,
             _policy: cleanup,
         };
-        let namespaces: BTreeSet<Name> = roles.iter().map(|role| role.target().namespace.clone()).collect();
-        let failed = installed.connect().await?.warm_up(&namespaces).await;
+        let failed = installed.connect().await?.warm_up(&Places::of(roles, cluster)).await;
         ensure!(failed.is_empty(), "the policy did not take effect: {failed:?}");
         Ok(installed)
     }
@@ -114,7 +114,7 @@ impl InstalledIssuer {
     }
 
     /// Gives the issuer and its twin more than it should have: tokens of every ServiceAccount of the namespace, and
-    /// changes of its Secrets.
+    /// changes of its Secrets, ServiceAccounts and RoleBindings, to whatever Role.
     pub async fn widen(&self, admin: &Admin, namespace: &Name) -> Result<()> {
         admin.apply(&format!(
             "\
@@ -124,6 +124,9 @@ metadata: {{name: widened, namespace: {namespace}}}
 rules:
   - {{apiGroups: [''], resources: [serviceaccounts/token], verbs: [create]}}
   - {{apiGroups: [''], resources: [secrets], verbs: [update]}}
+  - {{apiGroups: [''], resources: [serviceaccounts], verbs: [create, update, delete]}}
+  - {{apiGroups: [rbac.authorization.k8s.io], resources: [rolebindings], verbs: [create, update, delete]}}
+  - {{apiGroups: [rbac.authorization.k8s.io], resources: [roles, clusterroles], verbs: [bind]}}
 "
         ))?;
         for service_account in [SERVICE_ACCOUNT, TWIN] {

@@ -5,7 +5,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::Api;
 use kube::config::{Cluster, Kubeconfig};
+use shorepass_core::lease::AnchorName;
 use shorepass_core::name::Name;
 
 use crate::admin::{Admin, Place};
@@ -28,6 +31,53 @@ pub struct RoleDocument {
 /// The role of most scenarios.
 pub const DEPLOY: RoleDocument = RoleDocument { name: "deploy", service_account: "deployer", granted: true };
 
+/// A role of another mode, for the same callers.
+#[derive(Clone, Copy, Debug)]
+pub struct Document {
+    /// Its name.
+    pub name: &'static str,
+    /// The lines of its `spec` that say what it gives out, indented by two spaces.
+    pub gives: &'static str,
+}
+
+impl Document {
+    fn render(&self, namespace: &Name, strict: &str) -> String {
+        let Self { name, gives } = self;
+        format!("apiVersion: shorepass.dev/v1\nkind: Role\nmetadata: {{name: {name}}}\nspec:\n  cluster: {CLUSTER}\n{gives}{CALLERS}")
+            .replace("@NAMESPACE@", namespace.as_str())
+            .replace("@STRICT@", strict)
+    }
+}
+
+/// A strict role with the rights of [`DEPLOY`]'s ServiceAccount, and more of its own.
+pub const RELEASE: Document = Document {
+    name: "release",
+    gives: "  strict:
+    namespace: @STRICT@
+    bindings:
+      - {namespace: @NAMESPACE@, role: deployer}
+      - {namespace: @NAMESPACE@, clusterRole: system:aggregate-to-view}
+      - namespace: @NAMESPACE@
+        rules: [{apiGroups: [apps], resources: [deployments], verbs: [list]}]
+",
+};
+
+/// An unbound role of [`DEPLOY`]'s ServiceAccount.
+pub const STATUS: Document = Document {
+    name: "status",
+    gives: "  target: {namespace: @NAMESPACE@, serviceAccount: deployer}
+  dangerouslyUnbound: true
+",
+};
+
+const CALLERS: &str = "  lifetimes: {token: {default: 10m, max: 20m}, lease: {default: 30m, max: 1h}}
+  subjects:
+    - runners: [test-*]
+      acceptJobs: asserted
+    - platforms: [test-*]
+      acceptJobs: asserted
+";
+
 /// A namespace, and an issuer that may mint in it.
 pub struct Site {
     /// The administrator.
@@ -36,6 +86,10 @@ pub struct Site {
     pub place: Place,
     /// Rights, policy and credential of the issuer.
     pub identity: InstalledIssuer,
+    /// The namespace of generated ServiceAccounts, if there are roles of other modes.
+    pub strict: Option<Place>,
+    /// Documents of the other modes.
+    more: String,
     documents: Vec<RoleDocument>,
     cluster: Cluster,
 }
@@ -48,26 +102,67 @@ impl Site {
 
     /// With these roles. The ServiceAccount of [`DEPLOY`] is made, the others are not.
     pub async fn with_roles(purpose: &str, documents: &[RoleDocument]) -> Result<Self> {
+        Self::with_all(purpose, documents, &[]).await
+    }
+
+    /// With role [`DEPLOY`], [`RELEASE`] and [`STATUS`].
+    pub async fn with_modes(purpose: &str) -> Result<Self> {
+        Self::with_all(purpose, &[DEPLOY], &[RELEASE, STATUS]).await
+    }
+
+    /// With these roles; those of other modes are texts with `@NAMESPACE@`, and `@STRICT@` for the namespace of generated
+    /// ServiceAccounts, in place of everything between the role's name and its lifetimes.
+    pub async fn with_all(purpose: &str, documents: &[RoleDocument], more: &[Document]) -> Result<Self> {
         let admin = Admin::connect().await?;
         let place = admin.place(purpose).await?;
+        let strict = (!more.is_empty()).then(|| admin.guard(admin.unique("strict")));
+        let generated = strict.as_ref().map_or("none", |strict| strict.namespace.as_str());
+        let more = more.iter().map(|document| document.render(&place.namespace, generated));
+        let more = more.collect::<Vec<_>>().join("---\n");
         place.service_account(DEPLOY.service_account).await?;
         admin.apply(&rights_of_the_job(&place.namespace))?;
         let folder = tempfile::tempdir()?;
         let granted = documents.iter().filter(|document| document.granted);
-        let text: Vec<String> = granted.map(|document| render(document, &place.namespace)).collect();
+        let mut text: Vec<String> = granted.map(|document| render(document, &place.namespace)).collect();
+        text.push(more.clone());
         std::fs::write(folder.path().join("roles.yaml"), text.join("---\n"))?;
         let roles = shorepass_config::role::load_directory(folder.path())?;
         let identity = InstalledIssuer::install(&admin, &roles, &Name::parse(CLUSTER)?).await?;
         let kubeconfig = Kubeconfig::read_from(&admin.environment.kubeconfig)?;
         let cluster = kubeconfig.clusters.into_iter().next().and_then(|named| named.cluster);
         let cluster = cluster.context("the admin's kubeconfig has no cluster")?;
-        Ok(Self { admin, place, identity, documents: documents.to_vec(), cluster })
+        Ok(Self { admin, place, identity, strict, more, documents: documents.to_vec(), cluster })
     }
 
     /// All role documents.
     pub fn role_documents(&self) -> String {
         let documents = self.documents.iter().map(|document| render(document, &self.place.namespace));
-        documents.collect::<Vec<_>>().join("---\n")
+        documents.chain([self.more.clone()]).collect::<Vec<_>>().join("---\n")
+    }
+
+    /// What exists of leases: all names in the namespace of generated ServiceAccounts, and the RoleBindings of leases beside
+    /// the roles' own.
+    pub async fn left_of_strict_leases(&self) -> Result<Vec<String>> {
+        let strict = self.strict.as_ref().context("there are no strict roles")?;
+        let mut names = Vec::new();
+        names.extend(self.names_of_leases(strict.secrets()).await?);
+        names.extend(self.names_of_leases(strict.service_accounts()).await?);
+        let bindings: Api<RoleBinding> =
+            Api::namespaced(self.admin.client.clone(), self.place.namespace.as_str());
+        names.extend(self.names_of_leases(bindings).await?);
+        Ok(names)
+    }
+
+    async fn names_of_leases<K>(&self, api: Api<K>) -> Result<Vec<String>>
+    where
+        K: kube::Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + k8s_openapi::serde::de::DeserializeOwned,
+    {
+        let named = |object: K| object.meta().name.clone().map(|name| format!("{} {name}", K::kind(&())));
+        let found = api.list(&Default::default()).await?.items.into_iter().filter_map(named);
+        Ok(found.filter(|named| named.split(' ').nth(1).is_some_and(is_of_a_lease)).collect())
     }
 
     /// The API server's URL.
@@ -92,14 +187,14 @@ metadata: {{name: {name}}}
 spec:
   cluster: {CLUSTER}
   target: {{namespace: {namespace}, serviceAccount: {service_account}}}
-  lifetimes: {{token: {{default: 10m, max: 20m}}, lease: {{default: 30m, max: 1h}}}}
-  subjects:
-    - runners: [test-*]
-      acceptJobs: asserted
-    - platforms: [test-*]
-      acceptJobs: asserted
-"
+{CALLERS}"
     )
+}
+
+/// An anchor's name, or one that begins with one.
+fn is_of_a_lease(name: &str) -> bool {
+    const LENGTH: usize = "shorepass-".len() + 26;
+    name.get(..LENGTH).is_some_and(|anchor| AnchorName::parse(anchor).is_some())
 }
 
 fn rights_of_the_job(namespace: &Name) -> String {

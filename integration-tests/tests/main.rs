@@ -8,6 +8,7 @@ mod scenarios {
     mod kubectl;
     mod method_table;
     mod mint_and_cut;
+    mod modes;
     mod refresh;
     mod refused_mints;
     mod refused_starts;
@@ -15,5 +16,6 @@ mod scenarios {
     mod revocation;
     mod secret_search;
     mod stolen_issuer;
+    mod strict;
     mod tls_refusals;
 }

@@ -58,6 +58,7 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::EnrolmentExists => (Code::FailedPrecondition, "use a join token made with --replace"),
         Reason::EnrolmentEnded => (Code::Unauthenticated, "enrol it again with a new join token"),
         Reason::RecordNotFound => (Code::NotFound, ""),
+        Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
     }
 }
 
@@ -95,6 +96,11 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
         Reason::EnrolmentExists => callers::name_that_is_taken(stage).await,
         Reason::EnrolmentEnded => callers::replaced_enrolment(stage).await,
         Reason::RecordNotFound => callers::unknown_records(stage).await,
+        Reason::RightsNotInEffect => {
+            let mut errors = clusters::missing_role(stage).await?;
+            errors.extend(clusters::rights_that_do_not_come(stage).await?);
+            Ok(errors)
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Scene {
     }
 
     async fn cut(&self, lease: &Lease) -> Result<(), CutError> {
-        self.cluster.cut(&lease.target.namespace, &lease.anchor).await
+        self.cluster.cut(lease).await
     }
 }
 

@@ -132,7 +132,7 @@ async fn a_missing_right_is_named() -> Result<()> {
     let rule = format!("create serviceaccounts/token \"other\" in namespace \"{}\"", scene.place.namespace);
     assert_eq!(scene.refused(&scene.cluster, "other").await?, MintError::Forbidden { rule });
     let rule = format!("create secrets in namespace \"{}\"", scene.elsewhere.namespace);
-    assert_eq!(scene.refused(&scene.cluster, "elsewhere").await?, MintError::Forbidden { rule });
+    assert_eq!(scene.refused(&scene.cluster, "elsewhere").await?, MintError::ForbiddenToBegin { rule });
     Ok(())
 }
 

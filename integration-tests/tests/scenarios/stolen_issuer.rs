@@ -4,6 +4,8 @@
 //! with a twin's that has the same RBAC and no policy, where it must succeed. An attack that fails for another reason
 //! than the policy would prove nothing.
 
+mod modes;
+
 use anyhow::{Result, bail, ensure};
 use http::{Method, Request};
 use integration_tests::admin::{Admin, Place};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::client::ClientError;
 
-use super::stage::{ABSENT, REPLACED, Stage, UNGRANTED};
+use super::stage::{ABSENT, REPLACED, ROLELESS, Stage, UNGRANTED};
 
 type Refusals = Result<Vec<ClientError>>;
 
@@ -43,6 +43,21 @@ pub(super) async fn forbidden_issuer(stage: &Stage) -> Refusals {
     );
     let told = error.refusal().and_then(|refusal| refusal.metadata.get("rule").cloned());
     ensure!(told.as_deref() == Some(rule.as_str()), "{rule} is not named: {error:?}");
+    Ok(vec![error])
+}
+
+pub(super) async fn missing_role(stage: &Stage) -> Refusals {
+    let error = stage.refused_issue(ROLELESS.name).await?;
+    let role = format!("Role/nobodys does not exist in namespace {}", stage.site.place.namespace);
+    ensure!(error.to_string().contains(&role), "{role} is not named: {error}");
+    Ok(vec![error])
+}
+
+pub(super) async fn rights_that_do_not_come(stage: &Stage) -> Refusals {
+    let none = Fault::change(|answer| answer["status"]["resourceRules"] = json!([]));
+    let _fault = stage.proxy.fault(Target::Reviews, none);
+    let error = stage.refused_issue("release").await?;
+    ensure!(error.to_string().contains("are not in effect after 3 s"), "{error}");
     Ok(vec![error])
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use integration_tests::client::{self, Client, new_id};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::proxy::Proxy;
-use integration_tests::site::{DEPLOY, RoleDocument, Site};
+use integration_tests::site::{DEPLOY, Document, RELEASE, RoleDocument, Site};
 use integration_tests::wait::{self, Seen};
 use prost_types::Duration as WireDuration;
 use shorepass_proto::v1::{self, LeaseState};
@@ -27,6 +27,13 @@ pub(super) const REPLACED: RoleDocument =
 pub(super) const UNGRANTED: RoleDocument =
     RoleDocument { name: "ungranted", service_account: "ungranted", granted: false };
 
+/// A strict role that binds to a Role which nobody has made.
+pub(super) const ROLELESS: Document = Document {
+    name: "roleless",
+    gives: "  strict: {namespace: @STRICT@, bindings: [{namespace: @NAMESPACE@, role: nobodys}]}
+",
+};
+
 /// Dropped in this order.
 pub(super) struct Stage {
     pub(super) issuer: IssuerUnderTest,
@@ -42,7 +49,8 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn set() -> Result<Self> {
-        let site = Site::with_roles("errors", &[DEPLOY, ABSENT, REPLACED, UNGRANTED]).await?;
+        let site =
+            Site::with_all("errors", &[DEPLOY, ABSENT, REPLACED, UNGRANTED], &[ROLELESS, RELEASE]).await?;
         for account in [REPLACED.service_account, UNGRANTED.service_account] {
             site.place.service_account(account).await?;
         }
@@ -121,8 +129,10 @@ impl Stage {
                 .map(|record| record.anchor)
                 .collect();
             let secrets = self.site.place.secrets().list(&Default::default()).await?;
-            let found: BTreeSet<String> =
+            let mut found: BTreeSet<String> =
                 secrets.items.into_iter().filter_map(|secret| secret.metadata.name).collect();
+            let strict = self.site.left_of_strict_leases().await?;
+            found.extend(strict.iter().filter_map(|name| name.split(' ').nth(1).map(str::to_owned)));
             // Rows that stop an issuer of their own in the middle of a mint leave its anchor to its next start.
             let found: BTreeSet<String> = found.intersection(&known).cloned().collect();
             let unwanted: Vec<&String> = found.symmetric_difference(&wanted).collect();
