@@ -79,6 +79,7 @@ pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
     let waited = ended.reason() == Some(ErrorReason::ClusterUnreachable);
     ensure!(waited, "the call in work was not finished: {ended:?}");
     issuer.stop()?; // it does not end before the anchor is deleted
+    stage.no_anchor_is_left_of(&issuer).await?;
     Ok(vec![error])
 }
 
