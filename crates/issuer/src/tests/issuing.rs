@@ -6,6 +6,7 @@ use shorepass_core::caller::Owner;
 use shorepass_core::cluster::MintError;
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::ledger::{LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
 use shorepass_rpc::api::Credentials as _;
@@ -33,10 +34,10 @@ async fn the_anchor_carries_the_seal_of_its_lease() {
 }
 
 /// Fails from the nth commit on.
-struct FailingLedger {
-    inner: Arc<MemoryLedger>,
-    left: std::sync::atomic::AtomicUsize,
-    audit: bool,
+pub(super) struct FailingLedger {
+    pub(super) inner: Arc<MemoryLedger>,
+    pub(super) left: std::sync::atomic::AtomicUsize,
+    pub(super) audit: bool,
 }
 
 #[async_trait]
@@ -90,6 +91,12 @@ impl Ledger for FailingLedger {
     }
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
         self.inner.latest_enrolment(spiffe_id)
+    }
+    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.identity(certificate)
+    }
+    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.latest_identity()
     }
     fn health(&self) -> Result<(), LedgerError> {
         self.inner.health()
