@@ -1,45 +1,20 @@
 //! The issuer's state directory: made, looked at, and shared between the daemon and `identity create`.
 //!
 //! The daemon and the command both open the embedded CA, so its first creation is under a lock: two CAs would orphan
-//! whoever enrolled with the one that lost. What `identity create` makes is written down in `identities.jsonl`, beside the
-//! audit file, which belongs to the daemon alone.
+//! whoever enrolled with the one that lost.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
 use shorepass_tls::Authority;
 
 /// A state directory that nobody else can look into.
 pub(crate) struct StateDirectory(PathBuf);
-
-/// One line of `identities.jsonl`.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CreatedIdentity {
-    /// When.
-    pub(crate) time: String,
-    /// Always `identity.created`.
-    pub(crate) event: String,
-    /// Whose identity.
-    pub(crate) caller: SpiffeId,
-    /// Its enrolment: the same for all identities of one caller, so that its leases stay its own.
-    pub(crate) enrolment: EnrolmentId,
-    /// When its certificate ends.
-    pub(crate) until: String,
-    /// SHA-256 of its certificate.
-    pub(crate) certificate: String,
-    /// The uid that made it.
-    pub(crate) uid: u32,
-}
 
 impl StateDirectory {
     /// Makes the directory if it is missing, durably; refuses one that others can look into.
@@ -87,41 +62,7 @@ impl StateDirectory {
         lock.lock().with_context(cannot)?;
         Ok(Authority::open_or_create(&self.0, trust_domain, now, entropy)?)
     }
-
-    /// The enrolment of the identities that were made before for this caller.
-    pub(crate) fn enrolment_of(&self, caller: &SpiffeId) -> Result<Option<EnrolmentId>> {
-        let path = self.join(IDENTITIES);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(cause).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let mut found = None;
-        for line in BufReader::new(file).lines() {
-            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-            // A last line that was cut short by a crash belongs to an identity that was never handed out.
-            let Ok(created) = serde_json::from_str::<CreatedIdentity>(&line) else { continue };
-            if created.caller == *caller {
-                found = Some(created.enrolment);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Writes an identity down, durably, before it is handed out.
-    pub(crate) fn record(&self, created: &CreatedIdentity) -> Result<()> {
-        let path = self.join(IDENTITIES);
-        let line = serde_json::to_string(created).context("an identity is not JSON")?;
-        private()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()))
-            .with_context(|| format!("cannot write {}, so no identity is made", path.display()))
-    }
 }
-
-const IDENTITIES: &str = "identities.jsonl";
 
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -133,36 +74,11 @@ fn private() -> OpenOptions {
 mod tests {
     use super::*;
 
-    fn created(caller: &str, enrolment: &str) -> CreatedIdentity {
-        CreatedIdentity {
-            time: String::new(),
-            event: "identity.created".to_owned(),
-            caller: SpiffeId::parse(caller).unwrap(),
-            enrolment: EnrolmentId::parse(enrolment).unwrap(),
-            until: String::new(),
-            certificate: String::new(),
-            uid: 0,
-        }
-    }
-
     #[test]
     fn a_directory_that_others_can_look_into_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o750)).unwrap();
         let refused = StateDirectory::open(folder.path()).err().unwrap().to_string();
         assert!(refused.contains("chmod 700"), "{refused}");
-    }
-
-    #[test]
-    fn the_next_identity_of_a_caller_has_the_same_enrolment() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = StateDirectory::open(&folder.path().join("a/b")).unwrap();
-        let (portal, other) = ("spiffe://d/platform/portal", "spiffe://d/operator/portal");
-        let enrolment = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
-        assert_eq!(state.enrolment_of(&SpiffeId::parse(portal).unwrap()).unwrap(), None);
-        state.record(&created(portal, enrolment)).unwrap();
-        let found = |caller| state.enrolment_of(&SpiffeId::parse(caller).unwrap()).unwrap();
-        assert_eq!(found(portal), Some(EnrolmentId::parse(enrolment).unwrap()));
-        assert_eq!(found(other), None);
     }
 }

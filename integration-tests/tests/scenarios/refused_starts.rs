@@ -195,6 +195,7 @@ async fn an_agent_with_a_join_token_that_is_not_good_says_which_and_sends_nothin
     integration_tests::client::enroll(&issuer, &used, "test-2").await?;
     let foreign =
         JoinTokenText::generate(Digest::of_bytes(b"another CA"), &SystemEntropy).expose().to_string();
+    issuer.identities_are_audited().await?;
     let mistyped = good.replacen("spjt1.", "spjt1.x", 1);
     for (join_token, name, said) in [
         (mistyped.as_str(), "test-1", "copy the whole line again"),

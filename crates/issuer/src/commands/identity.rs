@@ -1,7 +1,8 @@
 //! `shorepass-issuer identity create`: a folder with identity, bundle and a ready config for an operator or a platform.
 //!
 //! It signs with the CA's key on the issuer's machine, beside the running daemon: whoever can read that key can do the
-//! same, so there is nothing to ask the daemon for. Operators get 12 h, platforms what the config gives to certificates.
+//! same, so there is nothing to ask the daemon for. What it makes it hands over to the daemon, which writes the audit
+//! file ([`crate::identities`]). Operators get 12 h, platforms what the config gives to certificates.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -13,14 +14,15 @@ use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use shorepass_config::{ClientConfig, IssuerConfig};
 use shorepass_config::{Host, HostPort};
-use shorepass_core::caller::{Kind, SpiffeId};
+use shorepass_core::caller::{Kind, Owner, SpiffeId};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::Name;
-use shorepass_core::time::{Clock as _, for_people};
+use shorepass_core::time::{Clock as _, Timestamp, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_tls::IdentityFile;
+use shorepass_tls::{Authority, Identity, IdentityFile};
 
-use crate::state::{CreatedIdentity, StateDirectory};
+use crate::identities::{self, Handover, Line};
+use crate::state::StateDirectory;
 
 /// What an operator's certificate lasts at most.
 const OPERATOR_LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -80,20 +82,15 @@ impl Create {
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = state.authority(&config.trust_domain, now, Arc::new(SystemEntropy))?;
         let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name };
-        // The same caller as before owns what it owned before.
-        let enrolment =
-            state.enrolment_of(&spiffe_id)?.unwrap_or_else(|| EnrolmentId::generate(now, &SystemEntropy));
-        let identity = authority.create_identity(&spiffe_id, enrolment, lifetime, now)?;
-        state.record(&CreatedIdentity {
-            time: now.to_string(),
-            event: "identity.created".to_owned(),
-            caller: spiffe_id.clone(),
-            enrolment,
-            until: identity.expires().to_string(),
-            certificate: identity.certificate().to_string(),
-            uid: rustix::process::getuid().as_raw(),
-        })?;
+        // Before anything is signed: an identity that is in the audit file was handed out, as far as we can tell.
         make_folder(&self.out)?;
+        let identity = match make(&state, &authority, &spiffe_id, lifetime, now) {
+            Ok(identity) => identity,
+            Err(cause) => {
+                let _ = std::fs::remove_dir(&self.out); // it is empty
+                return Err(cause);
+            }
+        };
         IdentityFile::new(self.out.join("identity.pem")).store(&identity)?;
         write(&self.out.join("bundle.pem"), &authority.bundle_pem())?;
         let client = ClientConfig {
@@ -122,6 +119,24 @@ impl Create {
         };
         Ok(HostPort { host, port })
     }
+}
+
+/// Signs, and writes down what was signed.
+fn make(
+    state: &StateDirectory,
+    authority: &Authority,
+    spiffe_id: &SpiffeId,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Identity> {
+    let mut handover = Handover::open(&state.join(identities::FILE))?;
+    // The same caller as before owns what it owned before.
+    let enrolment = handover.enrolment_of(spiffe_id)?;
+    let enrolment = enrolment.unwrap_or_else(|| EnrolmentId::generate(now, &SystemEntropy));
+    let identity = authority.create_identity(spiffe_id, enrolment, lifetime, now)?;
+    let owner = Owner { spiffe_id: spiffe_id.clone(), enrolment };
+    handover.append(&Line::new(&owner, now, identity.expires(), identity.certificate()))?;
+    Ok(identity)
 }
 
 fn make_folder(path: &Path) -> Result<()> {
