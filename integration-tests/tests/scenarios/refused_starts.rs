@@ -176,6 +176,23 @@ async fn a_kubeconfig_without_the_context_names_those_that_it_has() -> Result<()
     Ok(())
 }
 
+#[tokio::test]
+async fn a_command_line_that_is_wrong_is_usage_and_makes_nothing() -> Result<()> {
+    let site = Site::new("usage").await?;
+    let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let out = issuer.folder().join("alice").display().to_string();
+    let create = |rest: &[&str]| {
+        let mut command = issuer.command(&["identity", "create", "--kind", "operator", "--out", &out]);
+        Done::of(command.arg("--config").arg(issuer.config()).args(rest))
+    };
+    create(&["--name", "Alice"])?.failed(2, &["--name", "\"Alice\" is not a name"])?;
+    create(&["--name", "alice", "--api", "issuer"])?.failed(2, &["--api", "\"issuer\""])?;
+    // The config gives no port that a client could know.
+    create(&["--name", "alice"])?.failed(2, &["say with --api HOST:PORT"])?;
+    ensure!(!Path::new(&out).exists() && !issuer.state().exists(), "something was made");
+    Ok(())
+}
+
 /// Starts the agent and waits for its end.
 fn start_agent(agent: &AgentUnderTest) -> Result<Done> {
     let config = agent.config().display().to_string();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use shorepass_config::{ClientConfig, IssuerConfig};
 use shorepass_config::{Host, HostPort};
@@ -21,6 +21,7 @@ use shorepass_core::time::{Clock as _, Timestamp, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_tls::{Authority, Identity, IdentityFile};
 
+use super::UsageError;
 use crate::identities::{self, Handover, Line};
 use crate::state::StateDirectory;
 
@@ -44,14 +45,14 @@ pub(super) struct Create {
     #[arg(long)]
     kind: IdentityKind,
     /// Its name: 1 to 63 of a-z, 0-9 and '-'.
-    #[arg(long)]
-    name: String,
+    #[arg(long, value_parser = Name::parse)]
+    name: Name,
     /// The folder to make; it must not exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How it reaches the issuer. [default: the first of spec.issuer.dnsNames with the port of spec.listen.api]
-    #[arg(long, value_name = "HOST:PORT")]
-    api: Option<String>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::parse)]
+    api: Option<HostPort>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,12 +77,11 @@ impl Create {
             IdentityKind::Operator => (Kind::Operator, OPERATOR_LIFETIME.min(config.certificate_lifetime)),
             IdentityKind::Platform => (Kind::Platform, config.certificate_lifetime),
         };
-        let name = Name::parse(&self.name).context("--name")?;
         let issuer_api = self.api(&config)?;
         let now = SystemClock.now();
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = state.authority(&config.trust_domain, now, Arc::new(SystemEntropy))?;
-        let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name };
+        let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name: self.name };
         // Before anything is signed: an identity that is in the audit file was handed out, as far as we can tell.
         make_folder(&self.out)?;
         let identity = match make(&state, &authority, &spiffe_id, lifetime, now) {
@@ -110,12 +110,12 @@ impl Create {
     }
 
     fn api(&self, config: &IssuerConfig) -> Result<HostPort> {
-        if let Some(text) = &self.api {
-            return HostPort::parse(text).context("--api");
+        if let Some(api) = &self.api {
+            return Ok(api.clone());
         }
         let host: Option<Host> = config.dns_names.first().cloned();
         let (Some(host), port @ 1..) = (host, config.listen.api.port()) else {
-            bail!("say with --api HOST:PORT how the issuer is reached");
+            return Err(UsageError("say with --api HOST:PORT how the issuer is reached".to_owned()).into());
         };
         Ok(HostPort { host, port })
     }
