@@ -124,12 +124,22 @@ async fn a_port_in_use_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_cannot_be_made_is_named() -> Result<()> {
+async fn a_state_directory_that_cannot_be_is_named_with_the_remedy() -> Result<()> {
     let site = Site::new("state").await?;
     let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
     // Below a file nobody can make a directory, not even root.
     edit(&issuer.config(), "directory: state}", "directory: issuer.yaml/state}")?;
-    start(&issuer)?.failed(1, &["issuer.yaml/state"])?;
+    start(&issuer)?.failed(1, &["issuer.yaml/state", "name another directory in state.directory"])?;
+    edit(&issuer.config(), "directory: issuer.yaml/state}", "directory: /proc}")?;
+    start(&issuer)?.failed(1, &["/proc takes no files", "name another directory in state.directory"])?;
+
+    let issuer = IssuerUnderTest::start(&site, Knobs::default()).await?;
+    let join_token = issuer.join_token("test-1", false).await?;
+    let agent = AgentUnderTest::prepare(&issuer, "test-1", &join_token, agent::Knobs::default())?;
+    edit(&agent.config(), "directory: state", "directory: absent/state")?;
+    start_agent(&agent)?.failed(1, &["absent/state", "its parent must exist", "in state.directory"])?;
+    edit(&agent.config(), "directory: absent/state", "directory: /proc")?;
+    start_agent(&agent)?.failed(1, &["/proc takes no files", "in state.directory"])?;
     Ok(())
 }
 
