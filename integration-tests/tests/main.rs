@@ -4,6 +4,7 @@ mod scenarios {
     mod certificates;
     mod descriptors;
     mod errors;
+    mod identities;
     mod issuing;
     mod kubectl;
     mod method_table;

@@ -152,6 +152,7 @@ impl Term {
 
 struct Problem {
     denial: Denial,
+    role_not_available: bool,
     told_until: Duration,
 }
 
@@ -190,6 +191,9 @@ pub(crate) struct Shown {
     pub(crate) token_id: String,
     pub(crate) valid_for: Duration,
     pub(crate) problem: String,
+    /// Whether the problem is that the job asked for what it may not have. A lease that is there makes it the agent's: it
+    /// was granted, and gets no more tokens.
+    pub(crate) denied: bool,
 }
 
 impl Entry {
@@ -392,11 +396,14 @@ impl Entry {
             token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
             valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
             problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
+            denied: self.lease.is_none()
+                && self.problem.as_ref().is_some_and(|problem| problem.role_not_available),
         }
     }
 
     fn remember(&mut self, error: &IssuerError, told_until: Duration) {
-        self.problem = Some(Problem { denial: error.denial(), told_until });
+        let role_not_available = error.reason() == Some(Reason::RoleNotAvailable);
+        self.problem = Some(Problem { denial: error.denial(), role_not_available, told_until });
     }
 
     /// The refusal that is told until the issuer may be asked again.

@@ -437,8 +437,8 @@ impl Refresher {
 }
 
 fn kept(key: &Key, shown: Shown) -> Kept {
-    let Shown { lease, token_id, valid_for, problem } = shown;
-    Kept { key: key.clone(), lease, token_id, valid_for, problem }
+    let Shown { lease, token_id, valid_for, problem, denied } = shown;
+    Kept { key: key.clone(), lease, token_id, valid_for, problem, denied }
 }
 
 async fn durable(recording: Recording) -> Result<(), IssuerError> {

@@ -56,7 +56,7 @@ pub enum AgentError {
         expected: Box<SpiffeId>,
     },
     /// The sessions cannot be read.
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use {}; it must be a file that this user may read and replace; mend that, or move it away: jobs then get new leases", path.display())]
     Sessions {
         /// Their file.
         path: PathBuf,

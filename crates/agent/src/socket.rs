@@ -323,6 +323,7 @@ fn lease_status(kept: Kept) -> LeaseStatus {
         token_id: kept.token_id,
         valid_for: duration(kept.valid_for),
         problem: kept.problem,
+        denied: kept.denied,
     }
 }
 

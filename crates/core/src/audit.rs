@@ -74,6 +74,12 @@ pub struct Line {
     /// SHA-256 of a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// SHA-256 of a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The uid of who made an identity on the issuer's machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// Which runner names a join token enrols.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runners: Option<String>,
@@ -148,6 +154,14 @@ pub fn line(change: &Change) -> Line {
         Change::EnrolmentReplaced { enrolment } => {
             of_enrolment("runner.replaced", enrolment, enrolment.replaced.unwrap_or(enrolment.created))
         }
+        Change::IdentityCreated { identity } => Line {
+            caller: text(&identity.owner.spiffe_id),
+            enrolment: text(identity.owner.enrolment),
+            until: text(identity.expires),
+            certificate: text(identity.certificate),
+            uid: Some(identity.uid),
+            ..at("identity.created", identity.created)
+        },
         Change::Refused { refusal } => Line {
             caller: refusal.caller.as_ref().map(SpiffeId::to_string),
             decision: text(refusal.decision),

@@ -14,6 +14,7 @@ use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
+use crate::identity::CreatedIdentity;
 use crate::job::Job;
 use crate::lease::Lease;
 use crate::name::Name;
@@ -163,6 +164,11 @@ pub enum Change {
         /// The enrolment that ended.
         enrolment: Enrolment,
     },
+    /// An identity of an operator or a platform was made, beside the daemon.
+    IdentityCreated {
+        /// The identity.
+        identity: CreatedIdentity,
+    },
     /// A request was refused.
     Refused {
         /// Which, and why.
@@ -273,6 +279,12 @@ pub trait Ledger: Send + Sync {
 
     /// The enrolment that was made last for a SPIFFE ID.
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError>;
+
+    /// An identity by the digest of its certificate.
+    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError>;
+
+    /// The identity that was recorded last.
+    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError>;
 
     /// Whether it can record: an error says why the last commit failed, or why none can be made any more.
     fn health(&self) -> Result<(), LedgerError>;

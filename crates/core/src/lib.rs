@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod digest;
 pub mod enrolment;
 pub mod id;
+pub mod identity;
 pub mod job;
 pub mod lease;
 pub mod ledger;

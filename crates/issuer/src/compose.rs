@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::identities::{self, inbox::Inbox};
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
@@ -77,6 +79,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
     let ledger = parts.use_cases.outside.ledger.clone();
+    tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
@@ -115,6 +118,8 @@ struct Parts {
     entropy: Arc<dyn Entropy>,
     authority: Arc<Authority>,
     identity: ServingCertificate,
+    /// The file in which `identity create` hands over what it made.
+    identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
 }
 
@@ -166,7 +171,8 @@ impl Parts {
             config.trust_domain.clone(),
             config.certificate_lifetime,
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, limits: config.limits })
+        let identities = state.join(identities::FILE);
+        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
     }
 
     fn serve(

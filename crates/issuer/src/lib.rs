@@ -7,6 +7,7 @@ pub mod admin;
 pub mod commands;
 mod compose;
 pub mod enrol;
+mod identities;
 pub mod issue;
 pub mod jobs;
 pub mod outside;

@@ -15,6 +15,7 @@ use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
+use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_rpc::status::reason_name;
@@ -92,6 +93,29 @@ impl Outside {
             Ok(_) => refused.decided(decision),
             Err(cause) => ledger_refused(&cause),
         }
+    }
+
+    /// A request id that has led to something else. The operator is told to what.
+    pub async fn refuse_reused(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        earlier: &Request,
+        message: impl Into<String>,
+    ) -> Refused {
+        let led_to = match earlier.outcome {
+            Outcome::Job(id) => format!("job {id}"),
+            Outcome::Lease(id) => format!("lease {id}"),
+            Outcome::JoinToken(digest) => format!("the join token with fingerprint {digest}"),
+        };
+        self.refuse(Refusing {
+            caller: Some(caller.spiffe_id()),
+            method,
+            subject: &earlier.id.to_string(),
+            refused: Refused::new(Reason::RequestIdReused, message),
+            explanation: format!("an earlier request with this id led to {led_to}"),
+        })
+        .await
     }
 
     /// A lease that the caller does not own, or that does not exist: both look alike.

@@ -66,6 +66,14 @@ macro_rules! ledger_over {
                 self.read(|view| rows::latest_enrolment(view, spiffe_id))
             }
 
+            fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
+                self.read(|view| rows::identity(view, certificate))
+            }
+
+            fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
+                self.read(rows::latest_identity)
+            }
+
             fn health(&self) -> Result<(), LedgerError> {
                 self.healthy()
             }
@@ -84,6 +92,7 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};

@@ -10,17 +10,18 @@
 
 use shorepass_core::caller::Owner;
 use shorepass_core::enrolment::Enrolment;
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
-use shorepass_proto::store::v1::Progress;
+use shorepass_proto::store::v1::{LatestIdentity, Progress};
 
 use crate::audit;
 use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, lease_of_caller_key,
-    lease_of_job_key, token_of_lease_key,
+    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
+    lease_of_caller_key, lease_of_job_key, token_of_lease_key,
 };
 
 /// The commits that are written together, planned one over the other.
@@ -113,6 +114,10 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
         Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
             put(enrolment, rows)
         }
+        Change::IdentityCreated { identity } => {
+            put(identity, rows);
+            put_latest_identity(identity, rows);
+        }
         Change::Refused { refusal: _ } => {}
     }
 }
@@ -160,6 +165,11 @@ fn put_latest(enrolment: &Enrolment, rows: &mut Writes) {
     rows.put(Table::LatestEnrolment.key(key.as_bytes()), frame(&enrolment.owner().to_record()));
 }
 
+fn put_latest_identity(identity: &CreatedIdentity, rows: &mut Writes) {
+    let latest = LatestIdentity { certificate_digest: identity.certificate.as_bytes().to_vec() };
+    rows.put(Table::Meta.key(LATEST_IDENTITY), frame(&latest));
+}
+
 fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
     match change {
         Change::JobStarted { job, request } => {
@@ -192,6 +202,7 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
             follows(enrolment, view)
         }
+        Change::IdentityCreated { identity } => follows(identity, view),
         Change::Refused { refusal: _ } => Ok(()),
     }
 }

@@ -7,17 +7,19 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
-use shorepass_proto::store::v1::Progress;
+use shorepass_proto::store::v1::{LatestIdentity, Progress};
 
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix, request_key,
+    LATEST_IDENTITY, PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix,
+    request_key,
 };
 
 /// Something that is one row.
@@ -77,6 +79,9 @@ row!(MintedToken, Token, "token",
 row!(Request, Request, "request",
     key: |request| request_key(&request.owner, request.method, request.id), name: |request| request.id.to_string(),
     revision: |_| None);
+row!(CreatedIdentity, Identity, "identity",
+    key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
+    revision: |_| None);
 
 /// A row by its key.
 pub(crate) fn fetch<R: Row>(view: &dyn View, key: &[u8]) -> Result<Option<R>, ReadError> {
@@ -102,6 +107,9 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     };
     let damaged = |damage| ReadError::Damaged { table, damage };
     match table {
+        Table::Meta if key == LATEST_IDENTITY => {
+            unframe::<LatestIdentity>(value).map(|_| ()).map_err(damaged)
+        }
         Table::Meta => unframe::<Progress>(value).map(|_| ()).map_err(damaged),
         Table::Job => read::<Job>(key, value).map(|_| ()),
         Table::Lease => read::<Lease>(key, value).map(|_| ()),
@@ -115,6 +123,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
         Table::Request => read::<Request>(key, value).map(|_| ()),
+        Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
     }
 }
 
@@ -248,4 +257,17 @@ pub(crate) fn latest_enrolment(
     };
     let owner = latest(&value)?;
     indexed(view, Table::LatestEnrolment, Ok(owner.enrolment.as_bytes())).map(Some)
+}
+
+/// An identity by the digest of its certificate.
+pub(crate) fn identity(view: &dyn View, certificate: Digest) -> Result<Option<CreatedIdentity>, ReadError> {
+    fetch(view, certificate.as_bytes())
+}
+
+/// The identity that was recorded last.
+pub(crate) fn latest_identity(view: &dyn View) -> Result<Option<CreatedIdentity>, ReadError> {
+    let Some(value) = view.get(Table::Meta, LATEST_IDENTITY)? else { return Ok(None) };
+    let latest: LatestIdentity =
+        unframe(&value).map_err(|damage| ReadError::Damaged { table: Table::Meta, damage })?;
+    indexed(view, Table::Meta, Ok(&latest.certificate_digest)).map(Some)
 }

@@ -7,7 +7,7 @@
 //!
 //! | table | key |
 //! | --- | --- |
-//! | Meta | `progress` |
+//! | Meta | `progress`, `identity` |
 //! | Job, Lease, Block, Enrolment | id, 16 bytes: UUIDv7, so that keys sort by time |
 //! | Token | `jti` |
 //! | TokensOfLease (index) | lease id, time recorded, `jti` |
@@ -18,6 +18,7 @@
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
+//! | Identity | digest of its certificate, 32 bytes |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -36,7 +37,7 @@ use crate::record::Damage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Table {
-    /// How far the audit file is in the records.
+    /// How far the audit file, and the file that hands identities over, are in the records.
     Meta = 0,
     /// Job sessions.
     Job = 1,
@@ -64,10 +65,12 @@ pub(crate) enum Table {
     LeasesOfJob = 12,
     /// Which leases a caller has, ended ones too.
     LeasesOfCaller = 13,
+    /// Identities of operators and platforms.
+    Identity = 14,
 }
 
 impl Table {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -82,6 +85,7 @@ impl Table {
         Self::UnfinishedLeases,
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
+        Self::Identity,
     ];
 
     /// A key of this table in the whole space.
@@ -96,8 +100,11 @@ impl Table {
     }
 }
 
-/// The only key of [`Table::Meta`].
+/// The key of [`Table::Meta`] that says how much of the audit file is in the records.
 pub(crate) const PROGRESS: &[u8] = b"progress";
+
+/// The key of [`Table::Meta`] that names the identity that was recorded last.
+pub(crate) const LATEST_IDENTITY: &[u8] = b"identity";
 
 /// Where a request is found: scoped to its owner and method.
 pub(crate) fn request_key(owner: &Owner, method: Method, id: RequestId) -> Vec<u8> {

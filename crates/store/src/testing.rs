@@ -10,6 +10,7 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, EndCause, Lease, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
@@ -188,6 +189,21 @@ pub(crate) fn enrolment(number: u8) -> Enrolment {
 
 pub(crate) fn enrolled(number: u8) -> Change {
     Change::Enrolled { enrolment: enrolment(number) }
+}
+
+pub(crate) fn identity(number: u8) -> CreatedIdentity {
+    CreatedIdentity {
+        certificate: Digest::of_bytes(&[number]),
+        owner: Owner { spiffe_id: operator(), ..owner() },
+        created: second(number.into()),
+        expires: second(i64::from(number) + 3600),
+        uid: 1000,
+        line_end: 300 * u64::from(number),
+    }
+}
+
+pub(crate) fn identity_created(number: u8) -> Change {
+    Change::IdentityCreated { identity: identity(number) }
 }
 
 fn any_time() -> impl Strategy<Value = Timestamp> {
@@ -375,6 +391,20 @@ fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     )
 }
 
+fn any_identity() -> impl Strategy<Value = CreatedIdentity> {
+    let times = (any_time(), any_time());
+    (any_digest(), any_owner(), times, any::<u32>(), any::<u64>()).prop_map(
+        |(certificate, owner, (created, expires), uid, line_end)| CreatedIdentity {
+            certificate,
+            owner,
+            created,
+            expires,
+            uid,
+            line_end,
+        },
+    )
+}
+
 /// A refused request.
 pub(crate) fn refused() -> Change {
     let decision = DecisionId::generate(second(0), &Seed::new(0));
@@ -408,6 +438,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
+        any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
         Just(()).prop_map(|()| refused()),
     ]
 }

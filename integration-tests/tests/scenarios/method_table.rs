@@ -88,6 +88,7 @@ async fn scene() -> Result<Scene> {
     let block =
         steps.into_iter().find_map(|step| step.lease?.block).context("a revocation without a block")?;
     let join_token = issuer.join_token("test-new", false).await?;
+    issuer.identities_are_audited().await?; // not in the middle of what is compared
     let (lease, token_id) = (issued.lease, issued.credential.token_id.clone());
     Ok(Scene { issuer, operator, authority, lease, token_id, block: block.id, join_token, site })
 }

@@ -124,12 +124,22 @@ async fn a_port_in_use_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_cannot_be_made_is_named() -> Result<()> {
+async fn a_state_directory_that_cannot_be_is_named_with_the_remedy() -> Result<()> {
     let site = Site::new("state").await?;
     let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
     // Below a file nobody can make a directory, not even root.
     edit(&issuer.config(), "directory: state}", "directory: issuer.yaml/state}")?;
-    start(&issuer)?.failed(1, &["issuer.yaml/state"])?;
+    start(&issuer)?.failed(1, &["issuer.yaml/state", "name another directory in state.directory"])?;
+    edit(&issuer.config(), "directory: issuer.yaml/state}", "directory: /proc}")?;
+    start(&issuer)?.failed(1, &["/proc takes no files", "name another directory in state.directory"])?;
+
+    let issuer = IssuerUnderTest::start(&site, Knobs::default()).await?;
+    let join_token = issuer.join_token("test-1", false).await?;
+    let agent = AgentUnderTest::prepare(&issuer, "test-1", &join_token, agent::Knobs::default())?;
+    edit(&agent.config(), "directory: state", "directory: absent/state")?;
+    start_agent(&agent)?.failed(1, &["absent/state", "its parent must exist", "in state.directory"])?;
+    edit(&agent.config(), "directory: absent/state", "directory: /proc")?;
+    start_agent(&agent)?.failed(1, &["/proc takes no files", "in state.directory"])?;
     Ok(())
 }
 
@@ -176,6 +186,23 @@ async fn a_kubeconfig_without_the_context_names_those_that_it_has() -> Result<()
     Ok(())
 }
 
+#[tokio::test]
+async fn a_command_line_that_is_wrong_is_usage_and_makes_nothing() -> Result<()> {
+    let site = Site::new("usage").await?;
+    let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let out = issuer.folder().join("alice").display().to_string();
+    let create = |rest: &[&str]| {
+        let mut command = issuer.command(&["identity", "create", "--kind", "operator", "--out", &out]);
+        Done::of(command.arg("--config").arg(issuer.config()).args(rest))
+    };
+    create(&["--name", "Alice"])?.failed(2, &["--name", "\"Alice\" is not a name"])?;
+    create(&["--name", "alice", "--api", "issuer"])?.failed(2, &["--api", "\"issuer\""])?;
+    // The config gives no port that a client could know.
+    create(&["--name", "alice"])?.failed(2, &["say with --api HOST:PORT"])?;
+    ensure!(!Path::new(&out).exists() && !issuer.state().exists(), "something was made");
+    Ok(())
+}
+
 /// Starts the agent and waits for its end.
 fn start_agent(agent: &AgentUnderTest) -> Result<Done> {
     let config = agent.config().display().to_string();
@@ -195,6 +222,7 @@ async fn an_agent_with_a_join_token_that_is_not_good_says_which_and_sends_nothin
     integration_tests::client::enroll(&issuer, &used, "test-2").await?;
     let foreign =
         JoinTokenText::generate(Digest::of_bytes(b"another CA"), &SystemEntropy).expose().to_string();
+    issuer.identities_are_audited().await?;
     let mistyped = good.replacen("spjt1.", "spjt1.x", 1);
     for (join_token, name, said) in [
         (mistyped.as_str(), "test-1", "copy the whole line again"),

@@ -37,6 +37,8 @@ pub struct Kept {
     pub valid_for: Duration,
     /// What is wrong, in words; empty when all is well.
     pub problem: String,
+    /// Whether all that is wrong is that the job asked for a role that it may not have.
+    pub denied: bool,
 }
 
 impl Handle {

@@ -127,9 +127,9 @@ impl Acts {
     ) -> Result<NewJoinToken, Refused> {
         let owner = caller.owner();
         let earlier = self.outside.ledger.request(&owner, Method::CreateJoinToken, request.id);
-        if earlier.map_err(|cause| ledger_refused(&cause))?.is_some() {
+        if let Some(earlier) = earlier.map_err(|cause| ledger_refused(&cause))? {
             let message = "this request id has created a join token, and its secret cannot be shown twice; create another";
-            return Err(Refused::new(Reason::RequestIdReused, message));
+            return Err(self.outside.refuse_reused(caller, "CreateJoinToken", &earlier, message).await);
         }
         let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
         let now = self.outside.clock.now();

@@ -47,7 +47,7 @@ impl Issuing {
         ask: Ask,
     ) -> Result<Delivery, Refused> {
         let job = self.jobs.owned(caller, "Issue", job).await?; // a foreign job is "not available"
-        if let Some(lease) = self.answered(caller, request)? {
+        if let Some(lease) = self.answered(caller, request).await? {
             return self.mint_again(caller, &job, lease, ask.token_lifetime).await; // same lease, new token
         }
         let order = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
@@ -92,17 +92,17 @@ impl Issuing {
     }
 
     /// The lease that the same request led to before.
-    fn answered(&self, caller: &Caller, request: RequestKey) -> Result<Option<Lease>, Refused> {
+    async fn answered(&self, caller: &Caller, request: RequestKey) -> Result<Option<Lease>, Refused> {
         let found = self.outside.ledger.request(&caller.owner(), Method::Issue, request.id);
         let Some(earlier) = found.map_err(|cause| ledger_refused(&cause))? else {
             return Ok(None);
         };
-        let outcome = earlier
-            .answer(request.content)
-            .map_err(|reused| Refused::new(Reason::RequestIdReused, reused.to_string()))?;
-        match outcome {
-            Outcome::Lease(id) => self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause)),
-            Outcome::Job(_) | Outcome::JoinToken(_) => Ok(None),
+        match earlier.answer(request.content) {
+            Ok(Outcome::Lease(id)) => self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause)),
+            Ok(Outcome::Job(_) | Outcome::JoinToken(_)) => Ok(None),
+            Err(reused) => {
+                Err(self.outside.refuse_reused(caller, "Issue", &earlier, reused.to_string()).await)
+            }
         }
     }
 

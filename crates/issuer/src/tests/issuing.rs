@@ -6,9 +6,10 @@ use shorepass_core::caller::Owner;
 use shorepass_core::cluster::MintError;
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::ledger::{LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
-use shorepass_rpc::api::Credentials as _;
+use shorepass_rpc::api::{Administration as _, Credentials as _};
 
 use super::*;
 
@@ -33,10 +34,10 @@ async fn the_anchor_carries_the_seal_of_its_lease() {
 }
 
 /// Fails from the nth commit on.
-struct FailingLedger {
-    inner: Arc<MemoryLedger>,
-    left: std::sync::atomic::AtomicUsize,
-    audit: bool,
+pub(super) struct FailingLedger {
+    pub(super) inner: Arc<MemoryLedger>,
+    pub(super) left: std::sync::atomic::AtomicUsize,
+    pub(super) audit: bool,
 }
 
 #[async_trait]
@@ -91,6 +92,12 @@ impl Ledger for FailingLedger {
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
         self.inner.latest_enrolment(spiffe_id)
     }
+    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.identity(certificate)
+    }
+    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.latest_identity()
+    }
     fn health(&self) -> Result<(), LedgerError> {
         self.inner.health()
     }
@@ -141,8 +148,41 @@ async fn the_same_request_gives_the_same_lease_and_a_new_token() {
     assert_eq!(first.lease.id, again.lease.id);
     assert_ne!(first.record.jti, again.record.jti);
     assert_eq!(bench.cluster.anchors().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_used_for_something_else_is_refused_and_audited() {
+    let bench = Bench::new();
+    let (caller, operator) = (bench.caller("runner/prod-1"), bench.operator());
+    let request = bench.request();
     let other = RequestKey { content: Digest::of_bytes(b"other"), ..request };
-    assert_eq!(reason(bench.issue(&caller, &job, other).await), Reason::RequestIdReused);
+    let evidence = || {
+        Evidence::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
+    };
+    let join_token = |request| {
+        let runners = NamePattern::parse("prod-*").unwrap();
+        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
+    };
+    let job = bench.use_cases.start_job(&caller, request, evidence(), None).await.unwrap();
+    let lease = bench.issue(&caller, &job, request).await.unwrap().issued.lease;
+    join_token(request).await.unwrap();
+    for (method, refused, led_to) in [
+        (
+            "StartJob",
+            bench.use_cases.start_job(&caller, other, evidence(), None).await.err(),
+            job.id.to_string(),
+        ),
+        ("Issue", bench.issue(&caller, &job, other).await.err(), lease.id.to_string()),
+        ("CreateJoinToken", join_token(other).await.err(), "the join token with fingerprint".to_owned()),
+    ] {
+        let refused = refused.unwrap_or_else(|| panic!("{method} was not refused"));
+        assert_eq!(refused.reason, Reason::RequestIdReused, "{method}");
+        let (_, decision) = refused.metadata.iter().find(|(key, _)| *key == "decision_id").unwrap();
+        let line = bench.ledger.audit_lines().into_iter().find(|line| line.contains(decision)).unwrap();
+        for part in ["request.refused", "REQUEST_ID_REUSED", method, &led_to, &request.id.to_string()] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
 }
 
 #[tokio::test]

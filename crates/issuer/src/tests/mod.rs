@@ -1,6 +1,7 @@
 //! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
 
 mod enrolment;
+mod identities;
 mod issuing;
 mod revocation;
 

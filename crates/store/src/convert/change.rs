@@ -39,6 +39,7 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
             Kind::Renewed(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
         }
         Change::EnrolmentReplaced { enrolment } => Kind::EnrolmentReplaced(enrolment.to_record()),
+        Change::IdentityCreated { identity } => Kind::IdentityCreated(identity.to_record()),
         Change::Refused { .. } => return None,
     };
     Some(stored::Change { change: Some(kind) })
@@ -77,6 +78,9 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         }
         Kind::EnrolmentReplaced(enrolment) => {
             Change::EnrolmentReplaced { enrolment: Stored::from_record(enrolment)? }
+        }
+        Kind::IdentityCreated(identity) => {
+            Change::IdentityCreated { identity: Stored::from_record(identity)? }
         }
     })
 }

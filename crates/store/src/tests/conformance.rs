@@ -94,6 +94,8 @@ on_both!(
     no_lease_begins_for_a_replaced_enrolment,
     no_token_is_recorded_on_a_lease_that_ends,
     a_live_name_is_not_enrolled_twice,
+    an_identity_is_recorded_once_and_found_by_its_certificate,
+    the_latest_identity_is_the_one_recorded_last,
     the_last_commit_is_timed,
 );
 
@@ -345,6 +347,36 @@ async fn a_live_name_is_not_enrolled_twice(subject: Subject) {
     subject.conflicts(vec![enrolled(2)]).await;
     let after_expiry = shorepass_core::enrolment::Enrolment { created: second(3601), ..enrolment(2) };
     subject.committed(vec![Change::Enrolled { enrolment: after_expiry }]).await;
+}
+
+async fn an_identity_is_recorded_once_and_found_by_its_certificate(subject: Subject) {
+    let read = |number| subject.ledger.identity(identity(number).certificate).unwrap();
+    assert_eq!(read(1), None);
+    subject.committed(vec![identity_created(1), identity_created(2)]).await;
+    assert_eq!((read(1), read(2)), (Some(identity(1)), Some(identity(2))));
+    subject.conflicts(vec![identity_created(3), identity_created(1)]).await;
+    subject.conflicts(vec![identity_created(3), identity_created(3)]).await;
+    assert_eq!(read(3), None);
+    let lines: Vec<Value> =
+        (subject.audit_lines)().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        (lines[1]["event"].as_str(), lines[1]["uid"].as_u64()),
+        (Some("identity.created"), Some(1000))
+    );
+    assert_eq!(lines[1]["certificate"], identity(2).certificate.to_string());
+}
+
+async fn the_latest_identity_is_the_one_recorded_last(subject: Subject) {
+    let latest = || subject.ledger.latest_identity().unwrap();
+    assert_eq!(latest(), None);
+    subject.committed(vec![identity_created(1), identity_created(3)]).await;
+    assert_eq!(latest(), Some(identity(3)));
+    // What counts is the order of the commits, and not that of the lines: the file may have been replaced.
+    subject.committed(vec![identity_created(2)]).await;
+    assert_eq!(latest(), Some(identity(2)));
+    subject.conflicts(vec![identity_created(3)]).await;
+    assert_eq!(latest(), Some(identity(2)));
 }
 
 async fn the_last_commit_is_timed(subject: Subject) {

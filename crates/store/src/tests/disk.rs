@@ -246,11 +246,15 @@ async fn lost_records_are_made_anew_from_the_audit_file() {
     let store = place.open().unwrap();
     store.commit(std::iter::repeat_n(refused(), 1500).collect()).await.unwrap();
     store.commit(vec![join_token_created(1), join_token_taken(1, 0)]).await.unwrap();
+    store.commit(vec![identity_created(1), identity_created(2)]).await.unwrap();
     drop(store);
     fs::remove_dir_all(place.directory()).unwrap();
     let store = place.open().unwrap();
-    let again = store.commit(vec![join_token_taken(1, 1)]).await;
-    assert!(matches!(again, Err(LedgerError::Conflict(_))), "{again:?}");
+    for change in [join_token_taken(1, 1), identity_created(1)] {
+        let again = store.commit(vec![change]).await;
+        assert!(matches!(again, Err(LedgerError::Conflict(_))), "{again:?}");
+    }
+    assert_eq!(store.latest_identity().unwrap(), Some(identity(2)));
 }
 
 #[tokio::test]

@@ -41,10 +41,19 @@ pub(super) async fn reused_request_ids(stage: &Stage) -> Refusals {
     let issue = client::issue(&stage.job, "deploy");
     stage.runner.call(ApiClient::issue, issue.clone()).await?;
     let other_role = v1::IssueRequest { role: "absent".to_owned(), ..issue };
-    Ok(vec![
+    let join_token = client::create_join_token("test-new", false);
+    stage.operator.call(ApiClient::create_join_token, join_token.clone()).await?;
+    let shown_twice = refused(stage.operator.call(ApiClient::create_join_token, join_token).await)?;
+    ensure!(shown_twice.reason() == Some(v1::ErrorReason::RequestIdReused), "{shown_twice:?}");
+    let errors = vec![
         refused(stage.runner.call(ApiClient::start_job, other_job).await)?,
         refused(stage.runner.call(ApiClient::issue, other_role).await)?,
-    ])
+    ];
+    for error in errors.iter().chain([&shown_twice]) {
+        let line = stage.decision(error)?;
+        ensure!(line["reason"] == "REQUEST_ID_REUSED", "{line}");
+    }
+    Ok(errors)
 }
 
 pub(super) async fn unknown_join_tokens(stage: &Stage) -> Refusals {

@@ -19,6 +19,7 @@ type Refusals = Result<Vec<ClientError>>;
 pub(super) async fn full_audit_file(stage: &Stage) -> Refusals {
     let (issuer, platform) = stage.issuer_with(Knobs::default()).await?;
     let job = platform.start_job().await?;
+    issuer.identities_are_audited().await?; // they would come in later, or be refused too
     let before = fs::read(issuer.audit_file())?;
     issuer.process()?.limit_files(Some(before.len() as u64))?;
     let errors = vec![refused(platform.start_job().await)?, refused(platform.issue(&job, "deploy").await)?];
