@@ -211,6 +211,21 @@ async fn a_kubeconfig_without_the_context_names_those_that_it_has() -> Result<()
 }
 
 #[tokio::test]
+async fn a_kubeconfig_that_others_can_read_is_refused_with_the_remedy() -> Result<()> {
+    let site = Site::new("readable").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let file = &site.identity.kubeconfig;
+    let remedy = format!("chmod 600 {}", file.display());
+    for mode in [0o640, 0o604] {
+        fs::set_permissions(file, Permissions::from_mode(mode))?;
+        start(&issuer)?.failed(1, &["holds a credential", &format!("mode {mode:04o}"), &remedy])?;
+        ensure!(!issuer.state().exists(), "state was made");
+    }
+    fs::set_permissions(file, Permissions::from_mode(0o600))?;
+    issuer.run().await.context("with the usual mode it starts")
+}
+
+#[tokio::test]
 async fn a_command_line_that_is_wrong_is_usage_and_makes_nothing() -> Result<()> {
     let site = Site::new("usage").await?;
     let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
