@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shorepass_core::name::{Name, TrustDomain};
-use shorepass_core::role::Role;
 
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
-use crate::role;
+use crate::role::{self, Roles};
 use crate::scalar::{Host, parse_server_url};
 
 const KIND: &str = "IssuerConfig";
@@ -111,7 +110,7 @@ impl IssuerConfig {
     }
 
     /// The roles of the configured directory; one of an unknown cluster is refused.
-    pub fn load_roles(&self) -> Result<Vec<Role>, ConfigErrors> {
+    pub fn load_roles(&self) -> Result<Roles, ConfigErrors> {
         let clusters: Vec<Name> = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
         role::load_directory_for(&self.role_directory, &clusters)
     }
@@ -391,7 +390,7 @@ mod tests {
         std::fs::write(directory.path().join("web.yaml"), role).unwrap();
         let mut config =
             IssuerConfig { role_directory: directory.path().to_owned(), ..read(ISSUER).unwrap() };
-        assert_eq!(config.load_roles().unwrap().len(), 1);
+        assert_eq!(config.load_roles().unwrap().roles.len(), 1);
         config.clusters[0].name = Name::parse("stagin").unwrap();
         let errors = config.load_roles().unwrap_err().to_string();
         for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {

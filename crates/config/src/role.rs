@@ -16,25 +16,36 @@ use shorepass_core::role::{Lifetime, Role, Subject, Target};
 
 use crate::cursor::{Cursor, Report, closest};
 use crate::envelope;
-use crate::error::{ConfigError, ConfigErrors};
+use crate::error::{ConfigError, ConfigErrors, Fault};
 use crate::yaml::Document;
 
 const KIND: &str = "Role";
+const NO_VERIFIED_JOBS: &str = "no runner gets the role by this item: it takes verified jobs only, and there is no way to \
+                                verify one yet; write `acceptJobs: asserted` beside it to take a runner's word for its job";
 const TOKEN_LIFETIME: Lifetime =
     Lifetime { default: Duration::from_secs(30 * 60), max: Duration::from_secs(60 * 60) };
 const LEASE_LIFETIME: Lifetime =
     Lifetime { default: Duration::from_secs(60 * 60), max: Duration::from_secs(6 * 60 * 60) };
+
+/// Roles, and what is odd about their documents.
+#[derive(Debug)]
+pub struct Roles {
+    /// The roles.
+    pub roles: Vec<Role>,
+    /// What loads and does not do what it seems to, each with its place and what to write instead.
+    pub warnings: Vec<Fault>,
+}
 
 /// The roles of all `*.yaml` and `*.yml` files in a directory, files in the order of their names.
 ///
 /// Hidden files and other names are passed over, folders are not entered. Whether the clusters exist is not asked: see
 /// [`crate::IssuerConfig::load_roles`].
 pub fn load_directory(directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
-    Reader { clusters: None, seen: BTreeMap::new() }.directory(directory)
+    Ok(Reader { clusters: None, seen: BTreeMap::new() }.directory(directory)?.roles)
 }
 
 /// As [`load_directory`]; a role of another cluster than these is refused where it says so.
-pub(crate) fn load_directory_for(directory: &Path, clusters: &[Name]) -> Result<Vec<Role>, ConfigErrors> {
+pub(crate) fn load_directory_for(directory: &Path, clusters: &[Name]) -> Result<Roles, ConfigErrors> {
     Reader { clusters: Some(clusters), seen: BTreeMap::new() }.directory(directory)
 }
 
@@ -45,27 +56,31 @@ struct Reader<'c> {
 }
 
 impl Reader<'_> {
-    fn directory(mut self, directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
-        let mut roles = Vec::new();
+    fn directory(mut self, directory: &Path) -> Result<Roles, ConfigErrors> {
+        let mut all = Roles { roles: Vec::new(), warnings: Vec::new() };
         let mut errors: Vec<ConfigError> = Vec::new();
         for file in role_files(directory)? {
             match self.file(&file) {
-                Ok(found) => roles.extend(found),
+                Ok(found) => {
+                    all.roles.extend(found.roles);
+                    all.warnings.extend(found.warnings);
+                }
                 Err(found) => errors.extend(found),
             }
         }
-        if errors.is_empty() { Ok(roles) } else { Err(ConfigErrors::new(errors)) }
+        if errors.is_empty() { Ok(all) } else { Err(ConfigErrors::new(errors)) }
     }
 
-    fn file(&mut self, file: &Path) -> Result<Vec<Role>, ConfigErrors> {
+    fn file(&mut self, file: &Path) -> Result<Roles, ConfigErrors> {
         self.text(file, &envelope::read_text(file)?)
     }
 
-    fn text(&mut self, file: &Path, text: &str) -> Result<Vec<Role>, ConfigErrors> {
+    fn text(&mut self, file: &Path, text: &str) -> Result<Roles, ConfigErrors> {
         let report = Report::new(file, text);
         let documents = envelope::documents(&report, text);
         let roles = documents.iter().filter_map(|document| self.document(&report, document)).collect();
-        report.finish(Some(roles))
+        let warnings = report.take_warnings();
+        Ok(Roles { roles: report.finish(Some(roles))?, warnings })
     }
 
     fn document(&mut self, report: &Report<'_>, document: &Document<'_>) -> Option<Role> {
@@ -156,11 +171,15 @@ fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
         "asserted" => Some(true),
         other => cursor.fault(format!("{other:?} is not known: write asserted, or leave the key out")),
     };
-    Some(Subject {
+    let subject = Subject {
         runners: fields.optional("runners", patterns).unwrap_or_default(),
         platforms: fields.optional("platforms", patterns).unwrap_or_default(),
         accept_asserted_jobs: fields.optional("acceptJobs", accept).unwrap_or(false),
-    })
+    };
+    if !subject.runners.is_empty() && !subject.accept_asserted_jobs {
+        cursor.warn_below("runners", NO_VERIFIED_JOBS);
+    }
+    Some(subject)
 }
 
 fn role_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -186,8 +205,12 @@ mod tests {
 
     const ROLE: &str = include_str!("../../../deploy/examples/role.yaml");
 
-    fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
+    fn read_with_warnings(text: &str) -> Result<Roles, ConfigErrors> {
         Reader { clusters: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)
+    }
+
+    fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
+        read_with_warnings(text).map(|read| read.roles)
     }
 
     /// Exchanges a part of the example and expects all fragments in one error.
@@ -262,6 +285,25 @@ mod tests {
         ] {
             let errors = read(&format!("{head}{subjects}")).unwrap_err().to_string();
             assert!(errors.contains(path), "{errors}");
+        }
+    }
+
+    #[test]
+    fn an_item_that_no_runner_can_match_yet_loads_with_a_warning_at_its_place() {
+        let warnings = |part: &str, exchange: &str| {
+            let read = read_with_warnings(&ROLE.replacen(part, exchange, 1)).unwrap();
+            assert_eq!(read.roles.len(), 1);
+            read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(warnings("", ""), [""; 0]);
+        assert_eq!(warnings("runners: [prod-*]\n      acceptJobs: asserted", "platforms: [prod-*]"), [""; 0]);
+        let line = ROLE.lines().position(|line| line.contains("runners:")).unwrap() + 1;
+        for exchange in ["", "platforms: [prod-*]"] {
+            let told = warnings("acceptJobs: asserted", exchange).join("\n");
+            let place = format!("web.yaml:{line}:7: spec.subjects[0].runners: ");
+            for part in [&place, "no runner gets the role", "acceptJobs: asserted", "^^^^^^^"] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
         }
     }
 

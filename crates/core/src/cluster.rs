@@ -43,11 +43,20 @@ pub enum MintError {
         /// Its name.
         name: String,
     },
-    /// RBAC refuses the issuer.
+    /// RBAC, or our own admission policy, refuses the issuer.
     #[error("the cluster forbids the issuer to {rule}")]
     Forbidden {
         /// What it lacks, such as `create serviceaccounts/token "deployer" in namespace "web"`.
         rule: String,
+    },
+    /// Somebody else's admission (a policy, a webhook, a quota) refuses the issuer. What it says may tell how the cluster
+    /// is made, so it is for the operator, and not for the caller.
+    #[error("admission in the cluster forbids the issuer to {act}; it says: {words}")]
+    AdmissionRefused {
+        /// What the issuer was about to do, such as `create secrets in namespace "web"`.
+        act: String,
+        /// The refusal's own text.
+        words: String,
     },
     /// The admission policy was not found.
     #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]

@@ -176,6 +176,14 @@ pub fn mint_refused(cause: &MintError) -> Refused {
             format!("{text}: apply what `shorepass-issuer rbac` prints"),
         )
         .with("rule", rule.clone()),
+        MintError::AdmissionRefused { act, words: _ } => Refused::new(
+            Reason::IssuerForbidden,
+            format!(
+                "an admission policy, webhook or quota of the cluster does not let the issuer {act}: an operator finds \
+                 what it said by the decision id"
+            ),
+        )
+        .with("rule", act.clone()),
         MintError::PolicyMissing { .. } => Refused::new(
             Reason::AdmissionPolicyMissing,
             format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use integration_tests::admin::{Admin, Place};
+use integration_tests::admin::{Admin, Place, write_private};
 use integration_tests::decisions::{Decisions, role};
 use integration_tests::issuer_identity::InstalledIssuer;
 use kube::api::{DeleteParams, ListParams};
@@ -177,7 +177,7 @@ async fn a_server_that_is_down_is_unreachable() -> Result<()> {
     let server =
         text.split("server: '").nth(1).and_then(|rest| rest.split('\'').next()).context("no server")?;
     let kubeconfig = scene.issuer.folder().join("down.kubeconfig");
-    std::fs::write(&kubeconfig, text.replace(server, &format!("https://127.0.0.1:{port}")))?;
+    write_private(&kubeconfig, &text.replace(server, &format!("https://127.0.0.1:{port}")))?;
     let down = scene.issuer.connect_with(Connection { kubeconfig, ..scene.issuer.connection() }).await?;
     let error = scene.refused(&down, "deploy").await?;
     let MintError::Unreachable { cause, .. } = &error else { bail!("{error}") };

@@ -112,6 +112,30 @@ async fn documents_that_are_wrong_are_told_with_place_and_remedy_and_leave_no_st
 }
 
 #[tokio::test]
+async fn a_role_that_no_runner_can_have_yet_is_warned_of_and_loads() -> Result<()> {
+    let site = Site::new("warned").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let file = issuer.folder().join("roles/roles.yaml");
+    let check = || Done::of(issuer.command(&["config", "check", "--config"]).arg(issuer.config()));
+    ensure!(!check()?.stderr.contains("warning"), "there is nothing to warn of");
+    edit(&file, "    - runners: [test-*]\n      acceptJobs: asserted\n", "    - runners: [test-*]\n")?;
+    let line = fs::read_to_string(&file)?.lines().take_while(|line| !line.contains("runners:")).count() + 1;
+    let place = format!("{}:{line}:7", file.display());
+    let checked = check()?;
+    ensure!(checked.code == Some(0) && checked.stdout.contains("fine; "), "{checked:?}");
+    for part in [place.as_str(), "spec.subjects[0].runners", "write `acceptJobs: asserted`"] {
+        ensure!(checked.stderr.contains(part), "{part}: {checked:?}");
+    }
+    issuer.run().await?;
+    ensure!(
+        issuer.log().lines().any(|line| line.contains("WARN") && line.contains(&place)),
+        "{}",
+        issuer.log()
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() -> Result<()> {
     let site = Site::new("port").await?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
@@ -184,6 +208,21 @@ async fn a_kubeconfig_without_the_context_names_those_that_it_has() -> Result<()
     edit(&issuer.config(), "context: test}", "context: tset}")?;
     start(&issuer)?.failed(1, &["has no context \"tset\": it has test", ".kubeconfig"])?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_others_can_read_is_refused_with_the_remedy() -> Result<()> {
+    let site = Site::new("readable").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let file = &site.identity.kubeconfig;
+    let remedy = format!("chmod 600 {}", file.display());
+    for mode in [0o640, 0o604] {
+        fs::set_permissions(file, Permissions::from_mode(mode))?;
+        start(&issuer)?.failed(1, &["holds a credential", &format!("mode {mode:04o}"), &remedy])?;
+        ensure!(!issuer.state().exists(), "state was made");
+    }
+    fs::set_permissions(file, Permissions::from_mode(0o600))?;
+    issuer.run().await.context("with the usual mode it starts")
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use shorepass_config::role::Roles;
 use shorepass_config::{ConfigErrors, IssuerConfig};
 use shorepass_daemon::telemetry::TelemetryError;
 
@@ -83,7 +84,10 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
-    let roles = config.load_roles()?;
+    let Roles { roles, warnings } = config.load_roles()?;
+    for warning in warnings {
+        eprintln!("shorepass-issuer: warning: {warning}");
+    }
     let (clusters, roles) = (config.clusters.len(), roles.len());
     say(&format!("{}: fine; {clusters} cluster(s), {roles} role(s)\n", file.display()))
 }

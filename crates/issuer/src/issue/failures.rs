@@ -152,7 +152,9 @@ impl Issuing {
 fn nothing_was_made(cause: &MintError) -> bool {
     match cause {
         MintError::PolicyMissing { .. } => true,
-        MintError::Forbidden { rule } => rule.starts_with("create secrets"),
+        MintError::Forbidden { rule: act } | MintError::AdmissionRefused { act, words: _ } => {
+            act.starts_with("create secrets")
+        }
         MintError::ServiceAccountMissing { .. }
         | MintError::ServiceAccountReplaced { .. }
         | MintError::ClockSkew { .. }

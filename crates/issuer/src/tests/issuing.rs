@@ -228,6 +228,24 @@ async fn a_mint_that_made_nothing_leaves_nothing_to_end() {
 }
 
 #[tokio::test]
+async fn the_words_of_somebody_elses_admission_are_for_the_operator_alone() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let act = "create secrets in namespace \"web\"".to_owned();
+    let words = "admission webhook guard denied the request: see http://10.0.0.9".to_owned();
+    bench.cluster.fail_next_mint(MintError::AdmissionRefused { act: act.clone(), words: words.clone() });
+    let refused = bench.issue(&caller, &job, bench.request()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::IssuerForbidden);
+    assert!(!format!("{refused:?}").contains("guard"), "{refused:?}");
+    assert!(refused.metadata.contains(&("rule", act)), "{refused:?}");
+    let (_, decision) = refused.metadata.iter().find(|(key, _)| *key == "decision_id").unwrap();
+    let line = bench.ledger.audit_lines().into_iter().find(|line| line.contains(decision)).unwrap();
+    assert!(line.contains("request.refused") && line.contains(&words), "{line}");
+    assert!(bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_failed_refresh_leaves_the_lease_as_it_is() {
     let bench = Bench::new();
     let (caller, _, delivery) = bench.leased().await;
