@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy};
@@ -80,8 +80,8 @@ impl Remote {
                     info!("this machine was suspended: connecting to the issuer anew");
                     connection.client.reset();
                 }
-                let request_id = RequestId::generate(self.clock.now(), &*self.entropy).to_string();
-                debug!(method, request_id, "calling the issuer");
+                let request_id = CallId::generate(self.clock.now(), &*self.entropy);
+                debug!(method, %request_id, "calling the issuer");
                 Ok(connection.client.with_request_id(request_id))
             }
             None => {
