@@ -12,6 +12,7 @@ mod scenarios {
     mod refresh;
     mod refused_mints;
     mod refused_starts;
+    mod request_ids;
     mod restart;
     mod revocation;
     mod secret_search;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::id::CallId;
 use crate::lease::AnchorName;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
@@ -114,10 +115,11 @@ pub trait Cluster: Send + Sync {
     /// Where clients find it.
     fn endpoint(&self) -> &Endpoint;
 
-    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first.
+    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first. The
+    /// cluster is told for which call.
     ///
     /// May repeat: no. On an error the anchor may or may not exist.
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError>;
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError>;
 
     /// Deletes an anchor; one that is not there is deleted. May repeat: yes.
     async fn cut(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError>;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -114,22 +114,24 @@ impl Credentials for UseCases {
     async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
     ) -> Result<Delivery, Refused> {
-        let (this, caller) = (self.clone(), caller.clone());
-        to_the_end(async move { this.issuing.issue(&caller, request, job, ask).await }).await
+        let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
+        to_the_end(async move { this.issuing.issue(&caller, &call, request, job, ask).await }).await
     }
 
     async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
-        let (this, caller) = (self.clone(), caller.clone());
-        to_the_end(async move { this.issuing.refresh(&caller, lease, token_lifetime).await }).await
+        let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
+        to_the_end(async move { this.issuing.refresh(&caller, &call, lease, token_lifetime).await }).await
     }
 
     async fn release(&self, caller: &Caller, lease: LeaseId) -> Result<Lease, Refused> {

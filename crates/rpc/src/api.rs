@@ -10,7 +10,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, JobId, LeaseId, RequestId};
+use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -59,7 +59,7 @@ pub struct Page<T, Cursor> {
     pub next: Option<Cursor>,
 }
 
-/// What runners and platforms call.
+/// What runners and platforms call. What reaches a cluster is told the id of the call, to pass it on.
 #[async_trait]
 pub trait Credentials: Send + Sync {
     /// Opens a job session.
@@ -78,6 +78,7 @@ pub trait Credentials: Send + Sync {
     async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
@@ -87,6 +88,7 @@ pub trait Credentials: Send + Sync {
     async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused>;

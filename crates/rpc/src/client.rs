@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use shorepass_core::id::RequestId;
+use shorepass_core::id::CallId;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_proto::v1;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -61,7 +61,7 @@ struct Shared {
 pub struct ApiClient {
     shared: Arc<Shared>,
     deadline: Duration,
-    request_id: Option<String>,
+    request_id: Option<CallId>,
 }
 
 impl ApiClient {
@@ -89,10 +89,9 @@ impl ApiClient {
         Self { deadline, ..self.clone() }
     }
 
-    /// The same client, naming its requests `request_id` (up to 64 letters, digits, '-', '_' and '.') instead of
-    /// each by a new id.
-    pub fn with_request_id(&self, request_id: impl Into<String>) -> Self {
-        Self { request_id: Some(request_id.into()), ..self.clone() }
+    /// The same client, naming its requests `request_id` instead of each by a new id.
+    pub fn with_request_id(&self, request_id: CallId) -> Self {
+        Self { request_id: Some(request_id), ..self.clone() }
     }
 
     /// Makes the next call connect anew, with what is then the identity. Calls in work go on.
@@ -198,7 +197,7 @@ impl ApiClient {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut request = Request::new(message);
-        if let Ok(id) = self.next_request_id().parse() {
+        if let Ok(id) = self.next_request_id().as_str().parse() {
             request.metadata_mut().insert(REQUEST_ID, id);
         }
         let (number, channel) = self.channel();
@@ -212,8 +211,8 @@ impl ApiClient {
         }
     }
 
-    fn next_request_id(&self) -> String {
-        let generate = || RequestId::generate(self.shared.clock.now(), &*self.shared.entropy).to_string();
+    fn next_request_id(&self) -> CallId {
+        let generate = || CallId::generate(self.shared.clock.now(), &*self.shared.entropy);
         self.request_id.clone().unwrap_or_else(generate)
     }
 

@@ -21,7 +21,7 @@ use crate::api::{Administration, Credentials, Enrolments};
 use crate::convert::{answers, pages, requests};
 use crate::limits::Limits;
 use crate::methods::Service;
-use crate::middleware::internal;
+use crate::middleware::{Origin, internal};
 use crate::refused::{Reason, Refused};
 use crate::revocation::{self, Steps};
 use crate::server::{ListenerKind, Services};
@@ -118,8 +118,13 @@ impl Work {
 
 /// The verified caller that the middleware left, and the message.
 fn authentic<T>(request: Request<T>) -> Result<(Arc<Caller>, T), Status> {
-    match request.extensions().get::<Arc<Caller>>().cloned() {
-        Some(caller) => Ok((caller, request.into_inner())),
+    origin(request).map(|(origin, message)| (origin.caller, message))
+}
+
+/// The same with the id of the call, for what passes it on.
+fn origin<T>(request: Request<T>) -> Result<(Origin, T), Status> {
+    match request.extensions().get::<Origin>().cloned() {
+        Some(origin) => Ok((origin, request.into_inner())),
         None => Err(Refused::new(Reason::CallerKind, "this method needs a client certificate").into()),
     }
 }
@@ -157,11 +162,11 @@ impl CredentialService for CredentialApi {
     }
 
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
-        let (caller, message) = authentic(request)?;
+        let (Origin { caller, call }, message) = origin(request)?;
         let requests::Issue { request, job, ask } = requests::issue(message)?;
         let credentials = self.credentials.clone();
-        let call = async move { credentials.issue(&caller, request, job, ask).await };
-        let delivery = self.work.finish(call).await?;
+        let issuing = async move { credentials.issue(&caller, &call, request, job, ask).await };
+        let delivery = self.work.finish(issuing).await?;
         let (lease, credential) = answers::delivery(delivery, self.work.now());
         Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential: Some(credential) }))
     }
@@ -170,11 +175,11 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<v1::RefreshRequest>,
     ) -> Result<Response<v1::RefreshResponse>, Status> {
-        let (caller, message) = authentic(request)?;
+        let (Origin { caller, call }, message) = origin(request)?;
         let (lease, lifetime) = requests::refresh(message)?;
         let credentials = self.credentials.clone();
-        let call = async move { credentials.refresh(&caller, lease, lifetime).await };
-        let delivery = self.work.finish(call).await?;
+        let refreshing = async move { credentials.refresh(&caller, &call, lease, lifetime).await };
+        let delivery = self.work.finish(refreshing).await?;
         let (lease, credential) = answers::delivery(delivery, self.work.now());
         Ok(Response::new(v1::RefreshResponse { lease: Some(lease), credential: Some(credential) }))
     }

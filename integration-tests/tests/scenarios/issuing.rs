@@ -129,7 +129,7 @@ async fn the_clusters_own_audit_log_names_the_lease_and_the_token() -> Result<()
         })
         .await?;
     let agent = event["userAgent"].as_str().unwrap_or_default();
-    ensure!(agent.ends_with(&format!(" lease/{}", issued.lease.id)), "{agent}");
+    ensure!(agent.contains(&format!(" lease/{} request/", issued.lease.id)), "{agent}");
     let lease = format!("{}/lease-id", scene.site.identity.policy);
     assert_eq!(event["annotations"][lease], issued.lease.id.as_str());
     let credential = format!("JTI={}", issued.credential.token_id);

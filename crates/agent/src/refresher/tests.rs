@@ -1,5 +1,7 @@
 //! The refresher against an honest issuer, on paused time.
 
+mod ids;
+
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -64,7 +66,7 @@ impl World {
 
     async fn ask_of(&self, uid: u32, job: &str, role: &str) -> Result<(String, Duration), Denial> {
         let key = Key { job: JobKey::parse(uid, job).unwrap(), role: Name::parse(role).unwrap() };
-        let lent = self.handle.credential(key).await?;
+        let lent = self.handle.credential(key, id("any")).await?;
         Ok((lent.token.expose().to_owned(), lent.valid_for))
     }
 
@@ -75,6 +77,10 @@ impl World {
     fn mood(&self, mood: Mood) {
         self.issuer.books().mood = mood;
     }
+}
+
+fn id(text: &str) -> CallId {
+    CallId::parse(text).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +314,7 @@ async fn leaving_ends_all_jobs_and_wipes_all_tokens() {
     let world = World::new(None);
     world.ask_as("one", "web").await.unwrap();
     world.ask_as("two", "web").await.unwrap();
-    let given_back = world.handle.leave().await.unwrap();
+    let given_back = world.handle.leave(id("leave")).await.unwrap();
     assert_eq!((given_back.jobs, given_back.leases), (2, 2));
     assert!(world.handle.overview().await.leases.is_empty());
     sleep(Duration::from_secs(1)).await;
@@ -321,10 +327,10 @@ async fn what_could_not_be_given_back_is_kept() {
     let world = World::new(None);
     world.token().await;
     world.mood(Mood::Refuses(Reason::ShuttingDown));
-    let given_back = world.handle.leave().await.unwrap();
+    let given_back = world.handle.leave(id("leave")).await.unwrap();
     assert_eq!((given_back.jobs, given_back.problem.unwrap().class), (0, ErrorClass::Unreachable));
     world.mood(Mood::Works);
-    assert_eq!(world.handle.leave().await.unwrap().leases, 1);
+    assert_eq!(world.handle.leave(id("leave")).await.unwrap().leases, 1);
 }
 
 #[tokio::test(start_paused = true)]

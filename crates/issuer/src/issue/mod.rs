@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{JobId, LeaseId};
+use shorepass_core::id::{CallId, JobId, LeaseId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, LedgerError, Recorded};
@@ -42,16 +42,17 @@ impl Issuing {
     pub async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
     ) -> Result<Delivery, Refused> {
         let job = self.jobs.owned(caller, "Issue", job).await?; // a foreign job is "not available"
         if let Some(lease) = self.answered(caller, request).await? {
-            return self.mint_again(caller, &job, lease, ask.token_lifetime).await; // same lease, new token
+            return self.mint_again(caller, call, &job, lease, ask.token_lifetime).await; // same lease, new token
         }
         let order = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
-        let verified = self.mint_and_check(order).await?; // anchor, token, and what was really granted
+        let verified = self.mint_and_check(order, call).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
         self.deliver(caller, verified, &recorded) // the only way out for a token
     }
@@ -60,17 +61,19 @@ impl Issuing {
     pub async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         let lease = self.ends.owned(caller, "Refresh", lease).await?; // a foreign lease is "not available"
         let job = self.jobs.owned(caller, "Refresh", lease.job).await?;
-        self.mint_again(caller, &job, lease, token_lifetime).await
+        self.mint_again(caller, call, &job, lease, token_lifetime).await
     }
 
     async fn mint_again(
         &self,
         caller: &Caller,
+        call: &CallId,
         job: &Job,
         lease: Lease,
         token_lifetime: Option<Duration>,
@@ -85,7 +88,7 @@ impl Issuing {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };
-        let verified = self.mint_and_check(order).await?;
+        let verified = self.mint_and_check(order, call).await?;
         let recorded = self.record(&verified).await?;
         self.still_live(verified.lease().id)?; // a token of a lease that ended meanwhile does not leave
         self.deliver(caller, verified, &recorded)
@@ -148,10 +151,10 @@ impl Issuing {
         Ok(order)
     }
 
-    async fn mint_and_check(&self, order: Order) -> Result<Verified, Refused> {
+    async fn mint_and_check(&self, order: Order, call: &CallId) -> Result<Verified, Refused> {
         let cluster = self.outside.cluster(&order.target().cluster)?;
         let annotation = self.outside.seal.seal(order.lease());
-        let minted = match cluster.mint(&order, &annotation).await {
+        let minted = match cluster.mint(&order, &annotation, call).await {
             Ok(minted) => minted,
             Err(cause) => return Err(self.give_up(order, cause).await), // settled now, or by the sweeper
         };

@@ -194,7 +194,7 @@ async fn what_belongs_to_another_looks_like_what_does_not_exist() {
     let nowhere = LeaseId::generate(bench.clock.now(), bench.entropy.as_ref());
     let lease = delivery.issued.lease.id;
     for (caller, id) in [(&stranger, lease), (&renewed_name, lease), (&owner, nowhere)] {
-        let refused = bench.use_cases.refresh(caller, id, None).await.unwrap_err();
+        let refused = bench.refresh(caller, id).await.unwrap_err();
         assert_eq!(refused.reason, Reason::LeaseNotAvailable);
         let release = bench.use_cases.release(caller, id).await.unwrap_err();
         assert_eq!(release.message, refused.message);
@@ -202,6 +202,18 @@ async fn what_belongs_to_another_looks_like_what_does_not_exist() {
     assert_eq!(reason(bench.issue(&stranger, &job, bench.request()).await), Reason::JobNotAvailable);
     assert_eq!(reason(bench.use_cases.end_job(&stranger, job.id).await), Reason::JobNotAvailable);
     assert!(bench.lease(lease).is_live());
+}
+
+#[tokio::test]
+async fn the_cluster_is_told_for_which_call_it_mints() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let (job, request) = (bench.job(&caller).await, bench.request());
+    let calls = ["first", "repeated", "refreshed"].map(|id| CallId::parse(id).unwrap());
+    let lease = bench.issue_for(&calls[0], &caller, &job, request).await.unwrap().issued.lease.id;
+    bench.issue_for(&calls[1], &caller, &job, request).await.unwrap();
+    bench.use_cases.refresh(&caller, &calls[2], lease, None).await.unwrap();
+    assert_eq!(bench.cluster.calls(), calls);
 }
 
 #[tokio::test]
@@ -251,9 +263,9 @@ async fn a_failed_refresh_leaves_the_lease_as_it_is() {
     let (caller, _, delivery) = bench.leased().await;
     let busy = MintError::Busy { cluster: name("staging"), retry_after: Duration::from_secs(3) };
     bench.cluster.fail_next_mint(busy);
-    let refused = bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.unwrap_err();
+    let refused = bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
     assert_eq!((refused.reason, refused.retry_after), (Reason::ClusterBusy, Some(Duration::from_secs(3))));
-    assert!(bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.is_ok());
+    assert!(bench.refresh(&caller, delivery.issued.lease.id).await.is_ok());
 }
 
 #[tokio::test]
@@ -262,9 +274,9 @@ async fn a_replaced_service_account_ends_the_lease() {
     let (caller, _, delivery) = bench.leased().await;
     bench.cluster.replace_service_account("uid-2");
     let id = delivery.issued.lease.id;
-    assert_eq!(reason(bench.use_cases.refresh(&caller, id, None).await), Reason::ServiceAccountReplaced);
+    assert_eq!(reason(bench.refresh(&caller, id).await), Reason::ServiceAccountReplaced);
     bench.until("the lease to end", || bench.lease(id).state_name() == "ended").await;
-    assert_eq!(reason(bench.use_cases.refresh(&caller, id, None).await), Reason::LeaseEnded);
+    assert_eq!(reason(bench.refresh(&caller, id).await), Reason::LeaseEnded);
 }
 
 #[tokio::test]
@@ -273,7 +285,7 @@ async fn a_lost_anchor_ends_the_lease() {
     let (caller, _, delivery) = bench.leased().await;
     let lease = delivery.issued.lease;
     bench.cluster.cut(&lease.target.namespace, &lease.anchor).await.unwrap();
-    assert_eq!(reason(bench.use_cases.refresh(&caller, lease.id, None).await), Reason::LeaseEnded);
+    assert_eq!(reason(bench.refresh(&caller, lease.id).await), Reason::LeaseEnded);
     bench.until("the lease to end", || !bench.lease(lease.id).is_live()).await;
 }
 

@@ -13,7 +13,7 @@ use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
-use shorepass_core::id::{EnrolmentId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, Revision};
@@ -124,9 +124,27 @@ impl Bench {
         self.use_cases.start_job(caller, self.request(), evidence, None).await.unwrap()
     }
 
+    fn call(&self) -> CallId {
+        CallId::generate(self.clock.now(), self.entropy.as_ref())
+    }
+
     async fn issue(&self, caller: &Caller, job: &Job, request: RequestKey) -> Result<Delivery, Refused> {
+        self.issue_for(&self.call(), caller, job, request).await
+    }
+
+    async fn issue_for(
+        &self,
+        call: &CallId,
+        caller: &Caller,
+        job: &Job,
+        request: RequestKey,
+    ) -> Result<Delivery, Refused> {
         let ask = Ask { role: name("deploy"), lease_lifetime: None, token_lifetime: None };
-        self.use_cases.issue(caller, request, job.id, ask).await
+        self.use_cases.issue(caller, call, request, job.id, ask).await
+    }
+
+    async fn refresh(&self, caller: &Caller, lease: LeaseId) -> Result<Delivery, Refused> {
+        self.use_cases.refresh(caller, &self.call(), lease, None).await
     }
 
     /// A runner with a job and a lease.

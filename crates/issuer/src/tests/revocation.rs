@@ -39,7 +39,7 @@ async fn a_revocation_blocks_before_it_cuts() {
     let refused = bench.issue(&caller, &job, bench.request()).await.unwrap_err();
     assert_eq!(refused.reason, Reason::Blocked);
     assert!(refused.message.contains("operator/alice") && refused.message.contains("leaked"), "{refused}");
-    let refused = bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.unwrap_err();
+    let refused = bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
     assert_eq!(refused.reason, Reason::LeaseEnded);
     assert!(refused.message.contains("revoked by"), "{refused}");
 }

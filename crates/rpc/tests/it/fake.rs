@@ -8,7 +8,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, CallId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, Lease, Pins, State};
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
@@ -44,6 +44,7 @@ pub(crate) struct Fake {
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
+    pub(crate) calls: Mutex<Vec<CallId>>,
     pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
     pub(crate) begun: AtomicUsize,
     pub(crate) finished: AtomicUsize,
@@ -59,6 +60,7 @@ impl Default for Fake {
             revocations: Mutex::default(),
             filters: Mutex::default(),
             asks: Mutex::default(),
+            calls: Mutex::default(),
             refusals: Mutex::default(),
             begun: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
@@ -234,15 +236,30 @@ impl Credentials for Fake {
         Ok(vec![lease()])
     }
 
-    async fn issue(&self, _: &Caller, request: RequestKey, _: JobId, ask: Ask) -> Result<Delivery, Refused> {
+    async fn issue(
+        &self,
+        _: &Caller,
+        call: &CallId,
+        request: RequestKey,
+        _: JobId,
+        ask: Ask,
+    ) -> Result<Delivery, Refused> {
         self.act().await?;
+        self.calls.lock().unwrap().push(call.clone());
         self.requests.lock().unwrap().push(request);
         self.asks.lock().unwrap().push(ask);
         Ok(delivery())
     }
 
-    async fn refresh(&self, _: &Caller, _: LeaseId, _: Option<Duration>) -> Result<Delivery, Refused> {
+    async fn refresh(
+        &self,
+        _: &Caller,
+        call: &CallId,
+        _: LeaseId,
+        _: Option<Duration>,
+    ) -> Result<Delivery, Refused> {
         self.act().await?;
+        self.calls.lock().unwrap().push(call.clone());
         Ok(delivery())
     }
 
