@@ -14,6 +14,7 @@ mod scenarios {
     mod restart;
     mod revocation;
     mod secret_search;
+    mod selectors;
     mod stolen_issuer;
     mod tls_refusals;
 }

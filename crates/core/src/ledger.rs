@@ -208,6 +208,10 @@ pub struct LeaseFilter {
     pub role: Option<Name>,
     /// Leases in this cluster.
     pub cluster: Option<Name>,
+    /// Leases of ServiceAccounts in this namespace.
+    pub namespace: Option<Name>,
+    /// Leases of ServiceAccounts of this name.
+    pub service_account: Option<String>,
     /// Ended ones too.
     pub include_ended: bool,
 }
@@ -222,11 +226,33 @@ impl LeaseFilter {
             && self.job.is_none_or(|job| job == lease.job)
             && self.role.as_ref().is_none_or(|role| *role == lease.role)
             && self.cluster.as_ref().is_none_or(|cluster| *cluster == lease.target.cluster)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == lease.target.namespace)
+            && self.service_account.as_ref().is_none_or(|account| *account == lease.target.service_account)
     }
 
     /// Whether it holds back anything at all.
     pub fn is_everything(&self) -> bool {
         *self == Self { include_ended: self.include_ended, ..Self::default() }
+    }
+}
+
+/// What a page of blocks should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockFilter {
+    /// Blocks of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Blocks for this role.
+    pub role: Option<Name>,
+    /// Blocks that are in force now, and no others.
+    pub in_force: Option<Timestamp>,
+}
+
+impl BlockFilter {
+    /// Whether the block is one of these.
+    pub fn matches(&self, block: &Block) -> bool {
+        self.caller.as_ref().is_none_or(|caller| *caller == block.caller)
+            && self.role.as_ref().is_none_or(|role| *role == block.role)
+            && self.in_force.is_none_or(|now| block.in_force(now))
     }
 }
 
@@ -264,6 +290,14 @@ pub trait Ledger: Send + Sync {
 
     /// The blocks of a caller and role, whether in force or not, newest first.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// Up to `limit` blocks that match, newest first, older than `before`.
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError>;
 
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;

@@ -16,8 +16,8 @@ use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::Ask;
 use shorepass_rpc::api::{
-    Administration, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments, LeaseView,
-    NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep,
+    Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
+    LeaseView, NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -212,6 +212,14 @@ impl Administration for UseCases {
 
     async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused> {
         self.acts.unblock(caller, block).await
+    }
+
+    async fn list_blocks(
+        &self,
+        _caller: &Caller,
+        asked: BlocksAsked,
+    ) -> Result<Page<Block, BlockId>, Refused> {
+        self.views.blocks(asked)
     }
 
     async fn find_token(&self, _caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {

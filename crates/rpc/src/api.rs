@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::block::Block;
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, JobId, LeaseId, RequestId};
@@ -180,17 +180,36 @@ pub struct RevokeStep {
     pub view: LeaseView,
     /// What happened.
     pub outcome: Outcome,
+    /// How many leases the revocation is about.
+    pub total: usize,
+    /// Whether it set the block that is shown.
+    pub block_set: bool,
 }
 
 /// What to revoke, and why.
 #[derive(Clone, Debug)]
 pub struct Revocation {
-    /// Which leases; never everything.
+    /// Which leases; everything only where that was said.
     pub filter: LeaseFilter,
     /// Why: 1 to 200 printable characters.
     pub reason: String,
     /// Only tell.
     pub dry_run: bool,
+}
+
+/// Which blocks to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlocksAsked {
+    /// Those of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Those for this role.
+    pub role: Option<Name>,
+    /// Also those that were lifted or have ended.
+    pub include_ended: bool,
+    /// Those older than this one.
+    pub before: Option<BlockId>,
+    /// At most so many.
+    pub limit: usize,
 }
 
 /// A new join token. `Debug` shows the expiry only.
@@ -232,6 +251,10 @@ pub trait Administration: Send + Sync {
 
     /// Lifts a block.
     async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused>;
+
+    /// Blocks older than `before`, newest first.
+    async fn list_blocks(&self, caller: &Caller, asked: BlocksAsked)
+    -> Result<Page<Block, BlockId>, Refused>;
 
     /// Finds a token by its `jti`.
     async fn find_token(&self, caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused>;

@@ -172,6 +172,14 @@ impl ApiClient {
         self.call(request, |channel, request| async move { admin(channel).unblock(request).await }).await
     }
 
+    /// AdminService.ListBlocks
+    pub async fn list_blocks(
+        &self,
+        request: v1::ListBlocksRequest,
+    ) -> Result<v1::ListBlocksResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_blocks(request).await }).await
+    }
+
     /// AdminService.FindToken
     pub async fn find_token(
         &self,

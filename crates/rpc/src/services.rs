@@ -298,6 +298,18 @@ impl AdminService for AdminApi {
         Ok(Response::new(v1::UnblockResponse { block: Some(answers::block(&block)) }))
     }
 
+    async fn list_blocks(
+        &self,
+        request: Request<v1::ListBlocksRequest>,
+    ) -> Result<Response<v1::ListBlocksResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let asked = requests::list_blocks(message)?;
+        let administration = self.administration.clone();
+        let page = self.work.finish(async move { administration.list_blocks(&caller, asked).await }).await?;
+        let (blocks, next_page_token) = pages::write(page, answers::block, |block| block.id);
+        Ok(Response::new(v1::ListBlocksResponse { blocks, next_page_token }))
+    }
+
     async fn find_token(
         &self,
         request: Request<v1::FindTokenRequest>,

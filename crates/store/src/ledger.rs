@@ -54,6 +54,15 @@ macro_rules! ledger_over {
                 self.read(|view| rows::blocks(view, caller, role))
             }
 
+            fn find_blocks(
+                &self,
+                filter: &BlockFilter,
+                before: Option<BlockId>,
+                limit: usize,
+            ) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::find_blocks(view, filter, before, limit))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }
@@ -86,7 +95,7 @@ use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
 

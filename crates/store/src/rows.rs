@@ -9,7 +9,7 @@ use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
 use shorepass_proto::store::v1::Progress;
@@ -226,6 +226,22 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// Up to `limit` blocks that match, newest first, older than `before`. Reads all of them, for people who ask.
+pub(crate) fn find_blocks(
+    view: &dyn View,
+    filter: &BlockFilter,
+    before: Option<BlockId>,
+    limit: usize,
+) -> Result<Vec<Block>, ReadError> {
+    let before = before.map(|id| *id.as_bytes());
+    let entries = view.newest_first(Table::Block, &[], before.as_ref().map(<[u8; 16]>::as_slice));
+    entries
+        .map(|entry| entry.and_then(|(key, value)| read::<Block>(&key, &value)))
+        .filter(|block| block.as_ref().map_or(true, |block| filter.matches(block)))
+        .take(limit)
+        .collect()
 }
 
 /// A join token by the digest of its secret.

@@ -3,13 +3,14 @@
 mod agent;
 mod leases;
 mod others;
+mod pages;
 mod revoke;
 
 use std::io::Write;
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Command, Format, JoinTokenCommand, LeaseCommand};
+use crate::args::{BlockCommand, Cli, Command, Format, JoinTokenCommand, LeaseCommand};
 use crate::failure::Failure;
 
 /// Runs a command.
@@ -21,6 +22,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Lease(LeaseCommand::List(args)) => leases::list(&args, &mut out).await,
         Command::Lease(LeaseCommand::Show(args)) => leases::show(&args, &mut out).await,
         Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,
+        Command::Block(BlockCommand::List(args)) => others::list_blocks(&args, &mut out).await,
         Command::Unblock(args) => others::unblock(&args, &mut out).await,
         Command::Whois(args) => others::whois(&args, &mut out).await,
         Command::JoinToken(JoinTokenCommand::Create(args)) => {

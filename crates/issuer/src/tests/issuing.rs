@@ -6,7 +6,7 @@ use shorepass_core::caller::Owner;
 use shorepass_core::cluster::MintError;
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
-use shorepass_core::ledger::{LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
 use shorepass_rpc::api::Credentials as _;
 
@@ -81,6 +81,14 @@ impl Ledger for FailingLedger {
     }
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
         self.inner.blocks(caller, role)
+    }
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError> {
+        self.inner.find_blocks(filter, before, limit)
     }
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
         self.inner.join_token(digest)

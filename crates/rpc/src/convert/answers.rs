@@ -164,6 +164,8 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
+        lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
     }
 }
 
@@ -185,7 +187,13 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
         Outcome::Ending(obstacle) => (v1::RevokeOutcome::Ending, obstacle),
         Outcome::AlreadyEnded => (v1::RevokeOutcome::AlreadyEnded, String::new()),
     };
-    v1::RevokeLeasesResponse { lease: Some(lease_record(&step.view, now)), outcome: outcome.into(), obstacle }
+    v1::RevokeLeasesResponse {
+        lease: Some(lease_record(&step.view, now)),
+        outcome: outcome.into(),
+        obstacle,
+        total: u32::try_from(step.total).unwrap_or(u32::MAX),
+        block_set: step.block_set,
+    }
 }
 
 pub(crate) fn join_token(token: NewJoinToken) -> v1::CreateJoinTokenResponse {

@@ -214,6 +214,7 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
             Ok(())
         }
         "Unblock" => client.unblock(v1::UnblockRequest { block_id: id }).await.map(drop),
+        "ListBlocks" => client.list_blocks(v1::ListBlocksRequest::default()).await.map(drop),
         "FindToken" => client.find_token(v1::FindTokenRequest { token_id: "jti".to_owned() }).await.map(drop),
         "CreateJoinToken" => client.create_join_token(create_join_token()).await.map(drop),
         other => panic!("no call for {other}"),

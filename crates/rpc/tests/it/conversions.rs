@@ -82,6 +82,8 @@ fn wire_block() -> v1::Block {
         by: "spiffe://ci.example.org/operator/one".to_owned(),
         reason: "leaked".to_owned(),
         lease_id: ID.to_owned(),
+        lift_time: None,
+        lifted_by: String::new(),
     }
 }
 
@@ -153,6 +155,9 @@ async fn operators_see_leases_whole() {
         role: "web-deployer".to_owned(),
         cluster: "staging".to_owned(),
         include_ended: true,
+        namespace: "web".to_owned(),
+        service_account: "deployer.v2".to_owned(),
+        all: false,
     };
     let list = |page_token| {
         let request = v1::ListLeasesRequest { selector: Some(selector.clone()), page_size: 7, page_token };
@@ -167,6 +172,8 @@ async fn operators_see_leases_whole() {
         job: Some(fake::job().id),
         role: Some(fake::name("web-deployer")),
         cluster: Some(fake::name("staging")),
+        namespace: Some(fake::name("web")),
+        service_account: Some("deployer.v2".to_owned()),
         include_ended: true,
     };
     let asked = bench.fake.filters.lock().unwrap().clone();
@@ -179,6 +186,16 @@ async fn operators_see_leases_whole() {
     assert_eq!(found, expected);
     let lifted = client.unblock(v1::UnblockRequest { block_id: ID.to_owned() }).await.unwrap();
     assert_eq!(lifted, v1::UnblockResponse { block: Some(wire_block()) });
+    let (caller, role) = ("spiffe://ci.example.org/runner/one".to_owned(), "web-deployer".to_owned());
+    let blocks =
+        v1::ListBlocksRequest { caller, role, include_ended: true, page_size: 9, ..Default::default() };
+    let first = client.list_blocks(blocks.clone()).await.unwrap();
+    assert_eq!(first.blocks, [wire_block()]);
+    let next = v1::ListBlocksRequest { page_token: first.next_page_token, ..blocks };
+    assert_eq!(client.list_blocks(next).await.unwrap().next_page_token, "");
+    let asked = bench.fake.blocks_asked.lock().unwrap().clone();
+    assert_eq!((asked[0].caller.clone(), asked[0].limit), (Some(fake::lease().owner.spiffe_id), 9));
+    assert_eq!((asked[1].before, asked[1].include_ended), (Some(fake::block().id), true));
 }
 
 #[tokio::test]

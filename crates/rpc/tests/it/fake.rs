@@ -43,6 +43,7 @@ pub(crate) struct Fake {
     pub(crate) requests: Mutex<Vec<RequestKey>>,
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
+    pub(crate) blocks_asked: Mutex<Vec<BlocksAsked>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
     pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
     pub(crate) begun: AtomicUsize,
@@ -58,6 +59,7 @@ impl Default for Fake {
             requests: Mutex::default(),
             revocations: Mutex::default(),
             filters: Mutex::default(),
+            blocks_asked: Mutex::default(),
             asks: Mutex::default(),
             refusals: Mutex::default(),
             begun: AtomicUsize::new(0),
@@ -319,15 +321,23 @@ impl Administration for Fake {
             return Err(refused.clone());
         }
         let ending = Outcome::Ending("the API server cannot be reached".to_owned());
-        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: ending })).await;
+        let step = |outcome, block_set| RevokeStep { view: view(), outcome, total: 2, block_set };
+        let _ = steps.send(Ok(step(ending, true))).await;
         self.act().await?;
-        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: Outcome::Revoked })).await;
+        let _ = steps.send(Ok(step(Outcome::Revoked, false))).await;
         Ok(())
     }
 
     async fn unblock(&self, _: &Caller, _: BlockId) -> Result<Block, Refused> {
         self.act().await?;
         Ok(block())
+    }
+
+    async fn list_blocks(&self, _: &Caller, asked: BlocksAsked) -> Result<Page<Block, BlockId>, Refused> {
+        self.act().await?;
+        let next = asked.before.is_none().then(|| block().id);
+        self.blocks_asked.lock().unwrap().push(asked);
+        Ok(Page { items: vec![block()], next })
     }
 
     async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {

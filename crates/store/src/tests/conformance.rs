@@ -8,7 +8,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
-use shorepass_core::ledger::{Change, LeaseFilter, Ledger, LedgerError};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
 use shorepass_core::request::Method;
 
 use crate::testing::*;
@@ -77,6 +77,7 @@ on_both!(
     tokens_come_newest_first_and_by_jti,
     a_jti_is_recorded_once,
     blocks_are_found_by_id_and_by_caller_and_role,
+    blocks_are_listed_newest_first_and_filtered,
     a_join_token_is_read_back_before_and_after_its_use,
     one_of_a_hundred_parallel_takes_wins,
     the_latest_enrolment_is_the_one_made_last,
@@ -159,6 +160,24 @@ async fn blocks_are_found_by_id_and_by_caller_and_role(subject: Subject) {
     assert_eq!(subject.ledger.blocks(&caller, &name("web")).unwrap(), [other_role]);
     let longer = SpiffeId::parse(&format!("{caller}0")).unwrap();
     assert_eq!(subject.ledger.blocks(&longer, &block(1).role).unwrap(), []);
+}
+
+async fn blocks_are_listed_newest_first_and_filtered(subject: Subject) {
+    let other = Block { caller: operator(), role: name("web"), ..block(4) };
+    let set = [block(2), block(1), block(3), other.clone()].map(|block| Change::BlockSet { block });
+    subject.committed(set.to_vec()).await;
+    let lifted = block(2).lift(second(5), operator());
+    subject.committed(vec![Change::BlockLifted { block: lifted.clone() }]).await;
+    let all = BlockFilter::default;
+    let found =
+        |filter: BlockFilter, before, limit| subject.ledger.find_blocks(&filter, before, limit).unwrap();
+    assert_eq!(found(all(), None, 2), [other.clone(), block(3)]);
+    assert_eq!(found(all(), Some(block(3).id), 2), [lifted, block(1)]);
+    let in_force = BlockFilter { in_force: Some(second(9)), ..all() };
+    assert_eq!(found(in_force, Some(other.id), 9), [block(3), block(1)]);
+    assert_eq!(found(BlockFilter { in_force: Some(second(3603)), ..all() }, None, 9), [other.clone()]);
+    assert_eq!(found(BlockFilter { caller: Some(operator()), ..all() }, None, 9), [other.clone()]);
+    assert_eq!(found(BlockFilter { role: Some(name("web")), ..all() }, None, 9), [other]);
 }
 
 async fn a_join_token_is_read_back_before_and_after_its_use(subject: Subject) {
@@ -277,6 +296,13 @@ async fn leases_are_filtered(subject: Subject) {
     let all = LeaseFilter::default;
     assert_eq!(found(LeaseFilter { lease: Some(lease(1).id), ..all() }), [lease(1).id]);
     assert_eq!(found(LeaseFilter { job: Some(job(3).id), ..all() }), [lease(3).id]);
+    for (namespace, account, expected) in
+        [("web", "deployer", 2), ("web", "other", 0), ("dev", "deployer", 0)]
+    {
+        let service_account = Some(account.to_owned());
+        let filter = LeaseFilter { namespace: Some(name(namespace)), service_account, ..all() };
+        assert_eq!(found(filter).len(), expected, "{namespace}/{account}");
+    }
     assert_eq!(found(LeaseFilter { lease: Some(lease(2).id), ..all() }), []);
     let ended = LeaseFilter { lease: Some(lease(2).id), include_ended: true, ..all() };
     assert_eq!(found(ended), [lease(2).id]);

@@ -228,7 +228,7 @@ pub(super) async fn unknown_records(stage: &Stage) -> Refusals {
     ];
     let remedies = [
         "see `shorepass lease list --all`",
-        "`shorepass lease show` names it",
+        "see `shorepass block list`",
         "give the jti claim",
         "see `shorepass lease list`",
     ];
