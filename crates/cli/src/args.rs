@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{SpiffeId, SpiffeIdError};
 use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::name::{Name, NameError, NamePattern};
@@ -42,6 +43,10 @@ pub(crate) enum Command {
     /// List blocks (operators)
     #[command(subcommand)]
     Block(BlockCommand),
+    /// Shut somebody out: end its leases, close its connections, refuse it everything (operators)
+    Ban(BanArgs),
+    /// Lift a ban (operators)
+    Unban(UnbanArgs),
     /// Find the lease and job behind a token's jti (operators)
     Whois(WhoisArgs),
     /// Create join tokens (operators)
@@ -207,6 +212,53 @@ pub(crate) struct UnblockArgs {
     /// The block's id, as `block list`, `lease show` and `lease revoke` print it
     #[arg(value_name = "BLOCK", value_parser = BlockId::parse)]
     pub(crate) block: BlockId,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whom to ban, or which bans to list.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct BanArgs {
+    /// List bans instead.
+    #[command(subcommand)]
+    pub(crate) command: Option<BanCommand>,
+    /// Everybody of this SPIFFE ID, also when it is enrolled anew; or one enrolment (its id, as the audit file has it)
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse, required = true)]
+    pub(crate) whom: Option<BanKey>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) reason: Option<String>,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// What else to do with bans.
+#[derive(Subcommand)]
+pub(crate) enum BanCommand {
+    /// List the bans that are in force, newest first
+    List(BanListArgs),
+}
+
+/// Which bans to list.
+#[derive(Args)]
+pub(crate) struct BanListArgs {
+    /// Also bans that were lifted
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whose ban to lift.
+#[derive(Args)]
+pub(crate) struct UnbanArgs {
+    /// The SPIFFE ID or enrolment that is banned
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse)]
+    pub(crate) whom: BanKey,
     /// What all operators' commands have.
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,
@@ -399,6 +451,24 @@ mod tests {
         for bad in ["deployer", "web/deployer", "staging/web/", "/web/deployer", "Staging/web/deployer"] {
             assert!(ServiceAccount::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn bans_are_set_and_listed_by_the_same_word() {
+        let id = "spiffe://ci.example.org/platform/builder";
+        for whom in [id, ID] {
+            let Ok(Command::Ban(args)) = parse(&format!("shorepass ban {whom} --reason stolen")) else {
+                panic!("{whom}")
+            };
+            assert_eq!(args.whom.unwrap().to_string(), whom);
+            assert!(args.command.is_none());
+            assert!(parse(&format!("shorepass unban {whom}")).is_ok());
+        }
+        let Ok(Command::Ban(args)) = parse("shorepass ban list --all -o json") else { panic!("a list") };
+        assert!(args.whom.is_none() && matches!(args.command, Some(BanCommand::List(list)) if list.all));
+        assert_eq!(parse(&format!("shorepass ban {id}")).err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban --reason x").err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban prod-1 --reason x").err(), Some(ErrorKind::ValueValidation));
     }
 
     #[test]

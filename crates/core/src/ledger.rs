@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::ban::{Ban, BanKey};
 use crate::block::Block;
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
@@ -163,6 +164,16 @@ pub enum Change {
         /// The enrolment that ended.
         enrolment: Enrolment,
     },
+    /// Somebody was banned.
+    BanSet {
+        /// The ban.
+        ban: Ban,
+    },
+    /// A ban was lifted.
+    BanLifted {
+        /// The ban.
+        ban: Ban,
+    },
     /// A request was refused.
     Refused {
         /// Which, and why.
@@ -298,6 +309,12 @@ pub trait Ledger: Send + Sync {
         before: Option<BlockId>,
         limit: usize,
     ) -> Result<Vec<Block>, LedgerError>;
+
+    /// The ban that is found by this, whether in force or not.
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError>;
+
+    /// Up to `limit` bans, whether in force or not, in the reverse order of their keys, after `after` in it.
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError>;
 
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;

@@ -18,6 +18,8 @@ use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
 use shorepass_tls::Authority;
 
+use crate::outside::Identities;
+
 /// A state directory that nobody else can look into.
 pub(crate) struct StateDirectory(PathBuf);
 
@@ -90,22 +92,24 @@ impl StateDirectory {
 
     /// The enrolment of the identities that were made before for this caller.
     pub(crate) fn enrolment_of(&self, caller: &SpiffeId) -> Result<Option<EnrolmentId>> {
+        let created = self.created()?.into_iter().rfind(|created| created.caller == *caller);
+        Ok(created.map(|created| created.enrolment))
+    }
+
+    fn created(&self) -> Result<Vec<CreatedIdentity>> {
         let path = self.join(IDENTITIES);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(cause) => return Err(cause).with_context(|| format!("cannot read {}", path.display())),
         };
-        let mut found = None;
+        let mut created = Vec::new();
         for line in BufReader::new(file).lines() {
             let line = line.with_context(|| format!("cannot read {}", path.display()))?;
             // A last line that was cut short by a crash belongs to an identity that was never handed out.
-            let Ok(created) = serde_json::from_str::<CreatedIdentity>(&line) else { continue };
-            if created.caller == *caller {
-                found = Some(created.enrolment);
-            }
+            created.extend(serde_json::from_str::<CreatedIdentity>(&line));
         }
-        Ok(found)
+        Ok(created)
     }
 
     /// Writes an identity down, durably, before it is handed out.
@@ -118,6 +122,13 @@ impl StateDirectory {
             .open(&path)
             .and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()))
             .with_context(|| format!("cannot write {}, so no identity is made", path.display()))
+    }
+}
+
+impl Identities for StateDirectory {
+    fn caller_of(&self, enrolment: EnrolmentId) -> Result<Option<SpiffeId>> {
+        let created = self.created()?.into_iter().find(|created| created.enrolment == enrolment);
+        Ok(created.map(|created| created.caller))
     }
 }
 
@@ -164,5 +175,8 @@ mod tests {
         let found = |caller| state.enrolment_of(&SpiffeId::parse(caller).unwrap()).unwrap();
         assert_eq!(found(portal), Some(EnrolmentId::parse(enrolment).unwrap()));
         assert_eq!(found(other), None);
+        let caller_of = |id| state.caller_of(EnrolmentId::parse(id).unwrap()).unwrap();
+        assert_eq!(caller_of(enrolment), Some(SpiffeId::parse(portal).unwrap()));
+        assert_eq!(caller_of("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8e"), None);
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
@@ -139,11 +140,12 @@ pub trait Enrolments: Send + Sync {
     /// Renews the caller's certificate.
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused>;
 
-    /// Whether the caller's enrolment still stands; asked before every RPC with a certificate.
+    /// Whether the caller's enrolment still stands and nobody has banned it; asked before every RPC with a certificate and
+    /// for every message of a stream, so that it must not wait for anything.
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused>;
 
     /// Records a refusal that the middleware made, and returns it with its decision id; where it cannot be recorded,
-    /// returns why. Asked for a wrong kind of caller, an ended enrolment and an expired certificate, after the rate.
+    /// returns why. Asked for a wrong kind of caller, a ban, an ended enrolment and an expired certificate, after the rate.
     async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused;
 }
 
@@ -212,6 +214,17 @@ pub struct BlocksAsked {
     pub limit: usize,
 }
 
+/// A ban, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutout {
+    /// The ban.
+    pub ban: Ban,
+    /// How many leases it ended.
+    pub leases: usize,
+    /// How many connections it closed.
+    pub connections: usize,
+}
+
 /// A new join token. `Debug` shows the expiry only.
 pub struct NewJoinToken {
     /// The text to hand to the runner.
@@ -255,6 +268,21 @@ pub trait Administration: Send + Sync {
     /// Blocks older than `before`, newest first.
     async fn list_blocks(&self, caller: &Caller, asked: BlocksAsked)
     -> Result<Page<Block, BlockId>, Refused>;
+
+    /// Bans somebody.
+    async fn ban(&self, caller: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused>;
+
+    /// Lifts a ban.
+    async fn unban(&self, caller: &Caller, whom: BanKey) -> Result<Ban, Refused>;
+
+    /// Bans after `after`, in the order of their keys.
+    async fn list_bans(
+        &self,
+        caller: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        limit: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused>;
 
     /// Finds a token by its `jti`.
     async fn find_token(&self, caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused>;

@@ -180,6 +180,21 @@ impl ApiClient {
         self.call(request, |channel, request| async move { admin(channel).list_blocks(request).await }).await
     }
 
+    /// AdminService.Ban
+    pub async fn ban(&self, request: v1::BanRequest) -> Result<v1::BanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).ban(request).await }).await
+    }
+
+    /// AdminService.Unban
+    pub async fn unban(&self, request: v1::UnbanRequest) -> Result<v1::UnbanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).unban(request).await }).await
+    }
+
+    /// AdminService.ListBans
+    pub async fn list_bans(&self, request: v1::ListBansRequest) -> Result<v1::ListBansResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_bans(request).await }).await
+    }
+
     /// AdminService.FindToken
     pub async fn find_token(
         &self,

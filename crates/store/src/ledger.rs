@@ -63,6 +63,14 @@ macro_rules! ledger_over {
                 self.read(|view| rows::find_blocks(view, filter, before, limit))
             }
 
+            fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+                self.read(|view| rows::ban(view, key))
+            }
+
+            fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+                self.read(|view| rows::bans(view, after, limit))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }
@@ -88,6 +96,7 @@ macro_rules! ledger_over {
 
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;

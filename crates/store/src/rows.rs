@@ -2,6 +2,7 @@
 //!
 //! A row that was found under a key that is not its own is damaged: the checksum of a value does not cover its key.
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
@@ -17,7 +18,7 @@ use shorepass_proto::store::v1::Progress;
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix, request_key,
+    PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of, jti_of, leases_prefix, request_key,
 };
 
 /// Something that is one row.
@@ -66,6 +67,8 @@ row!(Lease, Lease, "lease",
 row!(Block, Block, "block",
     key: |block| block.id.as_bytes().to_vec(), name: |block| block.id.to_string(),
     revision: |block| Some(block.revision));
+row!(Ban, Ban, "the ban of",
+    key: |ban| ban_key(&ban.banned.key()), name: |ban| ban.banned.to_string(), revision: |ban| Some(ban.revision));
 row!(Enrolment, Enrolment, "enrolment",
     key: |enrolment| enrolment.id.as_bytes().to_vec(), name: |enrolment| enrolment.id.to_string(),
     revision: |enrolment| Some(enrolment.revision));
@@ -115,6 +118,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
         Table::Request => read::<Request>(key, value).map(|_| ()),
+        Table::Ban => read::<Ban>(key, value).map(|_| ()),
     }
 }
 
@@ -242,6 +246,28 @@ pub(crate) fn find_blocks(
         .filter(|block| block.as_ref().map_or(true, |block| filter.matches(block)))
         .take(limit)
         .collect()
+}
+
+/// The ban that is found by this.
+pub(crate) fn ban(view: &dyn View, key: &BanKey) -> Result<Option<Ban>, ReadError> {
+    fetch(view, &ban_key(key))
+}
+
+/// Up to `limit` bans, last key first, before the key of `after`.
+pub(crate) fn bans(view: &dyn View, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, ReadError> {
+    let after = after.map(ban_key);
+    let entries = view.newest_first(Table::Ban, &[], after.as_deref());
+    entries.take(limit).map(|entry| entry.and_then(|(key, value)| read(&key, &value))).collect()
+}
+
+/// The ban in force that holds for this owner.
+pub(crate) fn ban_on(view: &dyn View, owner: &Owner) -> Result<Option<Ban>, ReadError> {
+    for key in [BanKey::Name(owner.spiffe_id.clone()), BanKey::Enrolment(owner.enrolment)] {
+        if let Some(ban) = ban(view, &key)?.filter(Ban::in_force) {
+            return Ok(Some(ban));
+        }
+    }
+    Ok(None)
 }
 
 /// A join token by the digest of its secret.

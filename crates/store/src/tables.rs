@@ -18,10 +18,12 @@
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
+//! | Ban | `n` and the SPIFFE ID, or `e` and the enrolment's id |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::{BlockId, RequestId};
 use shorepass_core::lease::Lease;
@@ -64,10 +66,12 @@ pub(crate) enum Table {
     LeasesOfJob = 12,
     /// Which leases a caller has, ended ones too.
     LeasesOfCaller = 13,
+    /// Bans.
+    Ban = 25,
 }
 
 impl Table {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -82,6 +86,7 @@ impl Table {
         Self::UnfinishedLeases,
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
+        Self::Ban,
     ];
 
     /// A key of this table in the whole space.
@@ -130,6 +135,14 @@ pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
 /// Where a block stands among those of its caller and role.
 pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -> Vec<u8> {
     [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
+}
+
+/// Where a ban is.
+pub(crate) fn ban_key(key: &BanKey) -> Vec<u8> {
+    match key {
+        BanKey::Name(name) => [b"n", name.to_string().as_bytes()].concat(),
+        BanKey::Enrolment(enrolment) => [b"e", enrolment.as_bytes().as_slice()].concat(),
+    }
 }
 
 /// Where a lease stands among those of its job.

@@ -1,6 +1,7 @@
 //! One module for each family of commands. They ask, and hand the answer to `output`.
 
 mod agent;
+mod bans;
 mod leases;
 mod others;
 mod pages;
@@ -24,6 +25,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,
         Command::Block(BlockCommand::List(args)) => others::list_blocks(&args, &mut out).await,
         Command::Unblock(args) => others::unblock(&args, &mut out).await,
+        Command::Ban(args) => bans::ban(&args, &mut out).await,
+        Command::Unban(args) => bans::unban(&args, &mut out).await,
         Command::Whois(args) => others::whois(&args, &mut out).await,
         Command::JoinToken(JoinTokenCommand::Create(args)) => {
             others::create_join_token(&args, &mut out).await

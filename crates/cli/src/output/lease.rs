@@ -365,6 +365,7 @@ fn cause(cause: v1::EndCause) -> &'static str {
         v1::EndCause::AnchorLost => "anchor-lost",
         v1::EndCause::ServiceAccountReplaced => "service-account-replaced",
         v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
+        v1::EndCause::OwnerBanned => "owner-banned",
     }
 }
 

@@ -4,6 +4,7 @@
 //! drive the terminal.
 
 pub(crate) mod agent;
+pub(crate) mod ban;
 pub(crate) mod block;
 pub(crate) mod join_token;
 pub(crate) mod lease;

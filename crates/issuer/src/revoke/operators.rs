@@ -13,12 +13,9 @@ use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::mpsc;
 
-use super::Ends;
+use super::{Ends, LEASES_IN_A_COMMIT};
 use crate::admin::Views;
 use crate::outside::ledger_refused;
-
-/// How many leases one commit blocks and ends.
-const LEASES_IN_A_COMMIT: usize = 100;
 
 /// Revokes for operators.
 #[derive(Clone)]

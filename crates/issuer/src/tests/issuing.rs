@@ -1,6 +1,7 @@
 //! The issuing path: what is durable when, and what leaves.
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Owner;
 use shorepass_core::cluster::MintError;
@@ -89,6 +90,12 @@ impl Ledger for FailingLedger {
         limit: usize,
     ) -> Result<Vec<Block>, LedgerError> {
         self.inner.find_blocks(filter, before, limit)
+    }
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+        self.inner.ban(key)
+    }
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+        self.inner.bans(after, limit)
     }
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
         self.inner.join_token(digest)

@@ -3,6 +3,7 @@
 use std::mem::take;
 use std::time::Duration;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence};
@@ -198,6 +199,23 @@ pub(crate) fn list_blocks(message: v1::ListBlocksRequest) -> Result<BlocksAsked,
         before: pages::read_token("page_token", &page_token, BlockId::parse)?,
         limit: pages::size("page_size", page_size)?,
     })
+}
+
+pub(crate) fn ban(message: v1::BanRequest) -> Result<(BanKey, String), Refused> {
+    let v1::BanRequest { subject, reason } = message;
+    let whom = fields::required("subject", &subject, BanKey::parse)?;
+    Ok((whom, fields::reason_text("reason", reason)?))
+}
+
+pub(crate) fn unban(message: v1::UnbanRequest) -> Result<BanKey, Refused> {
+    let v1::UnbanRequest { subject } = message;
+    fields::required("subject", &subject, BanKey::parse)
+}
+
+pub(crate) fn list_bans(message: v1::ListBansRequest) -> Result<(bool, Option<BanKey>, usize), Refused> {
+    let v1::ListBansRequest { include_lifted, page_size, page_token } = message;
+    let after = pages::read_token("page_token", &page_token, BanKey::parse)?;
+    Ok((include_lifted, after, pages::size("page_size", page_size)?))
 }
 
 pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refused> {

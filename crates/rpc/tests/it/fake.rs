@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
@@ -44,6 +45,7 @@ pub(crate) struct Fake {
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
     pub(crate) blocks_asked: Mutex<Vec<BlocksAsked>>,
+    pub(crate) banned: Mutex<Vec<(BanKey, String)>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
     pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
     pub(crate) begun: AtomicUsize,
@@ -60,6 +62,7 @@ impl Default for Fake {
             revocations: Mutex::default(),
             filters: Mutex::default(),
             blocks_asked: Mutex::default(),
+            banned: Mutex::default(),
             asks: Mutex::default(),
             refusals: Mutex::default(),
             begun: AtomicUsize::new(0),
@@ -185,6 +188,17 @@ pub(crate) fn block() -> Block {
         by: caller(Kind::Operator).spiffe_id().clone(),
         reason: "leaked".to_owned(),
         lease: LeaseId::parse(ID).unwrap(),
+        lifted: None,
+        revision: Revision::FIRST,
+    }
+}
+
+pub(crate) fn ban() -> Ban {
+    Ban {
+        banned: Banned::Enrolment(owner()),
+        set: second(3),
+        by: caller(Kind::Operator).spiffe_id().clone(),
+        reason: "stolen".to_owned(),
         lifted: None,
         revision: Revision::FIRST,
     }
@@ -338,6 +352,29 @@ impl Administration for Fake {
         let next = asked.before.is_none().then(|| block().id);
         self.blocks_asked.lock().unwrap().push(asked);
         Ok(Page { items: vec![block()], next })
+    }
+
+    async fn ban(&self, _: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
+        self.act().await?;
+        self.banned.lock().unwrap().push((whom, reason));
+        Ok(Shutout { ban: ban(), leases: 3, connections: 2 })
+    }
+
+    async fn unban(&self, _: &Caller, _: BanKey) -> Result<Ban, Refused> {
+        self.act().await?;
+        Ok(ban().lift(second(9), caller(Kind::Operator).spiffe_id().clone()))
+    }
+
+    async fn list_bans(
+        &self,
+        _: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        _: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused> {
+        self.act().await?;
+        let next = after.is_none().then(|| ban().banned.key());
+        Ok(Page { items: if include_lifted { vec![ban()] } else { vec![] }, next })
     }
 
     async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {

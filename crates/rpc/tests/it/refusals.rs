@@ -129,6 +129,17 @@ async fn operators_requests_are_checked() {
     assert_eq!(refused_field(get("").await), "lease_id");
     let unblock = |id: &str| client.unblock(v1::UnblockRequest { block_id: id.to_owned() });
     assert_eq!(refused_field(unblock("x").await), "block_id");
+    for (subject, reason, field) in [
+        ("", "stolen", "subject"),
+        ("prod-1", "stolen", "subject"),
+        (ID, "", "reason"),
+        (ID, "a\nb", "reason"),
+    ] {
+        let request = v1::BanRequest { subject: subject.to_owned(), reason: reason.to_owned() };
+        assert_eq!(refused_field(client.ban(request).await), field, "{subject} {reason}");
+    }
+    let unban = v1::UnbanRequest { subject: "list".to_owned() };
+    assert_eq!(refused_field(client.unban(unban).await), "subject");
     let blocks = |caller: &str, role: &str| {
         let (caller, role) = (caller.to_owned(), role.to_owned());
         client.list_blocks(v1::ListBlocksRequest { caller, role, ..Default::default() })
@@ -253,6 +264,8 @@ async fn what_is_refused_for_the_caller_is_recorded_and_its_decision_named() {
     check(&bench, Some(Kind::Runner), "RevokeLeases", Reason::CallerKind).await;
     *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::EnrolmentEnded, "replaced"));
     check(&bench, Some(Kind::Runner), "Issue", Reason::EnrolmentEnded).await;
+    *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::Banned, "banned"));
+    check(&bench, Some(Kind::Operator), "ListBans", Reason::Banned).await;
     bench.clock.set(second(3_600));
     check(&bench, Some(Kind::Operator), "GetLease", Reason::CertificateExpired).await;
 }
