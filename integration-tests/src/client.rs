@@ -108,6 +108,18 @@ impl Client {
         Ok(steps)
     }
 
+    /// Bans a SPIFFE ID or an enrolment.
+    pub async fn ban(&self, subject: &str) -> Result<v1::BanResponse, ClientError> {
+        let request = v1::BanRequest { subject: subject.to_owned(), reason: "stolen".to_owned() };
+        self.call(ApiClient::ban, request).await
+    }
+
+    /// Lifts a ban.
+    pub async fn unban(&self, subject: &str) -> Result<(), ClientError> {
+        let request = v1::UnbanRequest { subject: subject.to_owned() };
+        self.call(ApiClient::unban, request).await.map(drop)
+    }
+
     /// All leases, also those that have ended.
     pub async fn leases(&self) -> Result<Vec<v1::LeaseRecord>, ClientError> {
         let mut leases = Vec::new();

@@ -267,6 +267,11 @@ impl IssuerUnderTest {
         Client::new(self, &self.identity("operator", "alice")?)
     }
 
+    /// Another operator.
+    pub fn operator_named(&self, name: &str) -> Result<Client> {
+        Client::new(self, &self.identity("operator", name)?)
+    }
+
     /// A platform.
     pub fn platform(&self, name: &str) -> Result<Client> {
         Client::new(self, &self.identity("platform", name)?)

@@ -1,6 +1,7 @@
 //! The one test binary: scenarios on a real Kubernetes. Run them with `cargo xtask test`.
 
 mod scenarios {
+    mod bans;
     mod certificates;
     mod descriptors;
     mod errors;
@@ -16,6 +17,7 @@ mod scenarios {
     mod restart;
     mod revocation;
     mod secret_search;
+    mod selectors;
     mod stolen_issuer;
     mod tls_refusals;
 }

@@ -477,8 +477,14 @@ fn verdict(call: Call, reason: Option<Reason>) -> Verdict {
     match (call, reason) {
         (
             Call::Refresh(_),
-            // The leases of an enrolment end with it.
-            Some(Reason::LeaseEnded | Reason::JobEnded | Reason::EnrolmentEnded | Reason::LeaseNotAvailable),
+            // The leases of an enrolment end with it, and those of somebody who is banned.
+            Some(
+                Reason::LeaseEnded
+                | Reason::JobEnded
+                | Reason::EnrolmentEnded
+                | Reason::Banned
+                | Reason::LeaseNotAvailable,
+            ),
         ) => Verdict::LeaseOver,
         (Call::Issue, Some(Reason::LeaseEnded | Reason::RequestIdReused)) => Verdict::RequestSpent,
         (Call::Issue, Some(Reason::JobEnded | Reason::JobNotAvailable)) => Verdict::JobOver,

@@ -177,6 +177,9 @@ impl IssuerError {
         if matches!(self.reason(), Some(Reason::EnrolmentEnded | Reason::CertificateExpired)) {
             return "get a new join token, move identity.pem away and restart the agent".to_owned();
         }
+        if self.reason() == Some(Reason::Banned) {
+            return "ask an operator, who lifts a ban with `shorepass unban`".to_owned();
+        }
         let decision = match self {
             Self::Refused(refusal) => refusal.metadata.get("decision_id"),
             _ => None,
@@ -226,6 +229,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::CertificateExpired
         | Reason::EnrolmentExists
         | Reason::EnrolmentEnded
+        | Reason::Banned
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{SpiffeId, SpiffeIdError};
 use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::name::{Name, NameError, NamePattern};
@@ -39,6 +40,13 @@ pub(crate) enum Command {
     Lease(LeaseCommand),
     /// Lift a block that a revocation has set (operators)
     Unblock(UnblockArgs),
+    /// List blocks (operators)
+    #[command(subcommand)]
+    Block(BlockCommand),
+    /// Shut somebody out: end its leases, close its connections, refuse it everything (operators)
+    Ban(BanArgs),
+    /// Lift a ban (operators)
+    Unban(UnbanArgs),
     /// Find the lease and job behind a token's jti (operators)
     Whois(WhoisArgs),
     /// Create join tokens (operators)
@@ -117,6 +125,11 @@ pub(crate) struct Conditions {
     /// In this cluster
     #[arg(long, value_parser = Name::parse)]
     pub(crate) cluster: Option<Name>,
+    /// Of this ServiceAccount
+    #[arg(
+        long, value_name = "CLUSTER/NAMESPACE/NAME", value_parser = ServiceAccount::parse, conflicts_with = "cluster"
+    )]
+    pub(crate) service_account: Option<ServiceAccount>,
 }
 
 /// Which leases to list.
@@ -147,11 +160,14 @@ pub(crate) struct ShowArgs {
 /// Which leases to revoke.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
-    .args(["lease", "runner", "job", "role", "cluster"]))]
+    .args(["lease", "runner", "job", "role", "cluster", "service_account", "all"]))]
 pub(crate) struct RevokeArgs {
     /// The lease's id
     #[arg(value_name = "LEASE", value_parser = LeaseId::parse)]
     pub(crate) lease: Option<LeaseId>,
+    /// All leases of this issuer
+    #[arg(long, conflicts_with_all = ["lease", "runner", "job", "role", "cluster", "service_account"])]
+    pub(crate) all: bool,
     /// Which.
     #[command(flatten)]
     pub(crate) conditions: Conditions,
@@ -166,12 +182,83 @@ pub(crate) struct RevokeArgs {
     pub(crate) operator: OperatorArgs,
 }
 
+/// What to do with blocks.
+#[derive(Subcommand)]
+pub(crate) enum BlockCommand {
+    /// List the blocks that are in force, newest first
+    List(BlockListArgs),
+}
+
+/// Which blocks to list.
+#[derive(Args)]
+pub(crate) struct BlockListArgs {
+    /// Of this runner (its name, or a caller's whole SPIFFE ID)
+    #[arg(long, value_name = "NAME|SPIFFE", value_parser = Runner::parse)]
+    pub(crate) runner: Option<Runner>,
+    /// For this role
+    #[arg(long, value_parser = Name::parse)]
+    pub(crate) role: Option<Name>,
+    /// Also blocks that were lifted or have ended
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
 /// Which block to lift.
 #[derive(Args)]
 pub(crate) struct UnblockArgs {
-    /// The block's id, as `lease show` and `lease revoke` print it
+    /// The block's id, as `block list`, `lease show` and `lease revoke` print it
     #[arg(value_name = "BLOCK", value_parser = BlockId::parse)]
     pub(crate) block: BlockId,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whom to ban, or which bans to list.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct BanArgs {
+    /// List bans instead.
+    #[command(subcommand)]
+    pub(crate) command: Option<BanCommand>,
+    /// Everybody of this SPIFFE ID, also when it is enrolled anew; or one enrolment (its id, as the audit file has it)
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse, required = true)]
+    pub(crate) whom: Option<BanKey>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) reason: Option<String>,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// What else to do with bans.
+#[derive(Subcommand)]
+pub(crate) enum BanCommand {
+    /// List the bans that are in force, newest first
+    List(BanListArgs),
+}
+
+/// Which bans to list.
+#[derive(Args)]
+pub(crate) struct BanListArgs {
+    /// Also bans that were lifted
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whose ban to lift.
+#[derive(Args)]
+pub(crate) struct UnbanArgs {
+    /// The SPIFFE ID or enrolment that is banned
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse)]
+    pub(crate) whom: BanKey,
     /// What all operators' commands have.
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,
@@ -242,6 +329,40 @@ impl Runner {
     }
 }
 
+/// A ServiceAccount, by all that it takes to name one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceAccount {
+    pub(crate) cluster: Name,
+    pub(crate) namespace: Name,
+    pub(crate) name: String,
+}
+
+/// Why a text is no ServiceAccount.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServiceAccountError {
+    /// Not of three parts.
+    #[error("a ServiceAccount is named CLUSTER/NAMESPACE/NAME")]
+    Form,
+    /// A part is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl ServiceAccount {
+    /// The last part is the issuer's to judge: Kubernetes allows more there than our names do.
+    fn parse(text: &str) -> Result<Self, ServiceAccountError> {
+        let mut parts = text.splitn(3, '/');
+        let (Some(cluster), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(ServiceAccountError::Form);
+        };
+        if name.is_empty() {
+            return Err(ServiceAccountError::Form);
+        }
+        let (cluster, namespace) = (Name::parse(cluster)?, Name::parse(namespace)?);
+        Ok(Self { cluster, namespace, name: name.to_owned() })
+    }
+}
+
 /// The `jti` of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Jti(pub(crate) String);
@@ -299,8 +420,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_never_means_everything() {
+    fn a_revocation_means_everything_only_when_told_so() {
         let missing = |line| parse(line).err() == Some(ErrorKind::MissingRequiredArgument);
+        let contrary = |line: &str| parse(line).err() == Some(ErrorKind::ArgumentConflict);
+        assert!(parse("shorepass lease revoke --all --reason leaked").is_ok());
+        assert!(missing("shorepass lease revoke --all"));
+        assert!(contrary("shorepass lease revoke --all --runner prod-1 --reason leaked"));
+        assert!(contrary(&format!("shorepass lease revoke {ID} --all --reason leaked")));
+        assert!(contrary("shorepass lease revoke --service-account c/web/sa --cluster d --reason leaked"));
         assert!(missing("shorepass lease revoke --reason leaked"));
         assert!(missing("shorepass lease revoke --runner prod-1"));
         assert!(parse(&format!("shorepass lease revoke {ID} --reason leaked")).is_ok());
@@ -314,6 +441,34 @@ mod tests {
         assert_eq!(Runner::parse(id).unwrap(), Runner::Caller(SpiffeId::parse(id).unwrap()));
         assert!(Runner::parse("spiffe://ci.example.org/runner").is_err());
         assert!(Runner::parse("Prod").is_err());
+    }
+
+    #[test]
+    fn a_service_account_is_named_with_its_cluster_and_namespace() {
+        let parsed = ServiceAccount::parse("staging/web/deployer.v2").unwrap();
+        let (cluster, namespace) = (Name::parse("staging").unwrap(), Name::parse("web").unwrap());
+        assert_eq!(parsed, ServiceAccount { cluster, namespace, name: "deployer.v2".to_owned() });
+        for bad in ["deployer", "web/deployer", "staging/web/", "/web/deployer", "Staging/web/deployer"] {
+            assert!(ServiceAccount::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bans_are_set_and_listed_by_the_same_word() {
+        let id = "spiffe://ci.example.org/platform/builder";
+        for whom in [id, ID] {
+            let Ok(Command::Ban(args)) = parse(&format!("shorepass ban {whom} --reason stolen")) else {
+                panic!("{whom}")
+            };
+            assert_eq!(args.whom.unwrap().to_string(), whom);
+            assert!(args.command.is_none());
+            assert!(parse(&format!("shorepass unban {whom}")).is_ok());
+        }
+        let Ok(Command::Ban(args)) = parse("shorepass ban list --all -o json") else { panic!("a list") };
+        assert!(args.whom.is_none() && matches!(args.command, Some(BanCommand::List(list)) if list.all));
+        assert_eq!(parse(&format!("shorepass ban {id}")).err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban --reason x").err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban prod-1 --reason x").err(), Some(ErrorKind::ValueValidation));
     }
 
     #[test]

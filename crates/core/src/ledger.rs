@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::ban::{Ban, BanKey};
 use crate::block::Block;
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
@@ -169,6 +170,16 @@ pub enum Change {
         /// The identity.
         identity: CreatedIdentity,
     },
+    /// Somebody was banned.
+    BanSet {
+        /// The ban.
+        ban: Ban,
+    },
+    /// A ban was lifted.
+    BanLifted {
+        /// The ban.
+        ban: Ban,
+    },
     /// A request was refused.
     Refused {
         /// Which, and why.
@@ -214,6 +225,10 @@ pub struct LeaseFilter {
     pub role: Option<Name>,
     /// Leases in this cluster.
     pub cluster: Option<Name>,
+    /// Leases of ServiceAccounts in this namespace.
+    pub namespace: Option<Name>,
+    /// Leases of ServiceAccounts of this name.
+    pub service_account: Option<String>,
     /// Ended ones too.
     pub include_ended: bool,
 }
@@ -228,11 +243,33 @@ impl LeaseFilter {
             && self.job.is_none_or(|job| job == lease.job)
             && self.role.as_ref().is_none_or(|role| *role == lease.role)
             && self.cluster.as_ref().is_none_or(|cluster| *cluster == lease.target.cluster)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == lease.target.namespace)
+            && self.service_account.as_ref().is_none_or(|account| *account == lease.target.service_account)
     }
 
     /// Whether it holds back anything at all.
     pub fn is_everything(&self) -> bool {
         *self == Self { include_ended: self.include_ended, ..Self::default() }
+    }
+}
+
+/// What a page of blocks should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockFilter {
+    /// Blocks of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Blocks for this role.
+    pub role: Option<Name>,
+    /// Blocks that are in force now, and no others.
+    pub in_force: Option<Timestamp>,
+}
+
+impl BlockFilter {
+    /// Whether the block is one of these.
+    pub fn matches(&self, block: &Block) -> bool {
+        self.caller.as_ref().is_none_or(|caller| *caller == block.caller)
+            && self.role.as_ref().is_none_or(|role| *role == block.role)
+            && self.in_force.is_none_or(|now| block.in_force(now))
     }
 }
 
@@ -270,6 +307,20 @@ pub trait Ledger: Send + Sync {
 
     /// The blocks of a caller and role, whether in force or not, newest first.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// Up to `limit` blocks that match, newest first, older than `before`.
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError>;
+
+    /// The ban that is found by this, whether in force or not.
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError>;
+
+    /// Up to `limit` bans, whether in force or not, in the reverse order of their keys, after `after` in it.
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError>;
 
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;

@@ -6,6 +6,7 @@
 //! [`mint::Order`] only from a grant, and a token leaves only against a [`ledger::Recorded`].
 
 pub mod audit;
+pub mod ban;
 pub mod block;
 pub mod caller;
 pub mod cluster;

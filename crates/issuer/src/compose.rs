@@ -25,6 +25,7 @@ use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
 use shorepass_daemon::listen::{self, Listener, Permit};
 use shorepass_daemon::shutdown::{Tasks, on_signals};
 use shorepass_daemon::telemetry::Chain;
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
 use shorepass_rpc::server::{ListenerKind, Peered, Services, serve as serve_rpc};
 use shorepass_store::Sealer;
@@ -38,6 +39,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ban::list::BanList;
 use crate::identities::{self, inbox::Inbox};
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
@@ -151,6 +153,9 @@ impl Parts {
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = Arc::new(state.authority(&config.trust_domain, clock.now(), entropy.clone())?);
         let store = Store::open(&state.join("ledger"), &state.join("audit.jsonl"), clock.clone())?;
+        let bans = BanList::load(&store).context("cannot read who is banned")?;
+        let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
+        let identities = state.join(identities::FILE);
         let outside = Arc::new(Outside {
             ledger: Arc::new(store),
             clusters: clusters
@@ -158,10 +163,13 @@ impl Parts {
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
             policy: Policy::new(roles)?,
-            seal: Box::new(AnchorSeal(Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?)),
+            seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            bans,
+            connections: Connections::default(),
+            identities: Box::new(state),
             background: TaskTracker::new(),
         });
         let identity = ServingCertificate::of(config);
@@ -171,7 +179,6 @@ impl Parts {
             config.trust_domain.clone(),
             config.certificate_lifetime,
         );
-        let identities = state.join(identities::FILE);
         Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
     }
 
@@ -219,6 +226,7 @@ impl Parts {
         let services = Services {
             credentials: use_cases.clone(),
             enrolments: use_cases.clone(),
+            connections: use_cases.outside.connections.clone(),
             administration: use_cases,
         };
         let (clock, entropy) = (self.clock.clone(), self.entropy.clone());

@@ -4,6 +4,7 @@
 //! ends in [`issue`]. A use case speaks the language of core: it knows no gRPC, YAML, kube or sled.
 
 pub mod admin;
+pub mod ban;
 pub mod commands;
 mod compose;
 pub mod enrol;

@@ -8,24 +8,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::caller::{Caller, SpiffeId};
+use shorepass_core::ban::Ban;
+use shorepass_core::caller::{Caller, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
-use shorepass_core::id::DecisionId;
+use shorepass_core::id::{DecisionId, EnrolmentId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::request::{Outcome, Request};
-use shorepass_core::time::{Clock, Entropy};
+use shorepass_core::time::{Clock, Entropy, for_people};
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_rpc::status::reason_name;
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
+use crate::ban::list::BanList;
+
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
     /// The annotation of the lease's anchor.
     fn seal(&self, lease: &Lease) -> String;
+}
+
+/// The identities that `identity create` has made: platforms and operators have no enrolment in the ledger.
+pub trait Identities: Send + Sync {
+    /// Whose enrolment that is; none if no identity was made with it.
+    fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>>;
 }
 
 /// The outside of the issuer, as its use cases see it.
@@ -44,6 +54,12 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Who is banned.
+    pub bans: BanList,
+    /// Who is connected.
+    pub connections: Connections,
+    /// What was made beside the running issuer.
+    pub identities: Box<dyn Identities>,
     /// Cuts that nobody waits for; the daemon does, before it ends.
     pub background: TaskTracker,
 }
@@ -118,6 +134,11 @@ impl Outside {
         .await
     }
 
+    /// Refuses whoever is banned, without waiting for anything.
+    pub fn not_banned(&self, owner: &Owner) -> Result<(), Refused> {
+        self.bans.on(owner).map_or(Ok(()), |ban| Err(banned(&ban)))
+    }
+
     /// A lease that the caller does not own, or that does not exist: both look alike.
     pub async fn refuse_lease(
         &self,
@@ -136,6 +157,18 @@ impl Outside {
         })
         .await
     }
+}
+
+/// What a caller is told who is banned. The reason is for operators.
+pub fn banned(ban: &Ban) -> Refused {
+    let message = format!(
+        "{} was banned by {} at {}; an operator lifts it with `shorepass unban {}`",
+        ban.banned,
+        ban.by,
+        for_people(ban.set),
+        ban.banned.key()
+    );
+    Refused::new(Reason::Banned, message).with("by", ban.by.to_string()).with("since", ban.set.to_string())
 }
 
 /// What a caller is told when the ledger fails.

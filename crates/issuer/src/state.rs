@@ -9,9 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use shorepass_core::caller::SpiffeId;
+use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
 use shorepass_tls::Authority;
+
+use crate::identities::{self, Handover};
+use crate::outside::Identities;
 
 /// A state directory that nobody else can look into.
 pub(crate) struct StateDirectory(PathBuf);
@@ -97,6 +102,12 @@ fn judge(path: &Path, owner: u32, mode: u32, ours: u32) -> Result<()> {
     Ok(())
 }
 
+impl Identities for StateDirectory {
+    fn caller_of(&self, enrolment: EnrolmentId) -> Result<Option<SpiffeId>> {
+        Handover::open(&self.join(identities::FILE))?.caller_of(enrolment)
+    }
+}
+
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
@@ -114,6 +125,7 @@ mod tests {
         let refused = StateDirectory::open(folder.path()).err().unwrap().to_string();
         assert!(refused.contains("chmod 700"), "{refused}");
     }
+
     #[test]
     fn a_directory_that_cannot_be_is_named_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();

@@ -171,6 +171,29 @@ impl ApiClient {
         self.call(request, |channel, request| async move { admin(channel).unblock(request).await }).await
     }
 
+    /// AdminService.ListBlocks
+    pub async fn list_blocks(
+        &self,
+        request: v1::ListBlocksRequest,
+    ) -> Result<v1::ListBlocksResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_blocks(request).await }).await
+    }
+
+    /// AdminService.Ban
+    pub async fn ban(&self, request: v1::BanRequest) -> Result<v1::BanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).ban(request).await }).await
+    }
+
+    /// AdminService.Unban
+    pub async fn unban(&self, request: v1::UnbanRequest) -> Result<v1::UnbanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).unban(request).await }).await
+    }
+
+    /// AdminService.ListBans
+    pub async fn list_bans(&self, request: v1::ListBansRequest) -> Result<v1::ListBansResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_bans(request).await }).await
+    }
+
     /// AdminService.FindToken
     pub async fn find_token(
         &self,

@@ -1,6 +1,6 @@
 //! What every call passes before and after the domain, in this order.
 //!
-//! Request id, method table, shutdown, load, rate, certificate, kind of caller, enrolment; then the call itself under a
+//! Request id, method table, shutdown, load, rate, certificate, kind of caller, ban and enrolment; then the call itself under a
 //! time limit and a guard against panics; then its reason into the metrics. It is one plain function instead of a tower
 //! of layers, because the order is the point. The text of a panic and what a peer sent reach neither peer nor log.
 //!
@@ -151,7 +151,7 @@ impl Connection {
     async fn refuse(&self, method: &Method, refused: Refused) -> Result<http::Response<Body>, Status> {
         let decided = matches!(
             refused.reason,
-            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded
+            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded | Reason::Banned
         );
         if !decided {
             return Err(refused.into());

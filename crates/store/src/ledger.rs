@@ -54,6 +54,23 @@ macro_rules! ledger_over {
                 self.read(|view| rows::blocks(view, caller, role))
             }
 
+            fn find_blocks(
+                &self,
+                filter: &BlockFilter,
+                before: Option<BlockId>,
+                limit: usize,
+            ) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::find_blocks(view, filter, before, limit))
+            }
+
+            fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+                self.read(|view| rows::ban(view, key))
+            }
+
+            fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+                self.read(|view| rows::bans(view, after, limit))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }
@@ -87,6 +104,7 @@ macro_rules! ledger_over {
 
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
@@ -95,7 +113,7 @@ use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
 

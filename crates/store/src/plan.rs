@@ -1,9 +1,10 @@
 //! Which rows a change writes, and what it must not find: pure, for any engine.
 //!
 //! A row is written over the revision before its own and over no other. A revision cannot see a row that somebody else
-//! *adds*, so three changes look further, at rows that may have moved on between the decision and the commit: a new lease
+//! *adds*, so some changes look further, at rows that may have moved on between the decision and the commit: a new lease
 //! is refused when its job has ended, its owner's enrolment was replaced, or a block was set; a token when its lease is
-//! no longer live; an enrolment when its name was taken. Rows that are not there refuse nothing.
+//! no longer live; an enrolment when its name was taken; and all that gives somebody something (a job, a lease, a token, a
+//! certificate) when that one was banned. Rows that are not there refuse nothing.
 //!
 //! [`puts`] needs no view: what a change writes depends on the change alone. That is why start-up can bring the records
 //! up to the audit file by writing the rows of its tail once more, whether they were written before or not.
@@ -118,6 +119,7 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put(identity, rows);
             put_latest_identity(identity, rows);
         }
+        Change::BanSet { ban } | Change::BanLifted { ban } => put(ban, rows),
         Change::Refused { refusal: _ } => {}
     }
 }
@@ -174,19 +176,22 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
     match change {
         Change::JobStarted { job, request } => {
             follows(job, view)?;
-            follows(request, view)
+            follows(request, view)?;
+            not_banned(&job.owner, view)
         }
         Change::JobEnded { job } => follows(job, view),
         Change::LeasePending { lease, request } => {
             follows(lease, view)?;
             follows(request, view)?;
+            not_banned(&lease.owner, view)?;
             still_wanted(lease, view)
         }
         Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
             follows(lease, view)
         }
-        Change::TokenMinted { token, owner: _ } => {
+        Change::TokenMinted { token, owner } => {
             follows(token, view)?;
+            not_banned(owner, view)?;
             still_live(token, view)
         }
         Change::BlockSet { block } | Change::BlockLifted { block } => follows(block, view),
@@ -197,12 +202,16 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::JoinTokenTaken { join_token } => follows(join_token, view),
         Change::Enrolled { enrolment } => {
             follows(enrolment, view)?;
+            not_banned(&enrolment.owner(), view)?;
             still_free(enrolment, view)
         }
-        Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
-            follows(enrolment, view)
+        Change::Renewed { enrolment, at: _ } => {
+            follows(enrolment, view)?;
+            not_banned(&enrolment.owner(), view)
         }
         Change::IdentityCreated { identity } => follows(identity, view),
+        Change::EnrolmentReplaced { enrolment } => follows(enrolment, view),
+        Change::BanSet { ban } | Change::BanLifted { ban } => follows(ban, view),
         Change::Refused { refusal: _ } => Ok(()),
     }
 }
@@ -215,6 +224,14 @@ fn follows<R: Row>(row: &R, view: &dyn View) -> Result<(), LedgerError> {
         (Some(current), revision) => revision.is_some() && revision == current.revision().map(Revision::next),
     };
     if follows { Ok(()) } else { Err(LedgerError::Conflict(row.name())) }
+}
+
+/// Who is banned gets nothing more, whatever was decided before.
+fn not_banned(owner: &Owner, view: &dyn View) -> Result<(), LedgerError> {
+    match rows::ban_on(view, owner)? {
+        Some(ban) => Err(LedgerError::Conflict(ban.name())),
+        None => Ok(()),
+    }
 }
 
 fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
@@ -244,9 +261,13 @@ fn still_live(token: &MintedToken, view: &dyn View) -> Result<(), LedgerError> {
 
 fn still_free(enrolment: &Enrolment, view: &dyn View) -> Result<(), LedgerError> {
     let name = &enrolment.spiffe_id;
-    match rows::latest_enrolment(view, name)?.filter(|latest| latest.is_live(enrolment.created)) {
-        Some(_) => Err(LedgerError::Conflict(name.to_string())),
-        None => Ok(()),
+    let latest = rows::latest_enrolment(view, name)?.filter(|latest| latest.is_live(enrolment.created));
+    match latest {
+        // A banned enrolment holds its name no more.
+        Some(latest) if rows::ban_on(view, &latest.owner())?.is_none() => {
+            Err(LedgerError::Conflict(name.to_string()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

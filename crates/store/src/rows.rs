@@ -2,6 +2,7 @@
 //!
 //! A row that was found under a key that is not its own is damaged: the checksum of a value does not cover its key.
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
@@ -10,7 +11,7 @@ use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
 use shorepass_proto::store::v1::{LatestIdentity, Progress};
@@ -18,7 +19,7 @@ use shorepass_proto::store::v1::{LatestIdentity, Progress};
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    LATEST_IDENTITY, PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix,
+    LATEST_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of, jti_of, leases_prefix,
     request_key,
 };
 
@@ -68,6 +69,8 @@ row!(Lease, Lease, "lease",
 row!(Block, Block, "block",
     key: |block| block.id.as_bytes().to_vec(), name: |block| block.id.to_string(),
     revision: |block| Some(block.revision));
+row!(Ban, Ban, "the ban of",
+    key: |ban| ban_key(&ban.banned.key()), name: |ban| ban.banned.to_string(), revision: |ban| Some(ban.revision));
 row!(Enrolment, Enrolment, "enrolment",
     key: |enrolment| enrolment.id.as_bytes().to_vec(), name: |enrolment| enrolment.id.to_string(),
     revision: |enrolment| Some(enrolment.revision));
@@ -124,6 +127,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::LatestEnrolment => latest(value).map(|_| ()),
         Table::Request => read::<Request>(key, value).map(|_| ()),
         Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
+        Table::Ban => read::<Ban>(key, value).map(|_| ()),
     }
 }
 
@@ -235,6 +239,44 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// Up to `limit` blocks that match, newest first, older than `before`. Reads all of them, for people who ask.
+pub(crate) fn find_blocks(
+    view: &dyn View,
+    filter: &BlockFilter,
+    before: Option<BlockId>,
+    limit: usize,
+) -> Result<Vec<Block>, ReadError> {
+    let before = before.map(|id| *id.as_bytes());
+    let entries = view.newest_first(Table::Block, &[], before.as_ref().map(<[u8; 16]>::as_slice));
+    entries
+        .map(|entry| entry.and_then(|(key, value)| read::<Block>(&key, &value)))
+        .filter(|block| block.as_ref().map_or(true, |block| filter.matches(block)))
+        .take(limit)
+        .collect()
+}
+
+/// The ban that is found by this.
+pub(crate) fn ban(view: &dyn View, key: &BanKey) -> Result<Option<Ban>, ReadError> {
+    fetch(view, &ban_key(key))
+}
+
+/// Up to `limit` bans, last key first, before the key of `after`.
+pub(crate) fn bans(view: &dyn View, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, ReadError> {
+    let after = after.map(ban_key);
+    let entries = view.newest_first(Table::Ban, &[], after.as_deref());
+    entries.take(limit).map(|entry| entry.and_then(|(key, value)| read(&key, &value))).collect()
+}
+
+/// The ban in force that holds for this owner.
+pub(crate) fn ban_on(view: &dyn View, owner: &Owner) -> Result<Option<Ban>, ReadError> {
+    for key in [BanKey::Name(owner.spiffe_id.clone()), BanKey::Enrolment(owner.enrolment)] {
+        if let Some(ban) = ban(view, &key)?.filter(Ban::in_force) {
+            return Ok(Some(ban));
+        }
+    }
+    Ok(None)
 }
 
 /// A join token by the digest of its secret.

@@ -19,10 +19,12 @@
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
 //! | Identity | digest of its certificate, 32 bytes |
+//! | Ban | `n` and the SPIFFE ID, or `e` and the enrolment's id |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::{BlockId, RequestId};
 use shorepass_core::lease::Lease;
@@ -67,10 +69,12 @@ pub(crate) enum Table {
     LeasesOfCaller = 13,
     /// Identities of operators and platforms.
     Identity = 14,
+    /// Bans.
+    Ban = 25,
 }
 
 impl Table {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -86,6 +90,7 @@ impl Table {
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
         Self::Identity,
+        Self::Ban,
     ];
 
     /// A key of this table in the whole space.
@@ -137,6 +142,14 @@ pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
 /// Where a block stands among those of its caller and role.
 pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -> Vec<u8> {
     [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
+}
+
+/// Where a ban is.
+pub(crate) fn ban_key(key: &BanKey) -> Vec<u8> {
+    match key {
+        BanKey::Name(name) => [b"n", name.to_string().as_bytes()].concat(),
+        BanKey::Enrolment(enrolment) => [b"e", enrolment.as_bytes().as_slice()].concat(),
+    }
 }
 
 /// Where a lease stands among those of its job.

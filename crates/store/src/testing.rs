@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::option;
 use proptest::prelude::*;
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
@@ -150,6 +151,12 @@ pub(crate) fn block(number: u8) -> Block {
     }
 }
 
+/// Set at second 5.
+pub(crate) fn ban(banned: Banned) -> Ban {
+    let reason = "stolen".to_owned();
+    Ban { banned, set: second(5), by: operator(), reason, lifted: None, revision: Revision::FIRST }
+}
+
 pub(crate) fn join_token(number: u8) -> JoinToken {
     JoinToken {
         digest: Digest::of_bytes(&[number]),
@@ -264,6 +271,7 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
         Just(EndCause::AnchorLost),
         Just(EndCause::ServiceAccountReplaced),
         Just(EndCause::EnrolmentReplaced),
+        (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
     ]
 }
 
@@ -354,6 +362,14 @@ fn any_block() -> impl Strategy<Value = Block> {
     )
 }
 
+fn any_ban() -> impl Strategy<Value = Ban> {
+    let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
+    let banned = prop_oneof![any_spiffe_id().prop_map(Banned::Name), any_owner().prop_map(Banned::Enrolment)];
+    (banned, any_time(), any_spiffe_id(), any::<String>(), option::of(lifted), any_revision()).prop_map(
+        |(banned, set, by, reason, lifted, revision)| Ban { banned, set, by, reason, lifted, revision },
+    )
+}
+
 fn any_join_token() -> impl Strategy<Value = JoinToken> {
     let taken = (any_time(), any_id!(EnrolmentId), any_digest()).prop_map(|(at, enrolment, key)| Taken {
         at,
@@ -439,6 +455,8 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
         any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
+        any_ban().prop_map(|ban| Change::BanSet { ban }),
+        any_ban().prop_map(|ban| Change::BanLifted { ban }),
         Just(()).prop_map(|()| refused()),
     ]
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::caller::{Caller, Kind, SpiffeId};
+use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
 use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Taken};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::lease::Lease;
@@ -90,6 +90,8 @@ impl Enrolling {
     /// Renews the certificate that the call was made with; idempotent for one key.
     pub async fn renew(&self, caller: &Caller, request_pem: &[u8]) -> Result<Certificate, Refused> {
         let request = self.read_request(request_pem, caller.spiffe_id())?;
+        let _together = self.outside.gate.read().await; // a ban comes before or after
+        self.outside.not_banned(&caller.owner())?;
         let enrolment = self.enrolment_of(caller)?;
         let now = self.outside.clock.now();
         let renewed = enrolment.renew(request.key(), after(now, self.lifetime));
@@ -99,8 +101,10 @@ impl Enrolling {
         self.sign(&request, &renewed)
     }
 
-    /// Whether the caller's enrolment still stands. Platforms and operators have none in the ledger.
+    /// Whether the caller's enrolment still stands and nobody has banned it. Platforms and operators have no enrolment in
+    /// the ledger.
     pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
+        self.outside.not_banned(&caller.owner())?;
         match caller.kind() {
             Kind::Runner => self.enrolment_of(caller).map(|_| ()),
             Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
@@ -178,14 +182,19 @@ impl Enrolling {
     fn plan_first(&self, join_token: JoinToken, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let ledger = &self.outside.ledger;
+        let id = EnrolmentId::generate(now, self.outside.entropy.as_ref());
+        self.outside.not_banned(&Owner { spiffe_id: asked.spiffe_id.clone(), enrolment: id })?;
         let before = ledger.latest_enrolment(&asked.spiffe_id).map_err(|cause| ledger_refused(&cause))?;
         let before = before.filter(|enrolment| enrolment.replaced.is_none());
-        if let Some(live) = before.as_ref().filter(|enrolment| enrolment.is_live(now) && !join_token.replace)
-        {
+        // A banned enrolment holds its name no more.
+        let holds = |enrolment: &&Enrolment| {
+            enrolment.is_live(now) && self.outside.bans.on(&enrolment.owner()).is_none()
+        };
+        if let Some(live) = before.as_ref().filter(holds).filter(|_| !join_token.replace) {
             return Err(enrolment_exists(&asked.spiffe_id.name, live));
         }
         let enrolment = Enrolment {
-            id: EnrolmentId::generate(now, self.outside.entropy.as_ref()),
+            id,
             spiffe_id: asked.spiffe_id.clone(),
             key: asked.request.key(),
             created: now,
@@ -216,6 +225,7 @@ impl Enrolling {
                 && enrolment.key == asked.request.key()
         };
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
+        self.outside.not_banned(&enrolment.owner())?;
         let again = enrolment.renew(asked.request.key(), after(now, self.lifetime));
         Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
     }

@@ -96,6 +96,18 @@ impl Handover {
         Ok(found)
     }
 
+    /// Whom an enrolment belongs to.
+    pub(crate) fn caller_of(&self, enrolment: EnrolmentId) -> Result<Option<SpiffeId>> {
+        let mut found = None;
+        self.each_line(|line| {
+            if let Some(line) = Line::parse(line).filter(|line| line.enrolment == enrolment) {
+                found = Some(line.caller);
+            }
+        })
+        .with_context(|| cannot("read", &self.path))?;
+        Ok(found)
+    }
+
     /// Writes an identity down, durably.
     pub(crate) fn append(&mut self, line: &Line) -> Result<()> {
         let mut bytes = serde_json::to_vec(line).context("an identity is not JSON")?;
@@ -168,6 +180,9 @@ mod tests {
         let found = |caller| handover.enrolment_of(&id(caller)).unwrap();
         assert_eq!(found(portal), Some(EnrolmentId::parse(ENROLMENT).unwrap()));
         assert_eq!(found(other), None);
+        let caller_of = |text| handover.caller_of(EnrolmentId::parse(text).unwrap()).unwrap();
+        assert_eq!(caller_of(ENROLMENT), Some(id(portal)));
+        assert_eq!(caller_of("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8e"), None);
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Issuing {
             return Err(Refused::new(Reason::ClusterBusy, busy).retry(Duration::from_secs(1)));
         }
         let role = lease.role.clone();
+        self.not_banned(caller, "Refresh", &role).await?;
         let now = self.outside.clock.now();
         let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
             Ok(order) => order,
@@ -119,6 +120,7 @@ impl Issuing {
     ) -> Result<Order, Refused> {
         let _together = self.outside.gate.read().await;
         let outside = &self.outside;
+        self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
         let blocks =
             outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
         let job = self.jobs.current(job.id)?;

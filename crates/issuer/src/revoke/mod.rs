@@ -27,6 +27,8 @@ use crate::outside::{Outside, ledger_refused};
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
 /// How many leases are read at once.
 pub const PAGE: usize = 200;
+/// How many leases one commit ends.
+pub(crate) const LEASES_IN_A_COMMIT: usize = 100;
 /// How often a commit is planned anew because the records moved on in between.
 const CONFLICTS: u32 = 20;
 
@@ -129,6 +131,19 @@ impl Ends {
                 Err(cause) => return Err(ledger_refused(&cause)),
             }
         }
+    }
+
+    /// The ends of those of some leases that live now.
+    pub(crate) fn plan_ends(
+        &self,
+        leases: &[Lease],
+        cause: &EndCause,
+    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
+        let mut live = Vec::with_capacity(leases.len());
+        for lease in leases {
+            live.extend(self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?);
+        }
+        Ok(ending_of(live, cause, self.outside.clock.now()))
     }
 
     /// The ends of all leases of an enrolment that gives way to another, for the same commit.

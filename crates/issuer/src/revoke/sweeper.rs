@@ -92,6 +92,12 @@ impl Sweeper {
     /// Why a lease ends now, if it does.
     fn cause_to_end(&self, lease: &Lease) -> Result<Option<EndCause>, LedgerError> {
         let now = self.ends.outside.clock.now();
+        // A crash between a ban and the ends of the leases leaves them to us.
+        if lease.is_live()
+            && let Some(ban) = self.ends.outside.bans.on(&lease.owner)
+        {
+            return Ok(Some(ban.cause()));
+        }
         Ok(match &lease.state {
             State::Pending if self.left_over.contains(&lease.id) => Some(EndCause::Abandoned),
             State::Pending if now >= after(lease.created, MINT_IN_FLIGHT) => Some(EndCause::Abandoned),

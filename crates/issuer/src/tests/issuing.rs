@@ -1,13 +1,14 @@
 //! The issuing path: what is durable when, and what leaves.
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Owner;
 use shorepass_core::cluster::MintError;
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::ledger::{LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
 use shorepass_rpc::api::{Administration as _, Credentials as _};
 
@@ -82,6 +83,20 @@ impl Ledger for FailingLedger {
     }
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
         self.inner.blocks(caller, role)
+    }
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError> {
+        self.inner.find_blocks(filter, before, limit)
+    }
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+        self.inner.ban(key)
+    }
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+        self.inner.bans(after, limit)
     }
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
         self.inner.join_token(digest)

@@ -1,5 +1,6 @@
 //! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
 
+mod bans;
 mod enrolment;
 mod identities;
 mod issuing;
@@ -22,13 +23,15 @@ use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, after};
 use shorepass_rpc::api::{Credentials as _, Delivery, RequestKey};
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
 use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
-use crate::outside::{Outside, Seal};
+use crate::ban::list::BanList;
+use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
@@ -49,6 +52,18 @@ struct PlainSeal;
 impl Seal for PlainSeal {
     fn seal(&self, lease: &Lease) -> String {
         format!("seal-of-{}", lease.id)
+    }
+}
+
+/// One identity was made: that of platform `portal`.
+struct Made;
+
+const PORTAL: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+
+impl Identities for Made {
+    fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>> {
+        let portal = SpiffeId::parse(&format!("spiffe://{DOMAIN}/platform/portal")).unwrap();
+        Ok((enrolment == EnrolmentId::parse(PORTAL).unwrap()).then_some(portal))
     }
 }
 
@@ -93,6 +108,9 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            bans: BanList::default(),
+            connections: Connections::default(),
+            identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),
         });
         let use_cases = UseCases::new(outside, authority.clone(), domain, Duration::from_secs(24 * 3600));

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
@@ -43,6 +44,8 @@ pub(crate) struct Fake {
     pub(crate) requests: Mutex<Vec<RequestKey>>,
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
+    pub(crate) blocks_asked: Mutex<Vec<BlocksAsked>>,
+    pub(crate) banned: Mutex<Vec<(BanKey, String)>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
     pub(crate) calls: Mutex<Vec<CallId>>,
     pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
@@ -59,6 +62,8 @@ impl Default for Fake {
             requests: Mutex::default(),
             revocations: Mutex::default(),
             filters: Mutex::default(),
+            blocks_asked: Mutex::default(),
+            banned: Mutex::default(),
             asks: Mutex::default(),
             calls: Mutex::default(),
             refusals: Mutex::default(),
@@ -185,6 +190,17 @@ pub(crate) fn block() -> Block {
         by: caller(Kind::Operator).spiffe_id().clone(),
         reason: "leaked".to_owned(),
         lease: LeaseId::parse(ID).unwrap(),
+        lifted: None,
+        revision: Revision::FIRST,
+    }
+}
+
+pub(crate) fn ban() -> Ban {
+    Ban {
+        banned: Banned::Enrolment(owner()),
+        set: second(3),
+        by: caller(Kind::Operator).spiffe_id().clone(),
+        reason: "stolen".to_owned(),
         lifted: None,
         revision: Revision::FIRST,
     }
@@ -336,15 +352,46 @@ impl Administration for Fake {
             return Err(refused.clone());
         }
         let ending = Outcome::Ending("the API server cannot be reached".to_owned());
-        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: ending })).await;
+        let step = |outcome, block_set| RevokeStep { view: view(), outcome, total: 2, block_set };
+        let _ = steps.send(Ok(step(ending, true))).await;
         self.act().await?;
-        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: Outcome::Revoked })).await;
+        let _ = steps.send(Ok(step(Outcome::Revoked, false))).await;
         Ok(())
     }
 
     async fn unblock(&self, _: &Caller, _: BlockId) -> Result<Block, Refused> {
         self.act().await?;
         Ok(block())
+    }
+
+    async fn list_blocks(&self, _: &Caller, asked: BlocksAsked) -> Result<Page<Block, BlockId>, Refused> {
+        self.act().await?;
+        let next = asked.before.is_none().then(|| block().id);
+        self.blocks_asked.lock().unwrap().push(asked);
+        Ok(Page { items: vec![block()], next })
+    }
+
+    async fn ban(&self, _: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
+        self.act().await?;
+        self.banned.lock().unwrap().push((whom, reason));
+        Ok(Shutout { ban: ban(), leases: 3, connections: 2 })
+    }
+
+    async fn unban(&self, _: &Caller, _: BanKey) -> Result<Ban, Refused> {
+        self.act().await?;
+        Ok(ban().lift(second(9), caller(Kind::Operator).spiffe_id().clone()))
+    }
+
+    async fn list_bans(
+        &self,
+        _: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        _: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused> {
+        self.act().await?;
+        let next = after.is_none().then(|| ban().banned.key());
+        Ok(Page { items: if include_lifted { vec![ban()] } else { vec![] }, next })
     }
 
     async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {

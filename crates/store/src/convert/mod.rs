@@ -4,6 +4,7 @@
 //! parse is a damaged record, never a panic and never a default. Times outside of the years 1677 to 2262 (what fits into
 //! 64 bits of nanoseconds) are stored as the nearest that fits: they stand for "never" anyway.
 
+mod ban;
 mod change;
 mod enrolment;
 mod job;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use shorepass_core::audit;
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
-use shorepass_core::ledger::{Change, LeaseFilter, Ledger, LedgerError};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, Revision};
 use shorepass_core::request::Method;
 
 use crate::testing::*;
@@ -77,6 +78,7 @@ on_both!(
     tokens_come_newest_first_and_by_jti,
     a_jti_is_recorded_once,
     blocks_are_found_by_id_and_by_caller_and_role,
+    blocks_are_listed_newest_first_and_filtered,
     a_join_token_is_read_back_before_and_after_its_use,
     one_of_a_hundred_parallel_takes_wins,
     the_latest_enrolment_is_the_one_made_last,
@@ -96,6 +98,10 @@ on_both!(
     a_live_name_is_not_enrolled_twice,
     an_identity_is_recorded_once_and_found_by_its_certificate,
     the_latest_identity_is_the_one_recorded_last,
+    a_ban_is_read_back_set_lifted_and_set_again,
+    bans_are_paged,
+    the_banned_get_nothing_and_others_go_on,
+    a_banned_enrolment_leaves_its_name_to_another,
     the_last_commit_is_timed,
 );
 
@@ -161,6 +167,24 @@ async fn blocks_are_found_by_id_and_by_caller_and_role(subject: Subject) {
     assert_eq!(subject.ledger.blocks(&caller, &name("web")).unwrap(), [other_role]);
     let longer = SpiffeId::parse(&format!("{caller}0")).unwrap();
     assert_eq!(subject.ledger.blocks(&longer, &block(1).role).unwrap(), []);
+}
+
+async fn blocks_are_listed_newest_first_and_filtered(subject: Subject) {
+    let other = Block { caller: operator(), role: name("web"), ..block(4) };
+    let set = [block(2), block(1), block(3), other.clone()].map(|block| Change::BlockSet { block });
+    subject.committed(set.to_vec()).await;
+    let lifted = block(2).lift(second(5), operator());
+    subject.committed(vec![Change::BlockLifted { block: lifted.clone() }]).await;
+    let all = BlockFilter::default;
+    let found =
+        |filter: BlockFilter, before, limit| subject.ledger.find_blocks(&filter, before, limit).unwrap();
+    assert_eq!(found(all(), None, 2), [other.clone(), block(3)]);
+    assert_eq!(found(all(), Some(block(3).id), 2), [lifted, block(1)]);
+    let in_force = BlockFilter { in_force: Some(second(9)), ..all() };
+    assert_eq!(found(in_force, Some(other.id), 9), [block(3), block(1)]);
+    assert_eq!(found(BlockFilter { in_force: Some(second(3603)), ..all() }, None, 9), [other.clone()]);
+    assert_eq!(found(BlockFilter { caller: Some(operator()), ..all() }, None, 9), [other.clone()]);
+    assert_eq!(found(BlockFilter { role: Some(name("web")), ..all() }, None, 9), [other]);
 }
 
 async fn a_join_token_is_read_back_before_and_after_its_use(subject: Subject) {
@@ -279,6 +303,13 @@ async fn leases_are_filtered(subject: Subject) {
     let all = LeaseFilter::default;
     assert_eq!(found(LeaseFilter { lease: Some(lease(1).id), ..all() }), [lease(1).id]);
     assert_eq!(found(LeaseFilter { job: Some(job(3).id), ..all() }), [lease(3).id]);
+    for (namespace, account, expected) in
+        [("web", "deployer", 2), ("web", "other", 0), ("dev", "deployer", 0)]
+    {
+        let service_account = Some(account.to_owned());
+        let filter = LeaseFilter { namespace: Some(name(namespace)), service_account, ..all() };
+        assert_eq!(found(filter).len(), expected, "{namespace}/{account}");
+    }
     assert_eq!(found(LeaseFilter { lease: Some(lease(2).id), ..all() }), []);
     let ended = LeaseFilter { lease: Some(lease(2).id), include_ended: true, ..all() };
     assert_eq!(found(ended), [lease(2).id]);
@@ -377,6 +408,90 @@ async fn the_latest_identity_is_the_one_recorded_last(subject: Subject) {
     assert_eq!(latest(), Some(identity(2)));
     subject.conflicts(vec![identity_created(3)]).await;
     assert_eq!(latest(), Some(identity(2)));
+}
+
+async fn a_ban_is_read_back_set_lifted_and_set_again(subject: Subject) {
+    for banned in [Banned::Name(owner().spiffe_id), Banned::Enrolment(owner())] {
+        let read = || subject.ledger.ban(&banned.key()).unwrap();
+        assert_eq!(read(), None);
+        let set = ban(banned.clone());
+        subject.committed(vec![Change::BanSet { ban: set.clone() }]).await;
+        assert_eq!(read(), Some(set.clone()));
+        subject.conflicts(vec![Change::BanSet { ban: set.clone() }]).await;
+        let lifted = set.clone().lift(second(9), operator());
+        subject.committed(vec![Change::BanLifted { ban: lifted.clone() }]).await;
+        assert_eq!(read(), Some(lifted.clone()));
+        let again = Ban { revision: lifted.revision.next(), ..set };
+        subject.committed(vec![Change::BanSet { ban: again.clone() }]).await;
+        assert_eq!(read(), Some(again));
+    }
+}
+
+async fn bans_are_paged(subject: Subject) {
+    let name = |number| {
+        let text = format!("spiffe://ci.example.org/runner/r{number}");
+        Banned::Name(SpiffeId::parse(&text).unwrap())
+    };
+    let all = [name(1), name(2), name(3), Banned::Enrolment(owner())];
+    subject.committed(all.iter().map(|banned| Change::BanSet { ban: ban(banned.clone()) }).collect()).await;
+    let page = |after: Option<&Banned>, limit| {
+        let bans = subject.ledger.bans(after.map(Banned::key).as_ref(), limit).unwrap();
+        bans.into_iter().map(|ban| ban.banned).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 2), [name(3), name(2)]);
+    assert_eq!(page(Some(&name(2)), 2), [name(1), Banned::Enrolment(owner())]);
+    assert_eq!(page(Some(&Banned::Enrolment(owner())), 2), []);
+}
+
+async fn the_banned_get_nothing_and_others_go_on(subject: Subject) {
+    let enrolment = shorepass_core::enrolment::Enrolment { id: owner().enrolment, ..enrolment(1) };
+    let renewed = enrolment.clone().renew(enrolment.key, second(9000));
+    let enrolled = Change::Enrolled { enrolment };
+    let active = Change::LeaseActive { lease: lease(1).activate(pins(), second(2)).unwrap() };
+    subject.committed(vec![enrolled, job_started(1), lease_pending(1), active, token_minted(1, 0)]).await;
+    for banned in [Banned::Name(owner().spiffe_id), Banned::Enrolment(owner())] {
+        subject.committed(vec![Change::BanSet { ban: ban(banned.clone()) }]).await;
+        subject.conflicts(vec![job_started(2)]).await;
+        subject.conflicts(vec![lease_pending(2)]).await;
+        subject.conflicts(vec![token_minted(1, 1)]).await;
+        subject.conflicts(vec![Change::Renewed { enrolment: renewed.clone(), at: second(6) }]).await;
+        let other = Owner { spiffe_id: operator(), enrolment: enrolment_of_nobody() };
+        let somebodys = shorepass_core::job::Job { owner: other.clone(), ..job(9) };
+        let Change::JobStarted { request, .. } = job_started(9) else { panic!("it starts a job") };
+        let request = shorepass_core::request::Request { owner: other, ..request };
+        if subject.ledger.job(somebodys.id).unwrap().is_none() {
+            subject.committed(vec![Change::JobStarted { job: somebodys, request }]).await;
+        }
+        let lifted = ban(banned).lift(second(9), operator());
+        subject.committed(vec![Change::BanLifted { ban: lifted }]).await;
+    }
+    subject.committed(vec![job_started(2), lease_pending(2), token_minted(1, 1)]).await;
+    // An end is never refused.
+    subject
+        .committed(vec![Change::BanSet {
+            ban: Ban { revision: Revision::from_number(3), ..ban(Banned::Enrolment(owner())) },
+        }])
+        .await;
+    let ending = lease(2).begin_end(EndCause::Released, second(7)).unwrap();
+    subject.committed(vec![Change::LeaseEnding { lease: ending }]).await;
+}
+
+fn enrolment_of_nobody() -> shorepass_core::id::EnrolmentId {
+    enrolment(77).id
+}
+
+async fn a_banned_enrolment_leaves_its_name_to_another(subject: Subject) {
+    subject.committed(vec![enrolled(1)]).await;
+    subject.conflicts(vec![enrolled(2)]).await;
+    subject.committed(vec![Change::BanSet { ban: ban(Banned::Enrolment(enrolment(1).owner())) }]).await;
+    subject.committed(vec![enrolled(2)]).await;
+    subject.committed(vec![Change::BanSet { ban: ban(Banned::Name(owner().spiffe_id)) }]).await;
+    subject
+        .conflicts(vec![
+            Change::EnrolmentReplaced { enrolment: enrolment(2).replace(second(9)) },
+            enrolled(3),
+        ])
+        .await;
 }
 
 async fn the_last_commit_is_timed(subject: Subject) {

@@ -184,6 +184,23 @@ pub(super) async fn blocked_runner(stage: &Stage) -> Refusals {
     Ok(vec![error])
 }
 
+/// Who connects anew, under a name that is enrolled anew, and of each kind.
+pub(super) async fn banned_callers(stage: &Stage) -> Refusals {
+    let runner = stage.issuer.runner("test-banned").await?;
+    let platform = stage.issuer.platform("test-banned")?;
+    platform.start_job().await?;
+    for client in [&runner, &platform] {
+        stage.operator.ban(&client.spiffe_id.to_string()).await?;
+        client.reset(); // what was open is closed; a call may meet that
+    }
+    let join_token = stage.issuer.join_token("test-banned", true).await?;
+    Ok(vec![
+        refused(runner.start_job().await)?,
+        refused(client::try_enroll(&stage.issuer, &join_token, "test-banned").await?)?,
+        refused(platform.start_job().await)?,
+    ])
+}
+
 pub(super) async fn ended_lease(stage: &Stage) -> Refusals {
     let released = stage.runner.issue(&stage.job, "deploy").await?.lease.id;
     stage.runner.release(&released).await?;
@@ -229,15 +246,20 @@ pub(super) async fn unknown_records(stage: &Stage) -> Refusals {
     let lease = v1::GetLeaseRequest { lease_id: nothing.clone() };
     let block = v1::UnblockRequest { block_id: nothing.clone() };
     let token = v1::FindTokenRequest { token_id: new_id() };
+    let unban = v1::UnbanRequest { subject: new_id() };
     let errors = vec![
+        refused(operator.call(ApiClient::unban, unban).await)?,
+        refused(operator.ban(&new_id()).await)?,
         refused(operator.call(ApiClient::get_lease, lease).await)?,
         refused(operator.call(ApiClient::unblock, block).await)?,
         refused(operator.call(ApiClient::find_token, token).await)?,
         refused(operator.revoke(v1::LeaseSelector { lease_id: nothing, ..Default::default() }).await)?,
     ];
     let remedies = [
+        "see `shorepass ban list`",
+        "it stands as `enrolment` in the audit file",
         "see `shorepass lease list --all`",
-        "`shorepass lease show` names it",
+        "see `shorepass block list`",
         "give the jti claim",
         "see `shorepass lease list`",
     ];
