@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::lease::Lease;
 use crate::name::Name;
 use crate::request::{Method, Request};
+use crate::security::SecurityState;
 use crate::time::Timestamp;
 
 /// Counts the changes of one row, from 1; a row is written only over the revision before.
@@ -342,4 +343,10 @@ pub trait Ledger: Send + Sync {
 
     /// How long the last commit took; none before the first.
     fn last_commit(&self) -> Option<Duration>;
+
+    /// Whether all security state that was ever acknowledged is known.
+    fn security(&self) -> SecurityState;
+
+    /// What an operator should look at although it records and finds; none if there is nothing.
+    fn alarm(&self) -> Option<String>;
 }

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod refresh;
 pub mod request;
 pub mod role;
+pub mod security;
 pub mod time;
 pub mod token;
 pub mod window;

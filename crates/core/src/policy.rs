@@ -255,6 +255,7 @@ mod tests {
         Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse(&format!("spiffe://d/{id}")).unwrap(),
             enrolment: EnrolmentId::parse(ID).unwrap(),
+            issued: second(0),
             expires: second(100_000),
             certificate: Digest::of_bytes(b"certificate"),
         })

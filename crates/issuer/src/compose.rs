@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shorepass_cluster::{Advertise, Connection, KubeCluster};
+use shorepass_config::issuer::OnStoreFailure;
 use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
@@ -19,6 +20,7 @@ use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::role::Role;
+use shorepass_core::security::SecurityState;
 use shorepass_core::time::{Clock, Entropy, until};
 use shorepass_daemon::admin::{self, Condition, Metrics, Readiness};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
@@ -28,8 +30,7 @@ use shorepass_daemon::telemetry::Chain;
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
 use shorepass_rpc::server::{ListenerKind, Peered, Services, serve as serve_rpc};
-use shorepass_store::Sealer;
-use shorepass_store::Store;
+use shorepass_store::{OnFailure, Options, Sealer, Store};
 use shorepass_tls::{
     ApiAcceptor, Authority, EnrollAcceptor, HandshakeError, PeerStream, Serving, ServingIdentity, SignError,
 };
@@ -152,7 +153,7 @@ impl Parts {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = Arc::new(state.authority(&config.trust_domain, clock.now(), entropy.clone())?);
-        let store = Store::open(&state.join("ledger"), &state.join("audit.jsonl"), clock.clone())?;
+        let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
         let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let identities = state.join(identities::FILE);
@@ -370,14 +371,30 @@ async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster
     Ok(clusters)
 }
 
-/// Shows on the admin port whether anything can be recorded.
+/// How the ledger is kept.
+pub(crate) fn ledger_options(config: &IssuerConfig) -> Options {
+    Options {
+        on_failure: match config.on_store_failure {
+            OnStoreFailure::Continue => OnFailure::Continue,
+            OnStoreFailure::Stop => OnFailure::Stop,
+        },
+        retention: config.history_retention,
+    }
+}
+
+/// Shows on the admin port whether anything can be recorded, and what somebody should look at all the same.
 async fn watch(ledger: Arc<dyn Ledger>, condition: Condition, stop: CancellationToken) {
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match ledger.health() {
-            Ok(()) => condition.holds(),
-            Err(cause) => condition.fails(cause.to_string()),
+        match (ledger.health(), ledger.alarm()) {
+            (Err(cause), _) => condition.fails(cause.to_string()),
+            (Ok(()), Some(alarm)) => condition.holds_but(alarm),
+            (Ok(()), None) => condition.holds(),
         }
+        let flag = |raised: bool| if raised { 1.0 } else { 0.0 };
+        let lost = ledger.security() != SecurityState::Whole;
+        metrics::gauge!("shorepass_store_alarm").set(flag(ledger.alarm().is_some()));
+        metrics::gauge!("shorepass_store_security_state_lost").set(flag(lost));
         if let Some(took) = ledger.last_commit() {
             metrics::gauge!("shorepass_store_last_commit_seconds").set(took.as_secs_f64());
         }

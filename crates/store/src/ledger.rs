@@ -98,6 +98,14 @@ macro_rules! ledger_over {
             fn last_commit(&self) -> Option<Duration> {
                 self.last()
             }
+
+            fn security(&self) -> SecurityState {
+                self.security_state()
+            }
+
+            fn alarm(&self) -> Option<String> {
+                self.told_alarm()
+            }
         }
     };
 }
@@ -116,6 +124,7 @@ use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
+use shorepass_core::security::SecurityState;
 
 use crate::memory::MemoryLedger;
 use crate::rows;

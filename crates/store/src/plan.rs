@@ -9,11 +9,15 @@
 //! [`puts`] needs no view: what a change writes depends on the change alone. That is why start-up can bring the records
 //! up to the audit file by writing the rows of its tail once more, whether they were written before or not.
 
+use std::time::Duration;
+
 use shorepass_core::caller::Owner;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
+use shorepass_core::request::Request;
+use shorepass_core::time::Timestamp;
 use shorepass_proto::store::v1::{LatestIdentity, Progress};
 
 use crate::audit;
@@ -24,6 +28,7 @@ use crate::tables::{
     LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
     lease_of_caller_key, lease_of_job_key, token_of_lease_key,
 };
+use crate::trim;
 
 /// The commits that are written together, planned one over the other.
 pub(crate) struct Batch<'a> {
@@ -66,6 +71,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Whether it writes anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Adds the removal of what is due; whether there may be more.
+    pub(crate) fn trim(&mut self, now: Timestamp, retention: Option<Duration>) -> bool {
+        trim::trim(&mut self.rows, now, retention)
+    }
+
     /// What came together.
     pub(crate) fn finish(self) -> Planned {
         let mut rows = self.rows.writes;
@@ -84,12 +99,13 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
     match change {
         Change::JobStarted { job, request } => {
             put(job, rows);
-            put(request, rows);
+            trim::put(trim::Kind::Job, job.started, &job.key(), rows);
+            put_request(request, job.latest_end.unwrap_or(job.started), rows);
         }
         Change::JobEnded { job } => put(job, rows),
         Change::LeasePending { lease, request } => {
             put_lease(lease, rows);
-            put(request, rows);
+            put_request(request, lease.deadline, rows);
         }
         Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
             put_lease(lease, rows);
@@ -100,16 +116,19 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
         }
         Change::BlockSet { block } | Change::BlockLifted { block } => {
             put(block, rows);
+            trim::put(trim::Kind::Block, block.until, &block.key(), rows);
             let index = block_of_caller_key(&block.caller, &block.role, block.id);
             rows.put(Table::BlocksOfCaller.key(&index), Vec::new());
         }
         Change::JoinTokenCreated { join_token, request } => {
             put(join_token, rows);
-            put(request, rows);
+            trim::put(trim::Kind::JoinToken, join_token.expires, &join_token.key(), rows);
+            put_request(request, join_token.expires, rows);
         }
         Change::JoinTokenTaken { join_token } => put(join_token, rows),
         Change::Enrolled { enrolment } => {
             put(enrolment, rows);
+            trim::put(trim::Kind::Enrolment, enrolment.certificate_expires, &enrolment.key(), rows);
             put_latest(enrolment, rows);
         }
         Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
@@ -142,13 +161,23 @@ pub(crate) fn unindexed(view: &dyn View, whole_key: &[u8], value: &[u8]) -> Resu
     Ok(wrong)
 }
 
-fn put<R: Row>(row: &R, rows: &mut Writes) {
+/// Writes a row.
+pub(crate) fn put<R: Row>(row: &R, rows: &mut Writes) {
     rows.put(R::TABLE.key(&row.key()), frame(&row.to_record()));
+}
+
+/// Writes a request that is kept until an hour after `over`, or longer where what came of it goes on.
+fn put_request(request: &Request, over: Timestamp, rows: &mut Writes) {
+    put(request, rows);
+    trim::put(trim::Kind::Request, over, &request.key(), rows);
 }
 
 fn put_lease(lease: &Lease, rows: &mut Writes) {
     put(lease, rows);
     index_lease(lease, rows);
+    if let State::Ended { gone, .. } = lease.state {
+        trim::put(trim::Kind::Lease, gone, &lease.key(), rows);
+    }
 }
 
 /// Writes where a lease is found. The row alone says so, whatever change it came with.

@@ -14,13 +14,13 @@ use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Request};
-use shorepass_proto::store::v1::{LatestIdentity, Progress};
+use shorepass_proto::store::v1::{LatestIdentity, LedgerIdentity, Progress};
 
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    LATEST_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of, jti_of, leases_prefix,
-    request_key,
+    LATEST_IDENTITY, LEDGER_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of,
+    jti_of, leases_prefix, request_key,
 };
 
 /// Something that is one row.
@@ -100,6 +100,12 @@ pub(crate) fn progress(view: &dyn View) -> Result<u64, ReadError> {
     Ok(progress.sequence)
 }
 
+/// Which ledger the records are; none in records that are new, or from before there was a manifest.
+pub(crate) fn ledger_identity(view: &dyn View) -> Result<Option<LedgerIdentity>, ReadError> {
+    let Some(value) = view.get(Table::Meta, LEDGER_IDENTITY)? else { return Ok(None) };
+    unframe(&value).map(Some).map_err(|damage| ReadError::Damaged { table: Table::Meta, damage })
+}
+
 /// Whether an entry of the whole space can be read.
 pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     let Some((table, key)) = Table::split(whole_key) else {
@@ -112,6 +118,9 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     match table {
         Table::Meta if key == LATEST_IDENTITY => {
             unframe::<LatestIdentity>(value).map(|_| ()).map_err(damaged)
+        }
+        Table::Meta if key == LEDGER_IDENTITY => {
+            unframe::<LedgerIdentity>(value).map(|_| ()).map_err(damaged)
         }
         Table::Meta => unframe::<Progress>(value).map(|_| ()).map_err(damaged),
         Table::Job => read::<Job>(key, value).map(|_| ()),
@@ -128,6 +137,36 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Request => read::<Request>(key, value).map(|_| ()),
         Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
         Table::Ban => read::<Ban>(key, value).map(|_| ()),
+        Table::Due => key.get(9..).map(|_| ()).ok_or(damaged(Damage::Short)),
+    }
+}
+
+/// Whether an entry of an index names a row that is there.
+pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(), ReadError> {
+    let damaged = |damage| ReadError::Damaged { table: index, damage };
+    let named = match index {
+        Table::TokensOfLease => (Table::Token, jti_of(key).map_err(damaged)?),
+        Table::BlocksOfCaller => (Table::Block, id_of(key).map_err(damaged)?),
+        Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
+            (Table::Lease, id_of(key).map_err(damaged)?)
+        }
+        Table::Meta
+        | Table::Job
+        | Table::Lease
+        | Table::Token
+        | Table::Block
+        | Table::JoinToken
+        | Table::Enrolment
+        | Table::LatestEnrolment
+        | Table::Request
+        | Table::Identity
+        | Table::Ban
+        // What it names may be gone before its time: a job with its last lease.
+        | Table::Due => return Ok(()),
+    };
+    match view.get(named.0, named.1)? {
+        Some(_) => Ok(()),
+        None => Err(damaged(Damage::Content("it names a row that is not there".to_owned()))),
     }
 }
 
@@ -193,7 +232,13 @@ fn candidates<'a>(view: &'a dyn View, filter: &LeaseFilter, before: Option<Lease
     }
 }
 
-type Leases<'a> = Box<dyn Iterator<Item = Result<Lease, ReadError>> + 'a>;
+/// The leases that have not ended, newest first.
+pub(crate) fn unfinished(view: &dyn View) -> Leases<'_> {
+    by_index(view, Table::UnfinishedLeases, &[], None)
+}
+
+/// Leases as they are found.
+pub(crate) type Leases<'a> = Box<dyn Iterator<Item = Result<Lease, ReadError>> + 'a>;
 
 /// The leases whose ids begin so.
 fn whole_table<'a>(view: &'a dyn View, prefix: &[u8], before: Option<LeaseId>) -> Leases<'a> {

@@ -1,5 +1,7 @@
 //! Things to record, for the tests of this crate: plain ones by number, and any at all for properties.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
+
+use crate::{OnFailure, OpenError, Options, Store};
 
 /// Entropy that gives the same bytes for the same seed.
 pub(crate) struct Seed(AtomicU8);
@@ -46,6 +50,16 @@ impl Clock for Still {
     fn since_boot(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// The ledger in that directory, which stays closed when its records are lost.
+pub(crate) fn open(directory: &Path) -> Result<Store, OpenError> {
+    open_with(directory, Options { on_failure: OnFailure::Stop, retention: None })
+}
+
+/// The same, kept otherwise.
+pub(crate) fn open_with(directory: &Path, options: Options) -> Result<Store, OpenError> {
+    Store::open(directory, options, Arc::new(Still), Arc::new(Seed::new(1)))
 }
 
 pub(crate) fn second(second: i64) -> Timestamp {

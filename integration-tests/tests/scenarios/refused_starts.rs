@@ -42,8 +42,8 @@ const BAD_DOCUMENTS: &[Case] = &[
         what: "a feature that is not there",
         file: "issuer.yaml",
         part: "state: {directory: state}",
-        exchange: "state: {directory: state, onStoreFailure: continue}",
-        said: &["spec.state.onStoreFailure: unknown key"],
+        exchange: "state: {directory: state, encrypt: true}",
+        said: &["spec.state.encrypt: unknown key"],
     },
     Case {
         what: "a role for nobody",

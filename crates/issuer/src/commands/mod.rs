@@ -1,8 +1,9 @@
-//! The command line: `serve`, `config check`, `rbac`, `identity create`.
+//! The command line: `serve`, `config check`, `rbac`, `identity create`, `store`.
 
 mod identity;
 mod rbac;
 mod serve;
+mod store;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ enum Command {
     /// Make identities for operators and platforms.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    /// Verify, export, import or rebuild the ledger, while the issuer is stopped.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 #[derive(Subcommand)]
@@ -65,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Config(ConfigCommand::Check(file)) => check(&file.config),
         Command::Rbac(command) => command.run(),
         Command::Identity(command) => command.run(),
+        Command::Store(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,9 @@ use shorepass_tls::JoinTokenText;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
 
+/// When an agent may ask again while no runner is enrolled: an operator has to act first.
+const SECURITY_RETRY: Duration = Duration::from_secs(30);
+
 /// Gives runners their identity.
 #[derive(Clone)]
 pub struct Enrolling {
@@ -67,6 +70,9 @@ impl Enrolling {
             };
             self.outside.refuse(refusing).await
         };
+        if let Some(problem) = self.outside.ledger.security().problem() {
+            return Err(refused(security_lost(problem)).await);
+        }
         let asked = match self.read(&presented) {
             Ok(asked) => asked,
             Err(cause) => return Err(refused(cause).await),
@@ -103,8 +109,14 @@ impl Enrolling {
 
     /// Whether the caller's enrolment still stands and nobody has banned it. Platforms and operators have no enrolment in
     /// the ledger.
+    ///
+    /// Whoever was shut out may be forgotten where security state was lost, so that no certificate of before counts then.
     pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
         self.outside.not_banned(&caller.owner())?;
+        let security = self.outside.ledger.security();
+        if let Some(problem) = security.problem().filter(|_| !security.admits(caller.issued())) {
+            return Err(certificate_of_before(caller, &problem));
+        }
         match caller.kind() {
             Kind::Runner => self.enrolment_of(caller).map(|_| ()),
             Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
@@ -243,6 +255,21 @@ impl Enrolling {
             Err(cause) => Err(Refused::field("certificate_request_pem", cause)),
         }
     }
+}
+
+/// A used join token may look unused, and an enrolment that is in the way may be forgotten.
+fn security_lost(problem: String) -> Refused {
+    Refused::new(Reason::StoreUnavailable, problem).retry(SECURITY_RETRY)
+}
+
+fn certificate_of_before(caller: &Caller, problem: &str) -> Refused {
+    let renewal = match caller.kind() {
+        Kind::Operator | Kind::Platform => {
+            "; a new identity made with `shorepass-issuer identity create` is accepted"
+        }
+        Kind::Runner | Kind::Issuer => "",
+    };
+    Refused::new(Reason::EnrolmentEnded, format!("{problem}{renewal}"))
 }
 
 fn join_refused(refusal: JoinRefusal) -> Refused {

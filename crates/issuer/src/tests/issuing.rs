@@ -10,6 +10,7 @@ use shorepass_core::id::{BlockId, JobId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
+use shorepass_core::security::SecurityState;
 use shorepass_rpc::api::{Administration as _, Credentials as _};
 
 use super::*;
@@ -39,6 +40,7 @@ pub(super) struct FailingLedger {
     pub(super) inner: Arc<MemoryLedger>,
     pub(super) left: std::sync::atomic::AtomicUsize,
     pub(super) audit: bool,
+    pub(super) security: SecurityState,
 }
 
 #[async_trait]
@@ -119,12 +121,28 @@ impl Ledger for FailingLedger {
     fn last_commit(&self) -> Option<Duration> {
         self.inner.last_commit()
     }
+    fn security(&self) -> SecurityState {
+        self.security
+    }
+    fn alarm(&self) -> Option<String> {
+        self.inner.alarm()
+    }
 }
 
 fn failing_after(commits: usize, audit: bool) -> Bench {
     let clock = ManualClock::new();
     let inner = Arc::new(MemoryLedger::new(clock.clone()));
-    let ledger = FailingLedger { inner: inner.clone(), left: commits.into(), audit };
+    let security = SecurityState::Whole;
+    let ledger = FailingLedger { inner: inner.clone(), left: commits.into(), audit, security };
+    Bench::over(clock, Arc::new(ledger), inner)
+}
+
+/// On a ledger that found security state lost when the clock began.
+pub(super) fn security_lost() -> Bench {
+    let clock = ManualClock::new();
+    let inner = Arc::new(MemoryLedger::new(clock.clone()));
+    let security = SecurityState::LostSince(clock.now());
+    let ledger = FailingLedger { inner: inner.clone(), left: usize::MAX.into(), audit: false, security };
     Bench::over(clock, Arc::new(ledger), inner)
 }
 

@@ -121,6 +121,7 @@ impl Bench {
         Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse(&format!("spiffe://{DOMAIN}/{id}")).unwrap(),
             enrolment: EnrolmentId::generate(self.clock.now(), self.entropy.as_ref()),
+            issued: self.clock.now(),
             expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
             certificate: Digest::of_bytes(id.as_bytes()),
         })

@@ -116,6 +116,7 @@ pub(crate) fn caller(kind: Kind) -> Caller {
     Caller::from_verified_peer(VerifiedPeer {
         spiffe_id: SpiffeId::parse(&format!("spiffe://ci.example.org/{kind}/one")).unwrap(),
         enrolment: EnrolmentId::parse(ID).unwrap(),
+        issued: second(0),
         expires: second(3_600),
         certificate: Digest::of_bytes(b"certificate"),
     })

@@ -12,8 +12,8 @@ use shorepass_core::lease::EndCause;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, Revision};
 use shorepass_core::request::Method;
 
+use crate::MemoryLedger;
 use crate::testing::*;
-use crate::{MemoryLedger, Store};
 
 /// A ledger and its audit lines.
 struct Subject {
@@ -32,7 +32,7 @@ impl Subject {
     fn sled() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let audit = directory.path().join("audit.jsonl");
-        let store = Store::open(&directory.path().join("ledger"), &audit, Arc::new(Still)).unwrap();
+        let store = open(directory.path()).unwrap();
         let read = move || std::fs::read_to_string(&audit).unwrap().lines().map(str::to_owned).collect();
         Self { ledger: Arc::new(store), audit_lines: Box::new(read), _directory: Some(directory) }
     }
