@@ -56,6 +56,7 @@ impl Decisions {
         let caller = Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse("spiffe://test/runner/test")?,
             enrolment: EnrolmentId::generate(now, &SystemEntropy),
+            issued: now,
             expires: after(now, HOUR),
             certificate: Digest::of_bytes(b"certificate"),
         });

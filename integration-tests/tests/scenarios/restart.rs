@@ -230,3 +230,39 @@ async fn a_crash_between_pending_and_active_leaves_no_secret() -> Result<()> {
     assert_eq!(scene.only_anchor().await?.0, live[0]["anchor"].as_str().unwrap_or_default());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_whose_records_are_damaged_makes_them_anew_and_goes_on() -> Result<()> {
+    let mut scene = Scene::refreshing("damaged", "2s").await?;
+    calls(&scene)?;
+    let lease = scene.only_lease()?["id"].clone();
+    let store = |scene: &Scene, verb: &str| {
+        Done::of(scene.issuer.command(&["store", verb, "--config"]).arg(scene.issuer.config()))
+    };
+    store(&scene, "verify")?.failed(1, &["is in use by another process"])?;
+    scene.issuer.stop()?;
+    let told = store(&scene, "verify")?.succeeded()?;
+    ensure!(told.ends_with("nothing is damaged\n"), "{told}");
+    for by_hand in [false, true] {
+        let database = scene.issuer.state().join("ledger/db");
+        std::fs::write(&database, vec![0; 100_000])?;
+        store(&scene, "verify")?.failed(1, &["store rebuild"])?;
+        if by_hand {
+            let told = store(&scene, "rebuild")?.succeeded()?;
+            ensure!(told.contains("all of them came back from the audit file"), "{told}");
+        }
+        scene.issuer.run().await?;
+        calls_again(&scene).await?;
+        assert_eq!(scene.only_lease()?["id"], lease);
+        wait::until("the alarm", GIVEN_UP, async || {
+            let ready = scene.issuer.get("/readyz").await?;
+            Ok(match ready.contains("ledger: ") && ready.contains("ledger.damaged-") {
+                true => Seen::Ready(()),
+                false => Seen::NotYet(ready),
+            })
+        })
+        .await?;
+        scene.issuer.stop()?;
+    }
+    Ok(())
+}

@@ -20,7 +20,7 @@ use shorepass_core::request::{Method, Outcome};
 use crate::testing::*;
 
 const WRITER: &str = "SHOREPASS_STORE_TEST_WRITER";
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 200;
 
 /// The writer's part; by itself, a test of nothing.
 #[test]
@@ -90,7 +90,7 @@ fn killed_writer(directory: &Path, after: Duration) -> Vec<JobId> {
 }
 
 #[test]
-fn what_was_acknowledged_survives_twenty_kills() {
+fn what_was_acknowledged_survives_two_hundred_kills() {
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
