@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::role::{LEASE_LIFETIME_CEILING, Lifetime, Role, Subject, TOKEN_LIFETIME_CEILING, Target};
 
 use crate::cursor::{Cursor, Report, closest};
 use crate::envelope;
@@ -150,18 +150,24 @@ fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
 
 fn lifetimes(cursor: &Cursor<'_>) -> Option<(Lifetime, Lifetime)> {
     let fields = cursor.fields(&["token", "lease"])?;
-    let token = fields.optional("token", |cursor| lifetime(cursor, TOKEN_LIFETIME)).unwrap_or(TOKEN_LIFETIME);
-    let lease = fields.optional("lease", |cursor| lifetime(cursor, LEASE_LIFETIME)).unwrap_or(LEASE_LIFETIME);
+    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, TOKEN_LIFETIME_CEILING);
+    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, LEASE_LIFETIME_CEILING);
+    let token = fields.optional("token", token).unwrap_or(TOKEN_LIFETIME);
+    let lease = fields.optional("lease", lease).unwrap_or(LEASE_LIFETIME);
     Some((token, lease))
 }
 
 /// Where only one of the two is written, the other is as usual, but never in contradiction to it.
-fn lifetime(cursor: &Cursor<'_>, usual: Lifetime) -> Option<Lifetime> {
+fn lifetime(cursor: &Cursor<'_>, usual: Lifetime, ceiling: Duration) -> Option<Lifetime> {
     let fields = cursor.fields(&["default", "max"])?;
     let default = fields.optional("default", Cursor::duration);
     let max = fields.optional("max", Cursor::duration);
     let max = max.unwrap_or(usual.max.max(default.unwrap_or(usual.default)));
-    Some(Lifetime { default: default.unwrap_or(usual.default.min(max)), max })
+    let lifetime = Lifetime { default: default.unwrap_or(usual.default.min(max)), max };
+    match lifetime.problem(ceiling) {
+        None => Some(lifetime),
+        Some(problem) => cursor.fault(problem),
+    }
 }
 
 fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
@@ -171,11 +177,11 @@ fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
         "asserted" => Some(true),
         other => cursor.fault(format!("{other:?} is not known: write asserted, or leave the key out")),
     };
-    let subject = Subject {
-        runners: fields.optional("runners", patterns).unwrap_or_default(),
-        platforms: fields.optional("platforms", patterns).unwrap_or_default(),
-        accept_asserted_jobs: fields.optional("acceptJobs", accept).unwrap_or(false),
-    };
+    // A list with a fault in it names somebody all the same: that is told once, where the fault is.
+    let list = |key| fields.optional(key, |list| Some(patterns(list))).unwrap_or_else(|| Some(Vec::new()));
+    let (runners, platforms) = (list("runners"), list("platforms"));
+    let accept_asserted_jobs = fields.optional("acceptJobs", accept).unwrap_or(false);
+    let subject = Subject { runners: runners?, platforms: platforms?, accept_asserted_jobs };
     if !subject.runners.is_empty() && !subject.accept_asserted_jobs {
         cursor.warn_below("runners", NO_VERIFIED_JOBS);
     }
@@ -229,6 +235,17 @@ mod tests {
         assert_eq!((role.token(), role.lease()), (TOKEN_LIFETIME, LEASE_LIFETIME));
         assert!(role.subjects()[0].accept_asserted_jobs);
         assert_eq!(role.digest(), Digest::of_bytes(ROLE.as_bytes()));
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_lifetimes_and_subjects_is_told_at_once_and_nothing_besides() {
+        let text = ROLE.replacen("default: 30m", "default: 9m", 1).replacen("max: 6h", "max: 3000h", 1);
+        let errors = read(&text.replacen("prod-*", "\"*\"", 1)).unwrap_err();
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for part in ["lifetimes.token: under 600 s", "lifetimes.lease: max is over", "runners[0]"] {
+            assert!(told.iter().any(|error| error.contains(part)), "{part}: {told:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use shorepass_cluster::rbac::{Audiences, IssuerIdentity, render};
+use shorepass_cluster::rbac::{Audiences, IssuerIdentity, RenderError, render};
 use shorepass_config::role;
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
@@ -49,7 +49,12 @@ impl Rbac {
         };
         let audiences = Audiences::new(self.audiences);
         let audiences = audiences.map_err(|problem| UsageError(format!("--audience: {problem}")))?;
-        super::say(&render(&roles, &cluster, &identity, &self.issuer, &audiences)?)
+        let rendered = render(&roles, &cluster, &identity, &self.issuer, &audiences);
+        super::say(&rendered.map_err(|problem| match &problem {
+            RenderError::User(_) => UsageError(format!("--user: {problem}")).into(),
+            RenderError::NoRoles { .. } => UsageError(format!("--cluster: {problem}")).into(),
+            RenderError::Audience(_) => anyhow::Error::from(problem),
+        })?)
     }
 }
 
