@@ -269,7 +269,7 @@ impl Opening {
             layout: LAYOUT,
             lost: manifest.lost.map(nanoseconds),
         };
-        if records.read(rows::identity)?.as_ref() == Some(&identity) {
+        if records.read(rows::ledger_identity)?.as_ref() == Some(&identity) {
             return Ok(());
         }
         let mut rows = Writes::default();

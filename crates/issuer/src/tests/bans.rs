@@ -132,6 +132,7 @@ async fn a_banned_name_cannot_be_enrolled_anew_and_a_banned_enrolment_can_be_rep
     let again = Caller::from_verified_peer(VerifiedPeer {
         spiffe_id: caller.spiffe_id().clone(),
         enrolment: latest.id,
+        issued: caller.issued(),
         expires: caller.expires(),
         certificate: caller.certificate(),
     });
