@@ -3,6 +3,7 @@
 mod bans;
 mod enrolment;
 mod issuing;
+mod requests;
 mod revocation;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::issue::attempts::Attempts;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
@@ -107,6 +109,7 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            attempts: Attempts::default(),
             bans: BanList::default(),
             connections: Connections::default(),
             identities: Box::new(Made),

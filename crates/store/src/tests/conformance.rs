@@ -10,7 +10,7 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, Revision};
-use shorepass_core::request::Method;
+use shorepass_core::request::{Method, Outcome, Request};
 
 use crate::testing::*;
 use crate::{MemoryLedger, Store};
@@ -87,6 +87,8 @@ on_both!(
     commits_beside_a_refused_one_go_on,
     a_request_is_answered_once,
     a_request_is_found_by_its_owner_and_method_only,
+    a_request_of_one_job_is_not_found_for_another,
+    a_request_from_before_jobs_told_them_apart_is_found_for_its_own,
     leases_are_paged_newest_first,
     leases_are_filtered,
     every_change_has_its_audit_line_in_order,
@@ -265,13 +267,33 @@ async fn a_request_is_answered_once(subject: Subject) {
 async fn a_request_is_found_by_its_owner_and_method_only(subject: Subject) {
     subject.committed(vec![job_started(1)]).await;
     let Change::JobStarted { request, .. } = job_started(1) else { panic!("it starts a job") };
-    let find = |owner: &Owner, method| subject.ledger.request(owner, method, request.id).unwrap();
+    let find = |owner: &Owner, method| subject.ledger.request(owner, None, method, request.id).unwrap();
     assert_eq!(find(&owner(), Method::StartJob), Some(request.clone()));
     assert_eq!(find(&owner(), Method::Issue), None);
     let enrolled_anew = Owner { enrolment: enrolment(5).id, ..owner() };
     assert_eq!(find(&enrolled_anew, Method::StartJob), None);
     let somebody = Owner { spiffe_id: operator(), ..owner() };
     assert_eq!(find(&somebody, Method::StartJob), None);
+}
+
+async fn a_request_of_one_job_is_not_found_for_another(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let of_other = Request { job: Some(job(2).id), outcome: Outcome::Lease(lease(2).id), ..request.clone() };
+    subject.committed(vec![lease_pending(1)]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(request.clone()), None));
+    subject.committed(vec![Change::LeasePending { lease: lease(2), request: of_other.clone() }]).await;
+    assert_eq!((find(1), find(2)), (Some(request.clone()), Some(of_other)));
+}
+
+async fn a_request_from_before_jobs_told_them_apart_is_found_for_its_own(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let older = Request { job: None, ..request.clone() };
+    subject.committed(vec![Change::LeasePending { lease: lease(1), request: older.clone() }]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(older), None));
 }
 
 async fn leases_are_paged_newest_first(subject: Subject) {
@@ -426,7 +448,7 @@ async fn the_banned_get_nothing_and_others_go_on(subject: Subject) {
         let other = Owner { spiffe_id: operator(), enrolment: enrolment_of_nobody() };
         let somebodys = shorepass_core::job::Job { owner: other.clone(), ..job(9) };
         let Change::JobStarted { request, .. } = job_started(9) else { panic!("it starts a job") };
-        let request = shorepass_core::request::Request { owner: other, ..request };
+        let request = Request { owner: other, ..request };
         if subject.ledger.job(somebodys.id).unwrap().is_none() {
             subject.committed(vec![Change::JobStarted { job: somebodys, request }]).await;
         }
