@@ -178,6 +178,7 @@ mod tests {
         let by = Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: alice.spiffe_id,
             enrolment: alice.enrolment,
+            issued: Timestamp::MAX,
             expires: Timestamp::MAX,
             certificate: Digest::of_bytes(b"certificate"),
         });

@@ -301,7 +301,13 @@ pub trait Ledger: Send + Sync {
     fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError>;
 
     /// What came of an earlier request.
-    fn request(&self, owner: &Owner, method: Method, id: RequestId) -> Result<Option<Request>, LedgerError>;
+    fn request(
+        &self,
+        owner: &Owner,
+        job: Option<JobId>,
+        method: Method,
+        id: RequestId,
+    ) -> Result<Option<Request>, LedgerError>;
 
     /// A block.
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError>;

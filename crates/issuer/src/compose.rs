@@ -42,6 +42,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
 use crate::identities::{self, inbox::Inbox};
+use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
@@ -78,7 +79,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let parts = Parts::open(&config, roles, &clusters)?;
 
     for cluster in clusters.keys() {
-        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone())?;
+        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
     let ledger = parts.use_cases.outside.ledger.clone();
@@ -168,6 +169,7 @@ impl Parts {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            attempts: Attempts::default(),
             bans,
             connections: Connections::default(),
             identities: Box::new(state),

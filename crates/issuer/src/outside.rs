@@ -25,6 +25,7 @@ use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::issue::attempts::Attempts;
 
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
@@ -54,6 +55,8 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Whose first token is being minted.
+    pub attempts: Attempts,
     /// Who is banned.
     pub bans: BanList,
     /// Who is connected.

@@ -101,6 +101,7 @@ mod tests {
             spiffe_id: SpiffeId::parse(&format!("spiffe://d/runner/{name}")).unwrap(),
             enrolment: EnrolmentId::parse(&format!("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8{enrolment}"))
                 .unwrap(),
+            issued: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,
             certificate: Digest::of_bytes(b"certificate"),
         })

@@ -40,10 +40,11 @@ macro_rules! ledger_over {
             fn request(
                 &self,
                 owner: &Owner,
+                job: Option<JobId>,
                 method: Method,
                 id: RequestId,
             ) -> Result<Option<Request>, LedgerError> {
-                self.read(|view| rows::request(view, owner, method, id))
+                self.read(|view| rows::request(view, owner, job, method, id))
             }
 
             fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {

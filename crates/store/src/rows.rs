@@ -13,7 +13,7 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
-use shorepass_core::request::{Method, Request};
+use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_proto::store::v1::{LatestIdentity, LedgerIdentity, Progress};
 
 use crate::convert::Stored;
@@ -80,7 +80,7 @@ row!(JoinToken, JoinToken, "join token",
 row!(MintedToken, Token, "token",
     key: |token| token.jti.as_bytes().to_vec(), name: |token| token.jti.clone(), revision: |_| None);
 row!(Request, Request, "request",
-    key: |request| request_key(&request.owner, request.method, request.id), name: |request| request.id.to_string(),
+    key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
     revision: |_| None);
 row!(CreatedIdentity, Identity, "identity",
     key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
@@ -269,10 +269,20 @@ pub(crate) fn token(view: &dyn View, jti: &str) -> Result<Option<MintedToken>, R
 pub(crate) fn request(
     view: &dyn View,
     owner: &Owner,
+    job: Option<JobId>,
     method: Method,
     id: RequestId,
 ) -> Result<Option<Request>, ReadError> {
-    fetch(view, &request_key(owner, method, id))
+    let found: Option<Request> = fetch(view, &request_key(owner, job, method, id))?;
+    if found.is_some() || job.is_none() {
+        return Ok(found);
+    }
+    // Recorded before the session was part of the key: what came of it says which session it was for.
+    let older: Option<Request> = fetch(view, &request_key(owner, None, method, id))?;
+    let Some((older, Outcome::Lease(made))) = older.map(|older| (older.clone(), older.outcome)) else {
+        return Ok(None);
+    };
+    Ok(lease(view, made)?.filter(|made| Some(made.job) == job).map(|_| older))
 }
 
 /// A block.

@@ -14,7 +14,7 @@
 //! | BlocksOfCaller (index) | SPIFFE ID, 0, role, 0, block id |
 //! | JoinToken | digest, 32 bytes |
 //! | LatestEnrolment | SPIFFE ID |
-//! | Request | SPIFFE ID, 0, enrolment id, method, request id |
+//! | Request | SPIFFE ID, 0, enrolment id, method, request id, and the job id where there is one |
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
@@ -27,7 +27,7 @@ use std::ops::Bound;
 
 use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{Owner, SpiffeId};
-use shorepass_core::id::{BlockId, RequestId};
+use shorepass_core::id::{BlockId, JobId, RequestId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
@@ -142,15 +142,16 @@ pub(crate) const LEDGER_IDENTITY: &[u8] = b"ledger";
 /// The key of [`Table::Meta`] that names the identity that was recorded last.
 pub(crate) const LATEST_IDENTITY: &[u8] = b"identity";
 
-/// Where a request is found: scoped to its owner and method.
-pub(crate) fn request_key(owner: &Owner, method: Method, id: RequestId) -> Vec<u8> {
+/// Where a request is found: scoped to its owner, job session and method.
+pub(crate) fn request_key(owner: &Owner, job: Option<JobId>, method: Method, id: RequestId) -> Vec<u8> {
     let method = match method {
         Method::StartJob => 1,
         Method::Issue => 2,
         Method::CreateJoinToken => 3,
     };
     let spiffe_id = owner.spiffe_id.to_string();
-    [spiffe_id.as_bytes(), &[0], owner.enrolment.as_bytes(), &[method], id.as_bytes()].concat()
+    let job = job.as_ref().map_or(&[] as &[u8], |job| job.as_bytes());
+    [spiffe_id.as_bytes(), &[0], owner.enrolment.as_bytes(), &[method], id.as_bytes(), job].concat()
 }
 
 /// Where a token stands among those of its lease.

@@ -112,7 +112,8 @@ pub(crate) fn lease(number: u8) -> Lease {
 
 pub(crate) fn request(number: u8, method: Method, outcome: Outcome) -> Request {
     let id = RequestId::generate(second(number.into()), &Seed::new(number));
-    Request { owner: owner(), method, id, content: Digest::of_bytes(&[number]), outcome }
+    let job = (method == Method::Issue).then(|| job(number).id);
+    Request { owner: owner(), job, method, id, content: Digest::of_bytes(&[number]), outcome }
 }
 
 pub(crate) fn job_started(number: u8) -> Change {
@@ -338,8 +339,9 @@ fn any_request() -> impl Strategy<Value = Request> {
         any_id!(LeaseId).prop_map(Outcome::Lease),
         any_digest().prop_map(Outcome::JoinToken),
     ];
-    (any_owner(), method, any_id!(RequestId), any_digest(), outcome)
-        .prop_map(|(owner, method, id, content, outcome)| Request { owner, method, id, content, outcome })
+    (any_owner(), option::of(any_id!(JobId)), method, any_id!(RequestId), any_digest(), outcome).prop_map(
+        |(owner, job, method, id, content, outcome)| Request { owner, job, method, id, content, outcome },
+    )
 }
 
 fn any_token() -> impl Strategy<Value = MintedToken> {

@@ -187,6 +187,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn cut(&self, _namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+        tokio::task::yield_now().await;
         let mut state = self.state();
         if let Some(cause) = state.next_cut.take() {
             return Err(cause);

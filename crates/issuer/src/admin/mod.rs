@@ -137,7 +137,7 @@ impl Acts {
         replace: bool,
     ) -> Result<NewJoinToken, Refused> {
         let owner = caller.owner();
-        let earlier = self.outside.ledger.request(&owner, Method::CreateJoinToken, request.id);
+        let earlier = self.outside.ledger.request(&owner, None, Method::CreateJoinToken, request.id);
         if let Some(earlier) = earlier.map_err(|cause| ledger_refused(&cause))? {
             let message = "this request id has created a join token, and its secret cannot be shown twice; create another";
             return Err(self.outside.refuse_reused(caller, "CreateJoinToken", &earlier, message).await);
@@ -158,6 +158,7 @@ impl Acts {
         let outcome = Outcome::JoinToken(join_token.digest);
         let request = Request {
             owner,
+            job: None,
             method: Method::CreateJoinToken,
             id: request.id,
             content: request.content,

@@ -118,6 +118,7 @@ impl Issuing {
     /// pending until the ledger works again and the sweeper settles it.
     pub(super) fn unrecorded(&self, verified: &Verified, cause: &LedgerError) -> Refused {
         if verified.is_first() {
+            self.outside.attempts.spoil(verified.lease().id); // who takes it up would lose the anchor under its hands
             self.ends.delete_in_background(verified.lease());
         }
         ledger_refused(cause)

@@ -2,8 +2,10 @@
 //!
 //! Decisions are made in `core`, effects behind ports; this file puts them in order. It does not know gRPC, YAML, kube or
 //! sled. Question a newcomer will ask: why two commits? The first makes the anchor findable after a crash, the second
-//! lets the token out. What happens when a step fails is in [`failures`].
+//! lets the token out. What happens when a step fails is in [`failures`]; a request that comes again is in [`again`].
 
+mod again;
+pub mod attempts;
 mod failures;
 
 use std::sync::Arc;
@@ -18,8 +20,9 @@ use shorepass_core::mint::{Order, Verified};
 use shorepass_core::policy::{Ask, Grant};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_rpc::api::{Delivery, RequestKey};
-use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_rpc::refused::Refused;
 
+use self::attempts::Attempt;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
 use crate::revoke::Ends;
@@ -48,10 +51,10 @@ impl Issuing {
         ask: Ask,
     ) -> Result<Delivery, Refused> {
         let job = self.jobs.owned(caller, "Issue", job).await?; // a foreign job is "not available"
-        if let Some(lease) = self.answered(caller, request).await? {
-            return self.mint_again(caller, call, &job, lease, ask.token_lifetime).await; // same lease, new token
+        if let Some(lease) = self.answered(caller, job.id, request).await? {
+            return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
-        let order = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
+        let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
         let verified = self.mint_and_check(order, call).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
         self.deliver(caller, verified, &recorded) // the only way out for a token
@@ -79,8 +82,7 @@ impl Issuing {
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         if lease.pins().is_none() && lease.is_live() {
-            let busy = "the first attempt of this request is still being worked on; try again";
-            return Err(Refused::new(Reason::ClusterBusy, busy).retry(Duration::from_secs(1)));
+            return Err(again::at_work());
         }
         let role = lease.role.clone();
         self.not_banned(caller, "Refresh", &role).await?;
@@ -95,21 +97,6 @@ impl Issuing {
         self.deliver(caller, verified, &recorded)
     }
 
-    /// The lease that the same request led to before.
-    async fn answered(&self, caller: &Caller, request: RequestKey) -> Result<Option<Lease>, Refused> {
-        let found = self.outside.ledger.request(&caller.owner(), Method::Issue, request.id);
-        let Some(earlier) = found.map_err(|cause| ledger_refused(&cause))? else {
-            return Ok(None);
-        };
-        match earlier.answer(request.content) {
-            Ok(Outcome::Lease(id)) => self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause)),
-            Ok(Outcome::Job(_) | Outcome::JoinToken(_)) => Ok(None),
-            Err(reused) => {
-                Err(self.outside.refuse_reused(caller, "Issue", &earlier, reused.to_string()).await)
-            }
-        }
-    }
-
     /// From the decision until *pending* is durable, no end may come in between: see [`Outside::gate`].
     async fn decide_and_record(
         &self,
@@ -117,7 +104,7 @@ impl Issuing {
         job: &Job,
         request: RequestKey,
         ask: Ask,
-    ) -> Result<Order, Refused> {
+    ) -> Result<(Order, Attempt), Refused> {
         let _together = self.outside.gate.read().await;
         let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
@@ -135,22 +122,26 @@ impl Issuing {
         caller: &Caller,
         request: RequestKey,
         grant: Grant,
-    ) -> Result<Order, Refused> {
+    ) -> Result<(Order, Attempt), Refused> {
         let outside = &self.outside;
         let mut random = [0; 16];
         outside.entropy.fill(&mut random);
         let id = LeaseId::generate(outside.clock.now(), outside.entropy.as_ref());
         let order = grant.into_order(id, AnchorName::from_random(random));
-        let request = Request {
+        let attempt = outside.attempts.begin(id).ok_or_else(again::at_work)?;
+        let record = Request {
             owner: caller.owner(),
+            job: Some(order.lease().job),
             method: Method::Issue,
             id: request.id,
             content: request.content,
             outcome: Outcome::Lease(id),
         };
-        let pending = Change::LeasePending { lease: order.lease().clone(), request };
-        outside.ledger.commit(vec![pending]).await.map_err(|cause| ledger_refused(&cause))?;
-        Ok(order)
+        let pending = Change::LeasePending { lease: order.lease().clone(), request: record };
+        match outside.ledger.commit(vec![pending]).await {
+            Ok(_) => Ok((order, attempt)),
+            Err(cause) => Err(self.not_begun(caller, order.lease().job, request, &cause).await),
+        }
     }
 
     async fn mint_and_check(&self, order: Order, call: &CallId) -> Result<Verified, Refused> {

@@ -49,6 +49,7 @@ impl Jobs {
         };
         let record = Request {
             owner: caller.owner(),
+            job: None,
             method: Method::StartJob,
             id: request.id,
             content: request.content,
@@ -66,7 +67,7 @@ impl Jobs {
     }
 
     async fn started_before(&self, caller: &Caller, request: RequestKey) -> Result<Option<Job>, Refused> {
-        let earlier = self.outside.ledger.request(&caller.owner(), Method::StartJob, request.id);
+        let earlier = self.outside.ledger.request(&caller.owner(), None, Method::StartJob, request.id);
         let Some(earlier) = earlier.map_err(|cause| ledger_refused(&cause))? else {
             return Ok(None);
         };

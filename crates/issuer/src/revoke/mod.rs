@@ -25,6 +25,9 @@ use crate::outside::{Outside, ledger_refused};
 
 /// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
+/// How long a lease that was left pending waits for its request to come again, counted from its record or from the
+/// issuer's start, whichever is later: an agent that lost its issuer tries again within a minute.
+pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 /// How many leases are read at once.
 pub const PAGE: usize = 200;
 /// How many leases one commit ends.

@@ -239,7 +239,7 @@ async fn a_crash_right_after_the_ban_leaves_the_leases_to_the_sweeper_and_the_ne
     assert_eq!(loaded.on(&Owner { enrolment: other.enrolment(), ..caller.owner() }), None);
     bench.use_cases.outside.bans.put(set);
 
-    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap();
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
     sweeper.sweep().await.unwrap();
     assert_eq!(bench.lease(delivery.issued.lease.id).state_name(), "ended");
     assert!(bench.lease(others.issued.lease.id).is_live());

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use shorepass_core::caller::Owner;
 use shorepass_core::ledger::Ledger as _;
+use shorepass_core::security::SecurityState;
 use tempfile::TempDir;
 
 use super::issuing::FailingLedger;
@@ -24,7 +25,12 @@ impl Desk {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let inner = Arc::new(MemoryLedger::new(ManualClock::new()));
-        let ledger = Arc::new(FailingLedger { inner, left: 1_000.into(), audit: true });
+        let ledger = Arc::new(FailingLedger {
+            inner,
+            left: 1_000.into(),
+            audit: true,
+            security: SecurityState::Whole,
+        });
         let inbox = Inbox::new(folder.path().join(FILE), ledger.clone());
         Self { folder, ledger, inbox }
     }

@@ -77,8 +77,14 @@ impl Ledger for FailingLedger {
     fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError> {
         self.inner.token(jti)
     }
-    fn request(&self, owner: &Owner, method: Method, id: RequestId) -> Result<Option<Request>, LedgerError> {
-        self.inner.request(owner, method, id)
+    fn request(
+        &self,
+        owner: &Owner,
+        job: Option<JobId>,
+        method: Method,
+        id: RequestId,
+    ) -> Result<Option<Request>, LedgerError> {
+        self.inner.request(owner, job, method, id)
     }
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {
         self.inner.block(id)

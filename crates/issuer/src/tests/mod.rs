@@ -4,6 +4,7 @@ mod bans;
 mod enrolment;
 mod identities;
 mod issuing;
+mod requests;
 mod revocation;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::issue::attempts::Attempts;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
@@ -108,6 +110,7 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            attempts: Attempts::default(),
             bans: BanList::default(),
             connections: Connections::default(),
             identities: Box::new(Made),

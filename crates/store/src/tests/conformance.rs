@@ -4,32 +4,31 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use shorepass_core::audit;
-use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
-use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, Revision};
-use shorepass_core::request::Method;
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
+use shorepass_core::request::{Method, Outcome, Request};
 
 use crate::MemoryLedger;
 use crate::testing::*;
 
 /// A ledger and its audit lines.
-struct Subject {
-    ledger: Arc<dyn Ledger>,
-    audit_lines: Box<dyn Fn() -> Vec<String>>,
+pub(super) struct Subject {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) audit_lines: Box<dyn Fn() -> Vec<String>>,
     _directory: Option<tempfile::TempDir>,
 }
 
 impl Subject {
-    fn memory() -> Self {
+    pub(super) fn memory() -> Self {
         let ledger = Arc::new(MemoryLedger::new(Arc::new(Still)));
         let reader = Arc::clone(&ledger);
         Self { ledger, audit_lines: Box::new(move || reader.audit_lines()), _directory: None }
     }
 
-    fn sled() -> Self {
+    pub(super) fn sled() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let audit = directory.path().join("audit.jsonl");
         let store = open(directory.path()).unwrap();
@@ -37,15 +36,15 @@ impl Subject {
         Self { ledger: Arc::new(store), audit_lines: Box::new(read), _directory: Some(directory) }
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
+    pub(super) async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
         self.ledger.commit(changes).await.map(|_| ())
     }
 
-    async fn committed(&self, changes: Vec<Change>) {
+    pub(super) async fn committed(&self, changes: Vec<Change>) {
         self.commit(changes).await.unwrap();
     }
 
-    async fn conflicts(&self, changes: Vec<Change>) {
+    pub(super) async fn conflicts(&self, changes: Vec<Change>) {
         let lines = (self.audit_lines)().len();
         let result = self.commit(changes).await;
         assert!(matches!(result, Err(LedgerError::Conflict(_))), "{result:?}");
@@ -58,18 +57,20 @@ macro_rules! on_both {
         mod memory {
             $(#[tokio::test]
             async fn $claim() {
-                super::$claim(super::Subject::memory()).await;
+                super::$claim($crate::tests::conformance::Subject::memory()).await;
             })*
         }
 
         mod sled {
             $(#[tokio::test]
             async fn $claim() {
-                super::$claim(super::Subject::sled()).await;
+                super::$claim($crate::tests::conformance::Subject::sled()).await;
             })*
         }
     };
 }
+
+pub(super) use on_both;
 
 on_both!(
     a_job_is_read_back_open_and_ended,
@@ -87,6 +88,8 @@ on_both!(
     commits_beside_a_refused_one_go_on,
     a_request_is_answered_once,
     a_request_is_found_by_its_owner_and_method_only,
+    a_request_of_one_job_is_not_found_for_another,
+    a_request_from_before_jobs_told_them_apart_is_found_for_its_own,
     leases_are_paged_newest_first,
     leases_are_filtered,
     every_change_has_its_audit_line_in_order,
@@ -96,12 +99,6 @@ on_both!(
     no_lease_begins_for_a_replaced_enrolment,
     no_token_is_recorded_on_a_lease_that_ends,
     a_live_name_is_not_enrolled_twice,
-    an_identity_is_recorded_once_and_found_by_its_certificate,
-    the_latest_identity_is_the_one_recorded_last,
-    a_ban_is_read_back_set_lifted_and_set_again,
-    bans_are_paged,
-    the_banned_get_nothing_and_others_go_on,
-    a_banned_enrolment_leaves_its_name_to_another,
     the_last_commit_is_timed,
 );
 
@@ -267,13 +264,33 @@ async fn a_request_is_answered_once(subject: Subject) {
 async fn a_request_is_found_by_its_owner_and_method_only(subject: Subject) {
     subject.committed(vec![job_started(1)]).await;
     let Change::JobStarted { request, .. } = job_started(1) else { panic!("it starts a job") };
-    let find = |owner: &Owner, method| subject.ledger.request(owner, method, request.id).unwrap();
+    let find = |owner: &Owner, method| subject.ledger.request(owner, None, method, request.id).unwrap();
     assert_eq!(find(&owner(), Method::StartJob), Some(request.clone()));
     assert_eq!(find(&owner(), Method::Issue), None);
     let enrolled_anew = Owner { enrolment: enrolment(5).id, ..owner() };
     assert_eq!(find(&enrolled_anew, Method::StartJob), None);
     let somebody = Owner { spiffe_id: operator(), ..owner() };
     assert_eq!(find(&somebody, Method::StartJob), None);
+}
+
+async fn a_request_of_one_job_is_not_found_for_another(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let of_other = Request { job: Some(job(2).id), outcome: Outcome::Lease(lease(2).id), ..request.clone() };
+    subject.committed(vec![lease_pending(1)]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(request.clone()), None));
+    subject.committed(vec![Change::LeasePending { lease: lease(2), request: of_other.clone() }]).await;
+    assert_eq!((find(1), find(2)), (Some(request.clone()), Some(of_other)));
+}
+
+async fn a_request_from_before_jobs_told_them_apart_is_found_for_its_own(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let older = Request { job: None, ..request.clone() };
+    subject.committed(vec![Change::LeasePending { lease: lease(1), request: older.clone() }]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(older), None));
 }
 
 async fn leases_are_paged_newest_first(subject: Subject) {
@@ -378,120 +395,6 @@ async fn a_live_name_is_not_enrolled_twice(subject: Subject) {
     subject.conflicts(vec![enrolled(2)]).await;
     let after_expiry = shorepass_core::enrolment::Enrolment { created: second(3601), ..enrolment(2) };
     subject.committed(vec![Change::Enrolled { enrolment: after_expiry }]).await;
-}
-
-async fn an_identity_is_recorded_once_and_found_by_its_certificate(subject: Subject) {
-    let read = |number| subject.ledger.identity(identity(number).certificate).unwrap();
-    assert_eq!(read(1), None);
-    subject.committed(vec![identity_created(1), identity_created(2)]).await;
-    assert_eq!((read(1), read(2)), (Some(identity(1)), Some(identity(2))));
-    subject.conflicts(vec![identity_created(3), identity_created(1)]).await;
-    subject.conflicts(vec![identity_created(3), identity_created(3)]).await;
-    assert_eq!(read(3), None);
-    let lines: Vec<Value> =
-        (subject.audit_lines)().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2);
-    assert_eq!(
-        (lines[1]["event"].as_str(), lines[1]["uid"].as_u64()),
-        (Some("identity.created"), Some(1000))
-    );
-    assert_eq!(lines[1]["certificate"], identity(2).certificate.to_string());
-}
-
-async fn the_latest_identity_is_the_one_recorded_last(subject: Subject) {
-    let latest = || subject.ledger.latest_identity().unwrap();
-    assert_eq!(latest(), None);
-    subject.committed(vec![identity_created(1), identity_created(3)]).await;
-    assert_eq!(latest(), Some(identity(3)));
-    // What counts is the order of the commits, and not that of the lines: the file may have been replaced.
-    subject.committed(vec![identity_created(2)]).await;
-    assert_eq!(latest(), Some(identity(2)));
-    subject.conflicts(vec![identity_created(3)]).await;
-    assert_eq!(latest(), Some(identity(2)));
-}
-
-async fn a_ban_is_read_back_set_lifted_and_set_again(subject: Subject) {
-    for banned in [Banned::Name(owner().spiffe_id), Banned::Enrolment(owner())] {
-        let read = || subject.ledger.ban(&banned.key()).unwrap();
-        assert_eq!(read(), None);
-        let set = ban(banned.clone());
-        subject.committed(vec![Change::BanSet { ban: set.clone() }]).await;
-        assert_eq!(read(), Some(set.clone()));
-        subject.conflicts(vec![Change::BanSet { ban: set.clone() }]).await;
-        let lifted = set.clone().lift(second(9), operator());
-        subject.committed(vec![Change::BanLifted { ban: lifted.clone() }]).await;
-        assert_eq!(read(), Some(lifted.clone()));
-        let again = Ban { revision: lifted.revision.next(), ..set };
-        subject.committed(vec![Change::BanSet { ban: again.clone() }]).await;
-        assert_eq!(read(), Some(again));
-    }
-}
-
-async fn bans_are_paged(subject: Subject) {
-    let name = |number| {
-        let text = format!("spiffe://ci.example.org/runner/r{number}");
-        Banned::Name(SpiffeId::parse(&text).unwrap())
-    };
-    let all = [name(1), name(2), name(3), Banned::Enrolment(owner())];
-    subject.committed(all.iter().map(|banned| Change::BanSet { ban: ban(banned.clone()) }).collect()).await;
-    let page = |after: Option<&Banned>, limit| {
-        let bans = subject.ledger.bans(after.map(Banned::key).as_ref(), limit).unwrap();
-        bans.into_iter().map(|ban| ban.banned).collect::<Vec<_>>()
-    };
-    assert_eq!(page(None, 2), [name(3), name(2)]);
-    assert_eq!(page(Some(&name(2)), 2), [name(1), Banned::Enrolment(owner())]);
-    assert_eq!(page(Some(&Banned::Enrolment(owner())), 2), []);
-}
-
-async fn the_banned_get_nothing_and_others_go_on(subject: Subject) {
-    let enrolment = shorepass_core::enrolment::Enrolment { id: owner().enrolment, ..enrolment(1) };
-    let renewed = enrolment.clone().renew(enrolment.key, second(9000));
-    let enrolled = Change::Enrolled { enrolment };
-    let active = Change::LeaseActive { lease: lease(1).activate(pins(), second(2)).unwrap() };
-    subject.committed(vec![enrolled, job_started(1), lease_pending(1), active, token_minted(1, 0)]).await;
-    for banned in [Banned::Name(owner().spiffe_id), Banned::Enrolment(owner())] {
-        subject.committed(vec![Change::BanSet { ban: ban(banned.clone()) }]).await;
-        subject.conflicts(vec![job_started(2)]).await;
-        subject.conflicts(vec![lease_pending(2)]).await;
-        subject.conflicts(vec![token_minted(1, 1)]).await;
-        subject.conflicts(vec![Change::Renewed { enrolment: renewed.clone(), at: second(6) }]).await;
-        let other = Owner { spiffe_id: operator(), enrolment: enrolment_of_nobody() };
-        let somebodys = shorepass_core::job::Job { owner: other.clone(), ..job(9) };
-        let Change::JobStarted { request, .. } = job_started(9) else { panic!("it starts a job") };
-        let request = shorepass_core::request::Request { owner: other, ..request };
-        if subject.ledger.job(somebodys.id).unwrap().is_none() {
-            subject.committed(vec![Change::JobStarted { job: somebodys, request }]).await;
-        }
-        let lifted = ban(banned).lift(second(9), operator());
-        subject.committed(vec![Change::BanLifted { ban: lifted }]).await;
-    }
-    subject.committed(vec![job_started(2), lease_pending(2), token_minted(1, 1)]).await;
-    // An end is never refused.
-    subject
-        .committed(vec![Change::BanSet {
-            ban: Ban { revision: Revision::from_number(3), ..ban(Banned::Enrolment(owner())) },
-        }])
-        .await;
-    let ending = lease(2).begin_end(EndCause::Released, second(7)).unwrap();
-    subject.committed(vec![Change::LeaseEnding { lease: ending }]).await;
-}
-
-fn enrolment_of_nobody() -> shorepass_core::id::EnrolmentId {
-    enrolment(77).id
-}
-
-async fn a_banned_enrolment_leaves_its_name_to_another(subject: Subject) {
-    subject.committed(vec![enrolled(1)]).await;
-    subject.conflicts(vec![enrolled(2)]).await;
-    subject.committed(vec![Change::BanSet { ban: ban(Banned::Enrolment(enrolment(1).owner())) }]).await;
-    subject.committed(vec![enrolled(2)]).await;
-    subject.committed(vec![Change::BanSet { ban: ban(Banned::Name(owner().spiffe_id)) }]).await;
-    subject
-        .conflicts(vec![
-            Change::EnrolmentReplaced { enrolment: enrolment(2).replace(second(9)) },
-            enrolled(3),
-        ])
-        .await;
 }
 
 async fn the_last_commit_is_timed(subject: Subject) {

@@ -101,7 +101,7 @@ async fn an_answer_is_kept_for_the_life_of_its_lease_and_an_hour() {
     store.commit(vec![job_started(1), lease_pending(1), join_token_created(1)]).await.unwrap();
     let there = |store: &Store| {
         let request = request(1, Method::Issue, Outcome::Lease(lease(1).id));
-        store.request(&request.owner, request.method, request.id).unwrap().is_some()
+        store.request(&request.owner, request.job, request.method, request.id).unwrap().is_some()
     };
     // Its deadline is at 3601; it is still live, so that the request is kept however late it is.
     for at in [2 * HOUR, 9 * HOUR] {
