@@ -32,6 +32,9 @@ pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 pub const PAGE: usize = 200;
 /// How many leases one commit ends.
 pub(crate) const LEASES_IN_A_COMMIT: usize = 100;
+/// After each attempt of a cut that nobody waits for.
+const BACKGROUND_PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(500), Duration::ZERO];
 /// How often a commit is planned anew because the records moved on in between.
 const CONFLICTS: u32 = 20;
 
@@ -210,12 +213,19 @@ impl Ends {
         });
     }
 
-    /// Cuts without the caller waiting for the cluster.
+    /// Cuts without the caller waiting for the cluster. What a cluster does not do at once is asked for a few times more:
+    /// when the issuer is shutting down there is no sweeper any more.
     pub fn cut_in_background(&self, lease: Lease) {
         let ends = self.clone();
         self.outside.background.spawn(async move {
-            if let Err(refused) = ends.cut(lease).await {
-                tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
+            for pause in BACKGROUND_PAUSES {
+                match ends.cut(lease.clone()).await {
+                    Ok(Cut::Later(_, Obstacle::Cluster(_))) => tokio::time::sleep(pause).await,
+                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight)) => return,
+                    Err(refused) => {
+                        return tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
+                    }
+                }
             }
         });
     }

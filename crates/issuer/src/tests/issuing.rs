@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Owner;
-use shorepass_core::cluster::MintError;
+use shorepass_core::cluster::{CutError, MintError};
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
 use shorepass_core::identity::CreatedIdentity;
@@ -350,4 +350,16 @@ async fn a_denial_is_on_record_under_its_decision_id() {
     let line = bench.ledger.audit_lines().pop().unwrap();
     assert!(line.contains(decision) && line.contains("it does not name"), "{line}");
     assert!(!refused.message.contains("does not name"), "the caller is told too much");
+}
+
+/// Nobody sweeps here, as nobody does in an issuer that is shutting down.
+#[tokio::test]
+async fn the_anchor_of_a_failed_mint_is_cut_again_when_the_first_cut_fails() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let (job, cause) = (bench.job(&caller).await, "on purpose".to_owned());
+    bench.cluster.fail_next_cut(CutError::Unreachable(cause.clone()));
+    bench.cluster.fail_next_mint(MintError::Unreachable { cluster: name("staging"), cause });
+    bench.issue(&caller, &job, bench.request()).await.unwrap_err();
+    bench.until("the anchor to be cut", || bench.cluster.anchors().is_empty()).await;
 }
