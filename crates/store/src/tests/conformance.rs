@@ -179,8 +179,14 @@ async fn blocks_are_listed_newest_first_and_filtered(subject: Subject) {
     assert_eq!(found(all(), Some(block(3).id), 2), [lifted, block(1)]);
     let in_force = BlockFilter { in_force: Some(second(9)), ..all() };
     assert_eq!(found(in_force, Some(other.id), 9), [block(3), block(1)]);
-    assert_eq!(found(BlockFilter { in_force: Some(second(3603)), ..all() }, None, 9), [other.clone()]);
-    assert_eq!(found(BlockFilter { caller: Some(operator()), ..all() }, None, 9), [other.clone()]);
+    assert_eq!(
+        found(BlockFilter { in_force: Some(second(3603)), ..all() }, None, 9),
+        std::slice::from_ref(&other)
+    );
+    assert_eq!(
+        found(BlockFilter { caller: Some(operator()), ..all() }, None, 9),
+        std::slice::from_ref(&other)
+    );
     assert_eq!(found(BlockFilter { role: Some(name("web")), ..all() }, None, 9), [other]);
 }
 
