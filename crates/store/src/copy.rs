@@ -111,7 +111,7 @@ impl Contents {
     fn add(&mut self, entry: SecurityEntry) {
         self.sequence = self.sequence.max(entry.sequence);
         self.ledger = Some(entry.ledger);
-        for SecurityRow { key, value } in entry.rows {
+        for SecurityRow { place: key, value } in entry.rows {
             match value {
                 Some(value) => self.rows.insert(key, value),
                 None => self.rows.remove(&key),
@@ -206,7 +206,7 @@ impl SecurityCopy {
 }
 
 fn row(key: &[u8], value: Option<&[u8]>) -> SecurityRow {
-    SecurityRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+    SecurityRow { place: key.to_vec(), value: value.map(<[u8]>::to_vec) }
 }
 
 fn push(entry: &SecurityEntry, bytes: &mut Vec<u8>) -> io::Result<()> {
