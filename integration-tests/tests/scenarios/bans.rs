@@ -76,6 +76,7 @@ async fn a_banned_platform_loses_leases_and_connections_and_comes_back_only_when
     let operator = scene.issuer.operator()?;
     let (portal, other) = (scene.issuer.platform("test-portal")?, scene.issuer.platform("test-other")?);
     let folder = scene.issuer.identity_folder("platform", "test-portal")?;
+    scene.issuer.identities_are_audited().await?; // not in the middle of what is compared
     let job = portal.start_job().await?;
     let issued = portal.issue(&job, "deploy").await?;
     let kept = other.issue(&other.start_job().await?, "deploy").await?;
