@@ -54,8 +54,8 @@ pub enum OpenError {
     },
     /// There is less in it than there was.
     #[error(
-        "the records in {} were cut short: they end with line {records} of the audit file, line {known} was recorded, and \
-         the audit file does not have what is between: restore them from a copy, or run `shorepass-issuer store rebuild`",
+        "the records in {} were cut short: they end with line {records} of the audit file, and line {known} was recorded: \
+         restore them from a copy, or run `shorepass-issuer store rebuild`, which makes them anew",
         directory.display()
     )]
     CutShort {

@@ -3,7 +3,7 @@
 //! | what is found | what happens |
 //! | --- | --- |
 //! | records behind the audit file | its tail is brought in: a crash leaves that |
-//! | records behind MANIFEST, copy or audit file, and no audit lines between | [`OpenError::CutShort`] |
+//! | records behind the MANIFEST; or behind copy or audit file, and no audit lines between | [`OpenError::CutShort`] |
 //! | records that cannot be read | [`OpenError::Damaged`] |
 //! | either of these, and [`OnFailure::Continue`] | made anew by [`crate::anew`] |
 //! | something that a newer version wrote; another ledger's MANIFEST; no room; no right | refused, nothing changed |
@@ -114,8 +114,11 @@ impl Opening {
         {
             return Err(OpenError::Mixed { directory });
         }
+        let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
         let known = beside.known()?;
-        if look.progress < known && !beside.audit.spans(look.progress + 1, known)? {
+        // A crash leaves records behind the audit file, and never behind the mark.
+        let lacking = look.progress < known && !beside.audit.spans(look.progress + 1, known)?;
+        if look.progress < marked || lacking {
             return Err(OpenError::CutShort { directory, records: look.progress, known });
         }
         Ok((records, look))

@@ -149,10 +149,15 @@ impl Offline {
         };
         report.records.extend(problems);
         report.facts.push(format!("ledger: up to audit line {progress}"));
-        let filled = audit.is_some_and(|(first, last)| first <= progress + 1 && marked <= last);
-        if progress < marked && !filled {
+        if progress < marked {
+            let filled = match audit {
+                Some((first, last)) if first <= progress + 1 && marked <= last => {
+                    "which the audit file still has"
+                }
+                Some(_) | None => "which the audit file has not",
+            };
             report.records.push(format!(
-                "ledger: it was cut short: line {marked} was in it, and {progress} is its last"
+                "ledger: it was cut short: it ends with line {progress}, and had lines to {marked}, {filled}"
             ));
         }
         let differs = |held: &copy::Contents| held.rows != security && held.sequence <= progress;

@@ -10,7 +10,7 @@ use shorepass_core::ledger::{Change, LeaseFilter, Ledger};
 
 use crate::tables::{Entries, LEDGER_IDENTITY, ReadError, Table, View};
 use crate::testing::*;
-use crate::{MemoryLedger, Store, rows};
+use crate::{MemoryLedger, OnFailure, Options, Store, rows};
 
 /// The same key space, and how many leases were read in it.
 struct Counted<'a> {
@@ -148,7 +148,8 @@ async fn the_indices_of_records_made_anew_from_the_audit_file_are_right() {
     let directory = tempfile::tempdir().unwrap();
     fill(&open(directory.path()).unwrap()).await;
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
-    checked(&open(directory.path()).unwrap(), check_reads);
+    let options = Options { on_failure: OnFailure::Continue, retention: None };
+    checked(&open_with(directory.path(), options).unwrap(), check_reads);
 }
 
 #[tokio::test]

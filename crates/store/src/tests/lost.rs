@@ -131,7 +131,7 @@ async fn with_a_whole_audit_file_everything_comes_back() {
         let store = place.go_on();
         assert_security(&store);
         assert_leases(&store, &[1]);
-        assert_eq!(store.leases(&Default::default(), None, 9).unwrap().len(), 1);
+        assert!(store.alarm().unwrap().contains("all of them came back"), "{:?}", store.alarm());
     }
 }
 
