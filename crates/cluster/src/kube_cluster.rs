@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
+use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
@@ -126,22 +127,25 @@ impl KubeCluster {
         }
     }
 
-    async fn mint_now(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+    async fn mint_now(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         for (namespace, probe) in &Places::of_lease(order.lease()).0 {
             let in_effect = self.probes.in_effect(&self.api, namespace, probe).await;
             self.policy_verdict(namespace, probe, in_effect)?;
         }
+        let user_agent = &user_agent(order.lease_id(), call);
         let made = match (order.pins(), order.mode()) {
             (Some(pins), _) => Made { anchor_uid: pins.anchor_uid.clone(), service_account_uid: None },
             (None, Mode::Unbound { .. }) => Made::default(),
             (None, Mode::Bound) => Made {
-                anchor_uid: self.create_anchor(order, annotation).await.map_err(to_begin)?,
+                anchor_uid: self.create_anchor(order, annotation, user_agent).await.map_err(to_begin)?,
                 service_account_uid: None,
             },
-            (None, Mode::Strict { bindings }) => self.make_strict(order, bindings, annotation).await?,
+            (None, Mode::Strict { bindings }) => {
+                self.make_strict(order, bindings, annotation, user_agent).await?
+            }
         };
         let sent = self.clock.since_boot();
-        let granted = self.request_token(order, &made.anchor_uid, "").await?;
+        let granted = self.request_token(order, &made.anchor_uid, user_agent).await?;
         Ok(Minted {
             token: granted.token,
             claims: granted.claims,
@@ -155,12 +159,17 @@ impl KubeCluster {
     }
 
     /// Creates the Secret and returns its UID.
-    pub(crate) async fn create_anchor(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
+    pub(crate) async fn create_anchor(
+        &self,
+        order: &Order,
+        annotation: &str,
+        user_agent: &str,
+    ) -> Result<String, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
             path: format!("/api/v1/namespaces/{}/secrets", target.namespace),
-            user_agent: &user_agent(order, ""),
+            user_agent,
             body: &objects::anchor(order, annotation, &self.issuer),
         };
         let act = Act::CreateSecret { namespace: &target.namespace };
@@ -168,12 +177,12 @@ impl KubeCluster {
         answer::created_uid("Secret", &body).map_err(MintError::AnswerRejected)
     }
 
-    /// Asks for one token, once; `purpose` is for the audit log of the cluster.
+    /// Asks for one token, once.
     pub(crate) async fn request_token(
         &self,
         order: &Order,
         anchor_uid: &str,
-        purpose: &str,
+        user_agent: &str,
     ) -> Result<Granted, MintError> {
         let target = order.target();
         let call = Call {
@@ -182,7 +191,7 @@ impl KubeCluster {
                 "/api/v1/namespaces/{}/serviceaccounts/{}/token",
                 target.namespace, target.service_account
             ),
-            user_agent: &user_agent(order, purpose),
+            user_agent,
             body: &objects::token_request(order, anchor_uid),
         };
         let act = Act::CreateToken { namespace: &target.namespace, service_account: &target.service_account };
@@ -253,11 +262,11 @@ impl Cluster for KubeCluster {
         &self.endpoint
     }
 
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         let Ok(Ok(_permit)) = timeout(PERMIT_PATIENCE, self.mints.acquire()).await else {
             return Err(MintError::Busy { cluster: self.endpoint.name.clone(), retry_after: RETRY_SOON });
         };
-        timeout(MINT_DEADLINE, self.mint_now(order, annotation))
+        timeout(MINT_DEADLINE, self.mint_now(order, annotation, call))
             .await
             .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
     }
@@ -278,14 +287,17 @@ impl fmt::Debug for KubeCluster {
 }
 
 /// The API server's audit log keeps it, so that a token can be traced without our records.
-pub(crate) fn user_agent(order: &Order, purpose: &str) -> String {
-    format!("{USER_AGENT} lease/{}{purpose}", order.lease_id())
+fn user_agent(lease: LeaseId, call: &CallId) -> String {
+    format!("{USER_AGENT} lease/{lease} request/{call}")
 }
 
 /// A refusal of the first thing that is asked for.
 pub(crate) fn to_begin(error: MintError) -> MintError {
     match error {
         MintError::Forbidden { rule } => MintError::ForbiddenToBegin { rule },
+        MintError::AdmissionRefused { act, words, .. } => {
+            MintError::AdmissionRefused { act, words, begun: false }
+        }
         other => other,
     }
 }

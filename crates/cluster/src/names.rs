@@ -19,8 +19,10 @@ pub const AUDIT_KEY: &str = "lease-id";
 
 /// The API group of Roles and RoleBindings.
 pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+/// What the names of admission policies of shorepass begin with.
+pub const POLICY_PREFIX: &str = "shorepass-issuer-";
 
 /// The name of the admission policy, and of the roles and bindings of an issuer.
 pub fn policy_name(issuer: &Name) -> String {
-    format!("shorepass-issuer-{issuer}")
+    format!("{POLICY_PREFIX}{issuer}")
 }

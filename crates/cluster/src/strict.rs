@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::answer::{self, Rule};
 use crate::api_server::{ApiError, Call};
-use crate::kube_cluster::{KubeCluster, Made, USER_AGENT, to_begin, user_agent};
+use crate::kube_cluster::{KubeCluster, Made, to_begin};
 use crate::names::RBAC_GROUP;
 use crate::refusal::{Act, act_error, mint_error};
 
@@ -50,23 +50,26 @@ impl KubeCluster {
         order: &Order,
         bindings: &[Binding],
         annotation: &str,
+        user_agent: &str,
     ) -> Result<Made, MintError> {
         let mut expected = Vec::with_capacity(bindings.len());
         for binding in bindings {
-            expected.push(Expected { binding, rules: self.rules(binding).await.map_err(to_begin)? });
+            expected
+                .push(Expected { binding, rules: self.rules(binding, user_agent).await.map_err(to_begin)? });
         }
         for binding in bindings {
-            self.bind(order, binding).await?;
+            self.bind(order, binding, user_agent).await?;
         }
-        let service_account_uid = Some(self.create_account(order).await?);
-        let anchor_uid = self.create_anchor(order, annotation).await?;
-        let review = self.request_token(order, &anchor_uid, REVIEW).await?;
-        self.wait_for_rights(order, expected, &review.token).await?;
+        let service_account_uid = Some(self.create_account(order, user_agent).await?);
+        let anchor_uid = self.create_anchor(order, annotation, user_agent).await?;
+        let reviewer = &format!("{user_agent}{REVIEW}");
+        let review = self.request_token(order, &anchor_uid, reviewer).await?;
+        self.wait_for_rights(order, expected, &review.token, reviewer).await?;
         Ok(Made { anchor_uid, service_account_uid })
     }
 
     /// The rules of the Role that is bound.
-    async fn rules(&self, binding: &Binding) -> Result<Vec<Rule>, MintError> {
+    async fn rules(&self, binding: &Binding, user_agent: &str) -> Result<Vec<Rule>, MintError> {
         let Binding { namespace, role, .. } = binding;
         let path = match role {
             RoleRef::Role(name) => {
@@ -74,7 +77,7 @@ impl KubeCluster {
             }
             RoleRef::ClusterRole(name) => format!("/apis/{RBAC_GROUP}/v1/clusterroles/{}", name.as_str()),
         };
-        let call = Call { method: Method::GET, path, user_agent: USER_AGENT, body: &() };
+        let call = Call { method: Method::GET, path, user_agent, body: &() };
         match self.api.call(call).await {
             Ok(body) => answer::rules_of_role(&body).map_err(MintError::AnswerRejected),
             Err(ApiError::Refused(refusal)) if refusal.code == 404 => Err(MintError::RoleMissing {
@@ -85,12 +88,12 @@ impl KubeCluster {
         }
     }
 
-    async fn bind(&self, order: &Order, binding: &Binding) -> Result<(), MintError> {
+    async fn bind(&self, order: &Order, binding: &Binding, user_agent: &str) -> Result<(), MintError> {
         let Binding { namespace, role, .. } = binding;
         let call = Call {
             method: Method::POST,
             path: format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings"),
-            user_agent: &user_agent(order, ""),
+            user_agent,
             body: &crate::objects::role_binding(order, binding, &self.issuer),
         };
         let made = self.api.call(call).await;
@@ -98,12 +101,12 @@ impl KubeCluster {
         Ok(())
     }
 
-    async fn create_account(&self, order: &Order) -> Result<String, MintError> {
+    async fn create_account(&self, order: &Order, user_agent: &str) -> Result<String, MintError> {
         let namespace = &order.target().namespace;
         let call = Call {
             method: Method::POST,
             path: format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
-            user_agent: &user_agent(order, ""),
+            user_agent,
             body: &crate::objects::account(order, &self.issuer),
         };
         let act = Act::CreateAccount { namespace };
@@ -116,6 +119,7 @@ impl KubeCluster {
         order: &Order,
         mut missing: Vec<Expected<'_>>,
         token: &Token,
+        reviewer: &str,
     ) -> Result<(), MintError> {
         let start = self.clock.since_boot();
         loop {
@@ -125,7 +129,7 @@ impl KubeCluster {
                 let namespace = &expected.binding.namespace;
                 let seen = match looked_at.take() {
                     Some((same, seen)) if same == *namespace => seen,
-                    Some(_) | None => self.rules_in_effect(order, namespace, token).await?,
+                    Some(_) | None => self.rules_in_effect(order, namespace, token, reviewer).await?,
                 };
                 let all_seen = expected.rules.iter().all(|rule| seen.contains(rule));
                 looked_at = Some((namespace.clone(), seen));
@@ -150,11 +154,12 @@ impl KubeCluster {
         order: &Order,
         namespace: &Name,
         token: &Token,
+        reviewer: &str,
     ) -> Result<Vec<Rule>, MintError> {
         let call = Call {
             method: Method::POST,
             path: "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews".to_owned(),
-            user_agent: &user_agent(order, REVIEW),
+            user_agent: reviewer,
             body: &json!({"spec": {"namespace": namespace}}),
         };
         let act = Act::CreateToken { namespace, service_account: &order.target().service_account };

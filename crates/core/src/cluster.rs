@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::id::CallId;
 use crate::lease::Lease;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
@@ -44,7 +45,7 @@ pub enum MintError {
         /// Its name.
         name: String,
     },
-    /// RBAC refuses the issuer.
+    /// RBAC, or our own admission policy, refuses the issuer.
     #[error("the cluster forbids the issuer to {rule}")]
     Forbidden {
         /// What it lacks, such as `create serviceaccounts/token "deployer" in namespace "web"`.
@@ -73,6 +74,17 @@ pub enum MintError {
         namespace: Name,
         /// How long was waited.
         waited: Duration,
+    },
+    /// Somebody else's admission (a policy, a webhook, a quota) refuses the issuer. What it says may tell how the cluster
+    /// is made, so it is for the operator, and not for the caller.
+    #[error("admission in the cluster forbids the issuer to {act}; it says: {words}")]
+    AdmissionRefused {
+        /// What the issuer was about to do, such as `create secrets in namespace "web"`.
+        act: String,
+        /// The refusal's own text.
+        words: String,
+        /// Whether something may have been made before.
+        begun: bool,
     },
     /// The admission policy was not found: nothing was made.
     #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]
@@ -115,6 +127,7 @@ impl MintError {
     pub fn nothing_was_made(&self) -> bool {
         match self {
             Self::ForbiddenToBegin { .. } | Self::RoleMissing { .. } | Self::PolicyMissing { .. } => true,
+            Self::AdmissionRefused { begun, .. } => !begun,
             Self::ServiceAccountMissing { .. }
             | Self::ServiceAccountReplaced { .. }
             | Self::Forbidden { .. }
@@ -157,10 +170,11 @@ pub trait Cluster: Send + Sync {
 
     /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first. A strict
     /// lease's bindings and ServiceAccount are made before, and its first token is given back when its rights are in
-    /// effect at the API server that answered. An unbound lease has no anchor, and nothing is made for it.
+    /// effect at the API server that answered. An unbound lease has no anchor, and nothing is made for it. The cluster is
+    /// told for which call.
     ///
     /// May repeat: no. On an error what the record names may or may not exist.
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError>;
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError>;
 
     /// Deletes all that the record of a lease names: bindings, then anchor, then ServiceAccount. What is not there is
     /// deleted; what cannot be deleted holds up nothing else. May repeat: yes.

@@ -6,6 +6,7 @@
 //! [`mint::Order`] only from a grant, and a token leaves only against a [`ledger::Recorded`].
 
 pub mod audit;
+pub mod ban;
 pub mod block;
 pub mod caller;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod digest;
 pub mod enrolment;
 pub mod gives;
 pub mod id;
+pub mod identity;
 pub mod job;
 pub mod lease;
 pub mod ledger;
@@ -22,6 +24,7 @@ pub mod policy;
 pub mod refresh;
 pub mod request;
 pub mod role;
+pub mod security;
 pub mod time;
 pub mod token;
 pub mod window;

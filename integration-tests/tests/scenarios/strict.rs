@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use http::Request;
 use integration_tests::agent::as_operator;
 use integration_tests::client::{Client, Issued};
-use integration_tests::decisions::Decisions;
+use integration_tests::decisions::{Decisions, call};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::proxy::{Fault, Proxy, Target, claims};
 use integration_tests::site::{DEPLOY, Document, RELEASE, STATUS, Site};
@@ -227,7 +227,7 @@ async fn a_role_that_is_gone_is_named_before_anything_is_made() -> Result<()> {
         Api::namespaced(site.admin.client.clone(), site.place.namespace.as_str());
     existing.delete("deployer", &DeleteParams::default()).await?;
     let order = decisions.order(RELEASE.name, None)?;
-    let refused = cluster.mint(&order, "v1.x.y").await.err();
+    let refused = cluster.mint(&order, "v1.x.y", &call()).await.err();
     let namespace = Some(site.place.namespace.clone());
     let missing = MintError::RoleMissing { role: "Role/deployer".to_owned(), namespace };
     assert_eq!(refused, Some(missing));
@@ -299,7 +299,7 @@ async fn a_token_bound_to_nothing_is_refused_by_the_cluster_unless_a_role_says_s
     let decisions = Decisions::new(shorepass_config::role::load_directory(folder.path())?)?;
     let cluster = site.identity.connect().await?;
     let order = decisions.order(DEPLOY.name, None)?;
-    let refused = cluster.mint(&order, "").await.err();
+    let refused = cluster.mint(&order, "", &call()).await.err();
     match refused {
         Some(MintError::Forbidden { rule }) if rule.contains(&site.identity.policy) => Ok(()),
         other => bail!("it was not refused by the policy: {other:?}"),

@@ -12,29 +12,31 @@ use crate::args::{Format, RevokeArgs};
 use crate::failure::Failure;
 use crate::operator::Operator;
 use crate::output::revocation::{Revocation, Step};
-use crate::progress;
+use crate::progress::Progress;
 
 pub(super) async fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let operator = Operator::new(&args.operator)?;
+    let selector = selector(&operator, args.lease, &args.conditions, false);
     let request = v1::RevokeLeasesRequest {
-        selector: Some(selector(&operator, args.lease, &args.conditions, false)),
+        selector: Some(v1::LeaseSelector { all: args.all, ..selector }),
         reason: args.reason.clone(),
         dry_run: args.dry_run,
     };
-    let mut stream = progress::during("the issuer", operator.client.revoke_leases(request)).await?;
-    let next = async || Ok(progress::during("the next lease", stream.next()).await?);
+    let mut progress = Progress::new();
+    let mut stream = progress.during("the issuer", operator.client.revoke_leases(request)).await?;
+    let next = async |so_far: String| Ok(progress.during(&so_far, stream.next()).await?);
     follow(next, args.operator.output, args.dry_run, out).await
 }
 
 async fn follow(
-    mut next: impl AsyncFnMut() -> Result<Option<v1::RevokeLeasesResponse>, Failure>,
+    mut next: impl AsyncFnMut(String) -> Result<Option<v1::RevokeLeasesResponse>, Failure>,
     format: Format,
     dry_run: bool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let mut revocation = Revocation::new(dry_run);
     let broken_off = loop {
-        let step = match next().await {
+        let step = match next(revocation.so_far()).await {
             Ok(Some(wire)) => Step::of(wire).map_err(Failure::from),
             Ok(None) => break None,
             Err(failure) => Err(failure),
@@ -72,7 +74,7 @@ mod tests {
     use crate::output::samples::{active, revoked, unbound};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome) -> v1::RevokeLeasesResponse {
-        v1::RevokeLeasesResponse { lease: Some(lease), outcome: outcome.into(), obstacle: String::new() }
+        v1::RevokeLeasesResponse { lease: Some(lease), outcome: outcome.into(), ..Default::default() }
     }
 
     /// What is printed, and how it ends, when the steps are these and `end` follows.
@@ -82,7 +84,7 @@ mod tests {
         format: Format,
     ) -> (String, Result<(), Failure>) {
         let (mut steps, mut end) = (steps.into_iter(), end);
-        let next = async || match (steps.next(), end.take()) {
+        let next = async |_| match (steps.next(), end.take()) {
             (Some(step), kept) => {
                 end = kept;
                 Ok(Some(step))
@@ -100,7 +102,7 @@ mod tests {
         let steps = vec![step(revoked(), v1::RevokeOutcome::Revoked)];
         let (told, outcome) = followed(steps, None, Format::Table).await;
         assert!(outcome.is_ok());
-        assert!(told.starts_with("revoked ") && told.ends_with("\n1 revoked\n"), "{told}");
+        assert!(told.starts_with("revoked ") && told.ends_with("\n1 revoked; no new block\n"), "{told}");
     }
 
     #[tokio::test]
@@ -118,7 +120,7 @@ mod tests {
         ];
         let (told, outcome) = followed(steps, None, Format::Table).await;
         assert!(matches!(outcome, Err(Failure::TokensRemain(1))));
-        assert!(told.ends_with("1 revoked, 1 tokens remain\n"), "{told}");
+        assert!(told.ends_with("\n1 revoked, 1 tokens remain; no new block\n"), "{told}");
     }
 
     #[tokio::test]

@@ -16,6 +16,17 @@ pub(crate) struct Revocation {
     steps: Vec<Step>,
 }
 
+/// How many of each.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    would_revoke: usize,
+    revoked: usize,
+    ending: usize,
+    already_ended: usize,
+    blocks_set: usize,
+}
+
 /// What became of one lease.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,6 +34,10 @@ pub(crate) struct Step {
     outcome: Outcome,
     #[serde(skip_serializing_if = "String::is_empty")]
     obstacle: String,
+    /// Whether this revocation set the lease's block.
+    block_set: bool,
+    #[serde(skip)]
+    total: u32,
     lease: LeaseView,
 }
 
@@ -67,7 +82,7 @@ impl Step {
     pub(crate) fn of(wire: v1::RevokeLeasesResponse) -> Result<Self, Incomplete> {
         let outcome = Outcome::of(wire.outcome())?;
         let lease = LeaseView::of(wire.lease.ok_or(Incomplete("a lease"))?)?;
-        Ok(Self { outcome, obstacle: wire.obstacle, lease })
+        Ok(Self { outcome, obstacle: wire.obstacle, block_set: wire.block_set, total: wire.total, lease })
     }
 
     /// For people, when it has happened.
@@ -132,10 +147,20 @@ impl Revocation {
             count => Some(format!("{count} {}", outcome.words())),
         };
         let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
-        if parts.is_empty() {
-            "no live lease matches\n".to_owned()
-        } else {
-            format!("{}\n", parts.join(", "))
+        match (parts.is_empty(), self.dry_run, self.blocks_set()) {
+            (true, _, _) => "no live lease matches\n".to_owned(),
+            (false, true, _) => format!("{}\n", parts.join(", ")),
+            (false, false, 0) => format!("{}; no new block\n", parts.join(", ")),
+            (false, false, 1) => format!("{}; 1 block set\n", parts.join(", ")),
+            (false, false, blocks) => format!("{}; {blocks} blocks set\n", parts.join(", ")),
+        }
+    }
+
+    /// For people who wait: how far it is.
+    pub(crate) fn so_far(&self) -> String {
+        match self.steps.last() {
+            Some(step) => format!("the revocation: {} of {} leases done", self.steps.len(), step.total),
+            None => "the first lease".to_owned(),
         }
     }
 
@@ -146,9 +171,21 @@ impl Revocation {
         struct Body<'a> {
             dry_run: bool,
             complete: bool,
+            summary: Summary,
             items: &'a [Step],
         }
-        document("RevokeResult", Body { dry_run: self.dry_run, complete, items: &self.steps })
+        let summary = Summary {
+            would_revoke: self.count(Outcome::WouldRevoke),
+            revoked: self.count(Outcome::Revoked),
+            ending: self.ending(),
+            already_ended: self.count(Outcome::AlreadyEnded),
+            blocks_set: self.blocks_set(),
+        };
+        document("RevokeResult", Body { dry_run: self.dry_run, complete, summary, items: &self.steps })
+    }
+
+    fn blocks_set(&self) -> usize {
+        self.steps.iter().filter(|step| step.block_set).count()
     }
 
     fn count(&self, outcome: Outcome) -> usize {
@@ -166,6 +203,8 @@ mod tests {
             lease: Some(lease),
             outcome: outcome.into(),
             obstacle: obstacle.to_owned(),
+            total: 3,
+            block_set: outcome == v1::RevokeOutcome::Revoked,
         };
         Step::of(wire).unwrap()
     }
@@ -208,6 +247,15 @@ mod tests {
         assert_eq!(document["items"][0]["outcome"], "revoked");
         assert_eq!(document["items"][0]["lease"]["state"], "ended");
         assert_eq!(document["items"][1]["obstacle"], "the cluster does not answer");
+        let summary = serde_json::json!(
+            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "blocksSet": 1});
+        assert_eq!(document["summary"], summary);
+    }
+
+    #[test]
+    fn who_waits_is_told_how_far_it_is() {
+        assert_eq!(Revocation::new(false).so_far(), "the first lease");
+        assert_eq!(revocation().so_far(), "the revocation: 2 of 3 leases done");
     }
 
     #[test]
@@ -217,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_outcome_of_a_later_version_is_not_guessed() {
-        let wire = v1::RevokeLeasesResponse { lease: Some(active()), outcome: 99, obstacle: String::new() };
+        let wire = v1::RevokeLeasesResponse { lease: Some(active()), outcome: 99, ..Default::default() };
         assert!(Step::of(wire).is_err());
     }
 }

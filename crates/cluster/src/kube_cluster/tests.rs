@@ -1,11 +1,11 @@
-//! Servers that do not answer.
+//! What is said to an API server of who asks, and servers that do not answer.
 
 use std::io::Write as _;
 use std::time::Instant;
 
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{EnrolmentId, JobId, LeaseId};
+use shorepass_core::id::{EnrolmentId, JobId};
 use shorepass_core::lease::{AnchorName, State};
 use shorepass_core::ledger::Revision;
 use shorepass_core::role::Target;
@@ -71,6 +71,14 @@ async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
     let start = Instant::now();
     let outcome = cluster.cut(&lease()).await;
     (outcome, start.elapsed())
+}
+
+#[test]
+fn the_user_agent_names_lease_and_request() {
+    let lease = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+    let said = user_agent(LeaseId::parse(lease).unwrap(), &CallId::parse("job-7").unwrap());
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(said, format!("shorepass-issuer/{version} lease/{lease} request/job-7"));
 }
 
 #[tokio::test]

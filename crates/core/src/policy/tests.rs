@@ -24,6 +24,7 @@ fn caller(id: &str) -> Caller {
     Caller::from_verified_peer(VerifiedPeer {
         spiffe_id: SpiffeId::parse(&format!("spiffe://d/{id}")).unwrap(),
         enrolment: EnrolmentId::parse(ID).unwrap(),
+        issued: second(0),
         expires: second(100_000),
         certificate: Digest::of_bytes(b"certificate"),
     })

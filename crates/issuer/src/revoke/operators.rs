@@ -1,10 +1,11 @@
 //! An operator's revocation: block and end in one commit, durable before the cut; then cut; tell each step.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::BlockId;
+use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, Mode, State};
 use shorepass_core::ledger::{Change, Revision};
 use shorepass_core::time::Timestamp;
@@ -12,12 +13,9 @@ use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::mpsc;
 
-use super::Ends;
+use super::{Ends, LEASES_IN_A_COMMIT};
 use crate::admin::Views;
 use crate::outside::ledger_refused;
-
-/// How many leases one commit blocks and ends.
-const LEASES_IN_A_COMMIT: usize = 100;
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -39,24 +37,35 @@ impl Revoking {
         revocation: Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        if found.is_empty() {
-            return self.tell_ended(&revocation, &steps).await;
-        }
         if revocation.dry_run {
+            let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+            if found.is_empty() {
+                return self.tell_ended(&revocation, &steps).await;
+            }
+            let teller = Teller { views: &self.views, steps, total: found.len() };
             for lease in found {
-                self.tell(&steps, lease, Outcome::WouldRevoke).await?;
+                teller.tell(lease, Outcome::WouldRevoke, false).await?;
             }
             return Ok(());
         }
+        let hit = self.block_and_end(caller, &revocation).await?;
+        if hit.total() == 0 {
+            return self.tell_ended(&revocation, &steps).await;
+        }
+        let teller = Teller { views: &self.views, steps, total: hit.total() };
+        let Hit { ending, ended, blocked } = hit;
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
-        let mut cuts = self.ends.cut_all(self.block_and_end(caller, &revocation).await?);
+        let mut cuts = self.ends.cut_all(ending);
+        for lease in ended {
+            teller.tell(lease, Outcome::AlreadyEnded, false).await?;
+        }
         while let Some((lease, obstacle)) = cuts.recv().await {
+            let block_set = blocked.contains(&lease.id);
             let outcome = match obstacle {
                 Some(obstacle) => Outcome::Ending(obstacle.to_string()),
                 None => self.done(&lease),
             };
-            self.tell(&steps, lease, outcome).await?;
+            teller.tell(lease, outcome, block_set).await?;
         }
         Ok(())
     }
@@ -82,7 +91,10 @@ impl Revoking {
                 shorepass_core::ledger::LeaseFilter { include_ended: true, ..revocation.filter.clone() };
             with_ended.matches(lease)
         }) {
-            Some(lease) => self.tell(steps, lease, Outcome::AlreadyEnded).await,
+            Some(lease) => {
+                let teller = Teller { views: &self.views, steps: steps.clone(), total: 1 };
+                teller.tell(lease, Outcome::AlreadyEnded, false).await
+            }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
                 format!("there is no lease {id}; see `shorepass lease list`"),
@@ -92,46 +104,44 @@ impl Revoking {
 
     /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
     /// size, each of which blocks and ends the same leases.
-    async fn block_and_end(&self, caller: &Caller, revocation: &Revocation) -> Result<Vec<Lease>, Refused> {
+    async fn block_and_end(&self, caller: &Caller, revocation: &Revocation) -> Result<Hit, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        let mut ending = Vec::with_capacity(found.len());
+        let mut hit = Hit::default();
         for some in found.chunks(LEASES_IN_A_COMMIT) {
             let plan = || self.plan(caller, &revocation.reason, some);
-            ending.extend(self.ends.again_on_conflict(plan).await?);
+            hit.add(self.ends.again_on_conflict(plan).await?);
         }
-        Ok(ending)
+        Ok(hit)
     }
 
     /// The blocks and ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
-    fn plan(
-        &self,
-        caller: &Caller,
-        reason: &str,
-        leases: &[Lease],
-    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
+    fn plan(&self, caller: &Caller, reason: &str, leases: &[Lease]) -> Result<(Vec<Change>, Hit), Refused> {
         let outside = &self.ends.outside;
         let now = outside.clock.now();
-        let (mut changes, mut ending) = (Vec::new(), Vec::new());
+        let (mut changes, mut hit) = (Vec::new(), Hit::default());
         for lease in leases {
             let current = outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
-            let Some(lease) = current.filter(|lease| !matches!(lease.state, State::Ended { .. })) else {
+            let Some(lease) = current else { continue };
+            if matches!(lease.state, State::Ended { .. }) {
+                hit.ended.push(lease);
                 continue;
-            };
+            }
             if !self.blocked_already(&lease, now)? {
                 changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+                hit.blocked.insert(lease.id);
             }
             let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
             match lease.clone().begin_end(cause, now) {
                 Ok(lease) => {
                     changes.push(Change::LeaseEnding { lease: lease.clone() });
-                    ending.push(lease);
+                    hit.ending.push(lease);
                 }
-                Err(_) => ending.push(lease), // it is ending already: see that its owner is blocked, cut again
+                Err(_) => hit.ending.push(lease), // it is ending already: see that its owner is blocked, cut again
             }
         }
-        Ok((changes, ending))
+        Ok((changes, hit))
     }
 
     fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
@@ -154,16 +164,43 @@ impl Revoking {
             revision: Revision::FIRST,
         }
     }
+}
 
-    async fn tell(
-        &self,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
-        lease: Lease,
-        outcome: Outcome,
-    ) -> Result<(), Refused> {
+/// What a revocation found.
+#[derive(Default)]
+struct Hit {
+    /// Its ends are recorded; the anchors are cut next.
+    ending: Vec<Lease>,
+    /// They ended between the list and the commit.
+    ended: Vec<Lease>,
+    /// Those whose block is new.
+    blocked: HashSet<LeaseId>,
+}
+
+impl Hit {
+    fn add(&mut self, other: Self) {
+        self.ending.extend(other.ending);
+        self.ended.extend(other.ended);
+        self.blocked.extend(other.blocked);
+    }
+
+    fn total(&self) -> usize {
+        self.ending.len() + self.ended.len()
+    }
+}
+
+/// Tells each step to whoever listens.
+struct Teller<'a> {
+    views: &'a Views,
+    steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    total: usize,
+}
+
+impl Teller<'_> {
+    async fn tell(&self, lease: Lease, outcome: Outcome, block_set: bool) -> Result<(), Refused> {
         let view = self.views.of(lease, 1)?;
         // The receiver may be gone; the revocation is not undone by that.
-        let _ = steps.send(Ok(RevokeStep { view, outcome })).await;
+        let _ = self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set })).await;
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ async fn strict_leases_end_at_their_deadline_too() {
     let job = bench.job(&caller).await;
     let lease = bench.issue_of("release", &caller, &job, bench.request()).await.unwrap().issued.lease;
     assert_eq!(bench.cluster.anchors(), [lease.anchor.as_str()]);
-    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap();
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
     bench.clock.advance(Duration::from_secs(3600));
     sweeper.sweep().await.unwrap();
     assert_eq!(bench.lease(lease.id).end_cause().unwrap().0, &EndCause::Deadline);
@@ -111,7 +111,7 @@ async fn an_unbound_lease_outlives_its_longest_token_and_not_its_newest() {
     let job = bench.job(&caller).await;
     let first = bench.issue_of("status", &caller, &job, bench.request()).await.unwrap().issued;
     let shorter = Some(Duration::from_secs(600));
-    bench.use_cases.refresh(&caller, first.lease.id, shorter).await.unwrap();
+    bench.use_cases.refresh(&caller, &bench.call(), first.lease.id, shorter).await.unwrap();
     let ended = bench.use_cases.release(&caller, first.lease.id).await.unwrap();
     let until = after(first.record.expires, Duration::from_secs(70));
     assert_eq!(ended.mode, Mode::Unbound { tokens_until: Some(until) });

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
@@ -17,7 +18,7 @@ use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
-use crate::api::{Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep};
+use crate::api::{Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout};
 
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     const SECOND: i128 = 1_000_000_000;
@@ -110,6 +111,7 @@ fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
             (v1::EndCause::ServiceAccountReplaced, String::new(), String::new())
         }
         EndCause::EnrolmentReplaced => (v1::EndCause::EnrolmentReplaced, String::new(), String::new()),
+        EndCause::OwnerBanned { by, reason } => (v1::EndCause::OwnerBanned, by.to_string(), reason.clone()),
     };
     v1::LeaseEnd { cause: wire.into(), time: Some(timestamp(since)), by, reason }
 }
@@ -195,6 +197,33 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
+        lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn ban(ban: &Ban) -> v1::Ban {
+    let enrolment_id = match &ban.banned {
+        Banned::Name(_) => String::new(),
+        Banned::Enrolment(owner) => owner.enrolment.to_string(),
+    };
+    v1::Ban {
+        spiffe_id: ban.banned.spiffe_id().to_string(),
+        enrolment_id,
+        create_time: Some(timestamp(ban.set)),
+        by: ban.by.to_string(),
+        reason: ban.reason.clone(),
+        lift_time: ban.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
+        lifted_by: ban.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn shutout(shutout: &Shutout) -> v1::BanResponse {
+    let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::BanResponse {
+        ban: Some(ban(&shutout.ban)),
+        lease_count: count(shutout.leases),
+        connection_count: count(shutout.connections),
     }
 }
 
@@ -217,7 +246,13 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
         Outcome::AlreadyEnded => (v1::RevokeOutcome::AlreadyEnded, String::new()),
         Outcome::TokensRemain => (v1::RevokeOutcome::TokensRemain, String::new()),
     };
-    v1::RevokeLeasesResponse { lease: Some(lease_record(&step.view, now)), outcome: outcome.into(), obstacle }
+    v1::RevokeLeasesResponse {
+        lease: Some(lease_record(&step.view, now)),
+        outcome: outcome.into(),
+        obstacle,
+        total: u32::try_from(step.total).unwrap_or(u32::MAX),
+        block_set: step.block_set,
+    }
 }
 
 pub(crate) fn join_token(token: NewJoinToken) -> v1::CreateJoinTokenResponse {

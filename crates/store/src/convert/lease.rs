@@ -178,7 +178,9 @@ fn read_state(state: stored::lease::State) -> Result<State, Malformed> {
 
 fn stored_end(cause: &EndCause, since: Timestamp) -> stored::LeaseIsEnding {
     let (by, reason) = match cause {
-        EndCause::Revoked { by, reason } => (by.to_string(), reason.clone()),
+        EndCause::Revoked { by, reason } | EndCause::OwnerBanned { by, reason } => {
+            (by.to_string(), reason.clone())
+        }
         EndCause::Released
         | EndCause::JobEnded
         | EndCause::Deadline
@@ -205,6 +207,7 @@ fn stored_cause(cause: &EndCause) -> stored::EndCause {
         EndCause::AnchorLost => stored::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => stored::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => stored::EndCause::EnrolmentReplaced,
+        EndCause::OwnerBanned { .. } => stored::EndCause::OwnerBanned,
     }
 }
 
@@ -222,6 +225,10 @@ fn read_end(end: stored::LeaseIsEnding) -> Result<(EndCause, Timestamp), Malform
         stored::EndCause::AnchorLost => EndCause::AnchorLost,
         stored::EndCause::ServiceAccountReplaced => EndCause::ServiceAccountReplaced,
         stored::EndCause::EnrolmentReplaced => EndCause::EnrolmentReplaced,
+        stored::EndCause::OwnerBanned => EndCause::OwnerBanned {
+            by: parse("revoked_by", SpiffeId::parse(&end.revoked_by))?,
+            reason: end.revoked_reason,
+        },
     };
     Ok((cause, time("since", end.since)?))
 }
