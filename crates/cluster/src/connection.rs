@@ -15,6 +15,7 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::name::Name;
 
 use crate::api_server::ApiServer;
+use crate::witness::Servers;
 
 /// How long a TCP and TLS connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,6 +37,10 @@ pub struct Connection {
     pub issuer: Name,
     /// How many tokens are minted at the same time.
     pub mints_in_flight: usize,
+    /// Its API servers, each `host:port`; empty for the one of the kubeconfig.
+    pub endpoints: Vec<String>,
+    /// How far the watch of an API server may lag.
+    pub lag_bound: Duration,
 }
 
 /// Where clients find the API server, if not where the issuer does.
@@ -144,7 +149,7 @@ impl fmt::Display for KnownContexts {
 
 impl Connection {
     /// Reads the files and makes the client. Nothing is sent.
-    pub(crate) async fn open(&self) -> Result<(Endpoint, ApiServer), ConnectError> {
+    pub(crate) async fn open(&self) -> Result<(Endpoint, ApiServer, Servers), ConnectError> {
         let kubeconfig = self.read()?;
         let cluster = self.cluster(&kubeconfig)?;
         let endpoint = self.endpoint(&cluster)?;
@@ -158,9 +163,10 @@ impl Connection {
         config.read_timeout = Some(READ_TIMEOUT);
         config.write_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
+        let servers = Servers::new(config.clone(), self.endpoints.clone());
         let client = Client::try_from(config).map_err(|source| self.no_client(source))?;
         let credential = format!("kubeconfig {}, context {:?}", self.file(), self.context);
-        Ok((endpoint, ApiServer::new(client, credential)))
+        Ok((endpoint, ApiServer::new(client, credential), servers))
     }
 
     fn read(&self) -> Result<Kubeconfig, ConnectError> {
@@ -310,6 +316,8 @@ users:
             advertise: Advertise::default(),
             issuer: name("main"),
             mints_in_flight: 4,
+            endpoints: Vec::new(),
+            lag_bound: shorepass_core::receipt::LAG_BOUND,
         };
         (file, connection)
     }
@@ -332,7 +340,7 @@ users:
     #[tokio::test]
     async fn clients_are_told_what_the_kubeconfig_says() {
         let (_file, connection) = connection(GOOD);
-        let (endpoint, _) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
+        let (endpoint, ..) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(endpoint.server, "https://127.0.0.1:6443");
         assert_eq!(endpoint.tls_server_name, "api.internal");
         assert!(endpoint.ca_bundle_pem.is_empty());
@@ -342,7 +350,7 @@ users:
     async fn another_server_does_not_inherit_the_tls_name() {
         let (_file, mut connection) = connection(GOOD);
         connection.advertise.server = Some("https://api.example.org".to_owned());
-        let (endpoint, _) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
+        let (endpoint, ..) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             (endpoint.server.as_str(), endpoint.tls_server_name.as_str()),
             ("https://api.example.org", "")

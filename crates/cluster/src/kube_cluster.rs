@@ -14,9 +14,12 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta};
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
+use shorepass_core::id::LeaseId;
 use shorepass_core::lease::AnchorName;
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::{Answer, Bound, Canary, Control, Scope, Witnesses};
+use shorepass_core::role::Target;
 use shorepass_core::time::Clock;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -27,6 +30,7 @@ use crate::connection::{ConnectError, Connection};
 use crate::names;
 use crate::probe::{Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
+use crate::witness::{CANARY_LIFE, Servers};
 
 /// How long a mint may take once it has its permit: probe, anchor and token together.
 pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
@@ -48,6 +52,8 @@ pub struct KubeCluster {
     issuer: Name,
     api: ApiServer,
     probes: Probes,
+    servers: Servers,
+    lag_bound: Duration,
     mints: Semaphore,
     cuts: Semaphore,
     clock: Arc<dyn Clock>,
@@ -56,8 +62,10 @@ pub struct KubeCluster {
 impl KubeCluster {
     /// Reads the kubeconfig and makes the client. Nothing is sent yet. Call it within a tokio runtime.
     pub async fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<Self, ConnectError> {
-        let (endpoint, api) = connection.open().await?;
+        let (endpoint, api, servers) = connection.open().await?;
         Ok(Self {
+            servers,
+            lag_bound: connection.lag_bound,
             endpoint,
             api,
             probes: Probes::new(&connection.issuer, clock.clone()),
@@ -72,6 +80,7 @@ impl KubeCluster {
     /// Returns the namespaces in which nothing will be minted, and why. For start-up and after a change of roles;
     /// between them each mint looks for itself.
     pub async fn warm_up(&self, namespaces: &BTreeSet<Name>) -> BTreeMap<Name, MintError> {
+        self.servers.learn(&self.api).await;
         let start = self.clock.since_boot();
         let mut pending = namespaces.clone();
         loop {
@@ -153,14 +162,20 @@ impl KubeCluster {
     }
 
     fn anchor(&self, order: &Order, annotation: &str) -> Secret {
+        let mut anchor = self.bare_anchor(order.anchor(), &order.target().namespace);
+        anchor.metadata.annotations = Some(map([(names::LEASE_ANNOTATION, annotation)]));
+        anchor
+    }
+
+    /// An anchor that nobody adopts: it says of no lease that it is its own.
+    fn bare_anchor(&self, name: &AnchorName, namespace: &Name) -> Secret {
         let labels =
             [(names::MANAGED_BY_LABEL, names::MANAGED_BY), (names::ISSUER_LABEL, self.issuer.as_str())];
         Secret {
             metadata: ObjectMeta {
-                name: Some(order.anchor().as_str().to_owned()),
-                namespace: Some(order.target().namespace.to_string()),
+                name: Some(name.as_str().to_owned()),
+                namespace: Some(namespace.to_string()),
                 labels: Some(map(labels)),
-                annotations: Some(map([(names::LEASE_ANNOTATION, annotation)])),
                 ..ObjectMeta::default()
             },
             type_: Some(names::LEASE_TYPE.to_owned()),
@@ -168,15 +183,52 @@ impl KubeCluster {
         }
     }
 
+    /// One token that nobody is given, on an anchor that exists.
+    async fn mint_canary(&self, bound: &Bound) -> Result<Canary, MintError> {
+        let Bound { target, anchor, pins, .. } = bound;
+        self.policy_verdict(&target.namespace, self.probes.in_effect(&self.api, &target.namespace).await)?;
+        let call = Call {
+            method: Method::POST,
+            path: token_path(target),
+            user_agent: &format!("{USER_AGENT} lease/{} canary", bound.lease),
+            body: &canary_request(bound),
+        };
+        let act = Act::CreateToken { namespace: &target.namespace, service_account: &target.service_account };
+        let body = self.api.call(call).await.map_err(|error| mint_error(error, act, target, false))?;
+        let granted = answer::granted(&body).map_err(MintError::AnswerRejected)?;
+        let claims = &granted.claims;
+        let fits = claims.secret == anchor.as_str()
+            && claims.secret_uid == pins.anchor_uid
+            && claims.service_account_uid == pins.service_account_uid
+            && !claims.jti.is_empty();
+        if fits {
+            Ok(Canary::new(granted.token, granted.claims.jti))
+        } else {
+            Err(MintError::AnswerRejected("it gave a canary of another anchor or ServiceAccount".to_owned()))
+        }
+    }
+
+    async fn create_control_now(&self, control: &Control) -> Result<String, MintError> {
+        let namespace = &control.namespace;
+        self.policy_verdict(namespace, self.probes.in_effect(&self.api, namespace).await)?;
+        let call = Call {
+            method: Method::POST,
+            path: format!("/api/v1/namespaces/{namespace}/secrets"),
+            user_agent: USER_AGENT,
+            body: &self.bare_anchor(&control.anchor, namespace),
+        };
+        let body = self.api.call(call).await;
+        let body =
+            body.map_err(|error| act_error(error, Act::CreateSecret { namespace }, &self.endpoint.name))?;
+        answer::created_uid(&body).map_err(MintError::AnswerRejected)
+    }
+
     /// Asks for one token, once.
     async fn request_token(&self, order: &Order, anchor_uid: &str) -> Result<Granted, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
-            path: format!(
-                "/api/v1/namespaces/{}/serviceaccounts/{}/token",
-                target.namespace, target.service_account
-            ),
+            path: token_path(target),
             user_agent: &user_agent(order),
             body: &token_request(order, anchor_uid),
         };
@@ -240,6 +292,35 @@ impl Cluster for KubeCluster {
     }
 }
 
+#[async_trait]
+impl Witnesses for KubeCluster {
+    fn scope(&self) -> Scope {
+        self.servers.scope()
+    }
+
+    fn lag_bound(&self) -> Duration {
+        self.lag_bound
+    }
+
+    /// Takes none of the permits of mints: proofs are few at a time, and a job never waits for one.
+    async fn canary(&self, bound: &Bound) -> Result<Canary, MintError> {
+        timeout(MINT_DEADLINE, self.mint_canary(bound))
+            .await
+            .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
+    }
+
+    async fn ask(&self, endpoint: &str, canary: Canary) -> Answer {
+        let jti = canary.jti().to_owned();
+        self.servers.ask(endpoint, canary.into_token(), &jti).await
+    }
+
+    async fn create_control(&self, control: &Control) -> Result<String, MintError> {
+        timeout(MINT_DEADLINE, self.create_control_now(control))
+            .await
+            .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
+    }
+}
+
 impl fmt::Debug for KubeCluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KubeCluster").field("name", &self.endpoint.name.as_str()).finish_non_exhaustive()
@@ -251,15 +332,32 @@ fn user_agent(order: &Order) -> String {
     format!("{USER_AGENT} lease/{}", order.lease_id())
 }
 
+fn token_path(target: &Target) -> String {
+    format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", target.namespace, target.service_account)
+}
+
 fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
-    let target = order.target();
+    let mut request = bound_request(order.target(), order.lease_id(), order.anchor(), anchor_uid);
+    // Kubernetes 1.34 and later refuse another UID; older ones do not look, so the answer is checked too.
+    request.metadata.uid = order.pins().map(|pins| pins.service_account_uid.clone());
+    request.spec.expiration_seconds = Some(seconds(order.token_lifetime()));
+    request
+}
+
+fn canary_request(bound: &Bound) -> TokenRequest {
+    let Bound { lease, target, anchor, pins } = bound;
+    let mut request = bound_request(target, *lease, anchor, &pins.anchor_uid);
+    request.metadata.uid = Some(pins.service_account_uid.clone());
+    request.spec.expiration_seconds = Some(seconds(CANARY_LIFE));
+    request
+}
+
+fn bound_request(target: &Target, lease: LeaseId, anchor: &AnchorName, anchor_uid: &str) -> TokenRequest {
     TokenRequest {
         metadata: ObjectMeta {
             name: Some(target.service_account.clone()),
             namespace: Some(target.namespace.to_string()),
-            // Kubernetes 1.34 and later refuse another UID; older ones do not look, so the answer is checked too.
-            uid: order.pins().map(|pins| pins.service_account_uid.clone()),
-            annotations: Some(map([(names::LEASE_ID_ANNOTATION, order.lease_id().to_string().as_str())])),
+            annotations: Some(map([(names::LEASE_ID_ANNOTATION, lease.to_string().as_str())])),
             ..ObjectMeta::default()
         },
         spec: TokenRequestSpec {
@@ -268,13 +366,17 @@ fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Secret".to_owned()),
-                name: Some(order.anchor().as_str().to_owned()),
+                name: Some(anchor.as_str().to_owned()),
                 uid: Some(anchor_uid.to_owned()),
             }),
-            expiration_seconds: Some(i64::try_from(order.token_lifetime().as_secs()).unwrap_or(i64::MAX)),
+            expiration_seconds: None,
         },
         status: None,
     }
+}
+
+fn seconds(life: Duration) -> i64 {
+    i64::try_from(life.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn map<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
@@ -324,6 +426,8 @@ mod tests {
             advertise: Advertise::default(),
             issuer: name("main"),
             mints_in_flight: 1,
+            endpoints: Vec::new(),
+            lag_bound: shorepass_core::receipt::LAG_BOUND,
         };
         let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
         let start = Instant::now();

@@ -1,7 +1,7 @@
 //! Tokens of real clusters: minting on anchors, cutting anchors, the policy probe, RBAC and policy output.
 //!
 //! The only user of the Kubernetes client. It reads no Secret, lists nothing and watches nothing: what it may do is
-//! what [`rbac::render`] prints. Requests go through the client's transport only; bodies are read and parsed here,
+//! what [`rbac::render`] prints, and to read one EndpointSlice where somebody lets it. Requests go through the client's transport only; bodies are read and parsed here,
 //! because the client's own request functions log a body that they cannot parse, and a body can hold a token.
 
 mod answer;
@@ -12,7 +12,9 @@ pub mod names;
 mod probe;
 pub mod rbac;
 mod refusal;
+mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, WARM_UP};
+pub use witness::{ASK_DEADLINE, CANARY_LIFE};

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::lease::AnchorName;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
+use crate::receipt::Witnesses;
 
 /// Where clients find the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,9 +100,9 @@ pub enum CutError {
     HeldByFinalizer(String),
 }
 
-/// One API server (or HA set).
+/// One API server (or HA set), which can also be asked how dead a token is.
 #[async_trait]
-pub trait Cluster: Send + Sync {
+pub trait Cluster: Witnesses {
     /// Where clients find it.
     fn endpoint(&self) -> &Endpoint;
 

@@ -17,6 +17,7 @@ use crate::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use crate::job::Job;
 use crate::lease::Lease;
 use crate::name::Name;
+use crate::receipt::Control;
 use crate::request::{Method, Request};
 use crate::time::Timestamp;
 
@@ -123,6 +124,23 @@ pub enum Change {
     LeaseEnded {
         /// The lease.
         lease: Lease,
+    },
+    /// A receipt was made about the end of a lease.
+    LeaseReceipt {
+        /// The lease, with the receipt.
+        lease: Lease,
+    },
+    /// An anchor of nobody's lease is about to be created, for a proof.
+    ControlPlanned {
+        /// The anchor.
+        control: Control,
+    },
+    /// That anchor is gone.
+    ControlGone {
+        /// The anchor.
+        control: Control,
+        /// When.
+        at: Timestamp,
     },
     /// A block was set.
     BlockSet {
@@ -264,6 +282,9 @@ pub trait Ledger: Send + Sync {
 
     /// The blocks of a caller and role, whether in force or not, newest first.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// The controls of a cluster that are not known to be gone.
+    fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;
 
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;

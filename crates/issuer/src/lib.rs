@@ -10,6 +10,7 @@ pub mod enrol;
 pub mod issue;
 pub mod jobs;
 pub mod outside;
+pub mod prove;
 pub mod revoke;
 pub mod services;
 mod state;

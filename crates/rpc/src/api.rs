@@ -180,6 +180,21 @@ pub struct RevokeStep {
     pub view: LeaseView,
     /// What happened.
     pub outcome: Outcome,
+    /// Where the receipt is that somebody waits for.
+    pub receipt: Awaited,
+}
+
+/// Where the receipt of a lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// None is waited for.
+    No,
+    /// A later step brings it.
+    Follows,
+    /// It is in the view; the outcome was told before.
+    Arrived,
+    /// There is none in the end; the outcome was told before.
+    Missing,
 }
 
 /// What to revoke, and why.
@@ -191,6 +206,8 @@ pub struct Revocation {
     pub reason: String,
     /// Only tell.
     pub dry_run: bool,
+    /// Also tell the receipts.
+    pub wait: bool,
 }
 
 /// A new join token. `Debug` shows the expiry only.

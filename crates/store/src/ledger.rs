@@ -54,6 +54,10 @@ macro_rules! ledger_over {
                 self.read(|view| rows::blocks(view, caller, role))
             }
 
+            fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError> {
+                self.read(|view| rows::controls(view, cluster))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }
@@ -88,6 +92,7 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Request};
 
 use crate::memory::MemoryLedger;

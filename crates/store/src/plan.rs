@@ -89,9 +89,12 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put_lease(lease, rows);
             put(request, rows);
         }
-        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
-            put_lease(lease, rows);
-        }
+        Change::LeaseActive { lease }
+        | Change::LeaseEnding { lease }
+        | Change::LeaseEnded { lease }
+        | Change::LeaseReceipt { lease } => put_lease(lease, rows),
+        Change::ControlPlanned { control } => put(control, rows),
+        Change::ControlGone { control, at: _ } => rows.remove(Table::Control.key(&control.key())),
         Change::TokenMinted { token, owner: _ } => {
             put(token, rows);
             rows.put(Table::TokensOfLease.key(&token_of_lease_key(token)), Vec::new());
@@ -172,9 +175,12 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
             follows(request, view)?;
             still_wanted(lease, view)
         }
-        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
-            follows(lease, view)
-        }
+        Change::LeaseActive { lease }
+        | Change::LeaseEnding { lease }
+        | Change::LeaseEnded { lease }
+        | Change::LeaseReceipt { lease } => follows(lease, view),
+        Change::ControlPlanned { control } => follows(control, view),
+        Change::ControlGone { control: _, at: _ } => Ok(()),
         Change::TokenMinted { token, owner: _ } => {
             follows(token, view)?;
             still_live(token, view)

@@ -2,8 +2,8 @@
 //!
 //! Each key begins with its table's byte; one map and not one per table, because a batch is atomic on one map only.
 //! Rows are values in the frame of `record`; the indices have empty values, all that they say is in the key. No row is
-//! ever removed. The one thing that is: a lease's entry in [`Table::UnfinishedLeases`], when it has ended; what is asked
-//! every few seconds costs what is going on, and not what ever happened.
+//! ever removed but two: a lease's entry in [`Table::UnfinishedLeases`], when it has ended, and a control, when it is gone;
+//! what is asked every few seconds costs what is going on, and not what ever happened.
 //!
 //! | table | key |
 //! | --- | --- |
@@ -18,6 +18,7 @@
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
+//! | Control | the anchor's name |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -64,10 +65,12 @@ pub(crate) enum Table {
     LeasesOfJob = 12,
     /// Which leases a caller has, ended ones too.
     LeasesOfCaller = 13,
+    /// Anchors of nobody's lease that are not known to be gone.
+    Control = 23,
 }
 
 impl Table {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -82,6 +85,7 @@ impl Table {
         Self::UnfinishedLeases,
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
+        Self::Control,
     ];
 
     /// A key of this table in the whole space.

@@ -32,6 +32,7 @@ const GUARDED: &[Guarded] = &[
         uses: |file| called(&file.production, "expose"),
         sites: &[
             ("crates/rpc/src/convert/answers.rs", 1, "the token, to the lease's owner"),
+            ("crates/cluster/src/witness.rs", 1, "a canary, to the one API server that is asked about it"),
             ("crates/agent/src/socket.rs", 1, "the token, to the local job that asked for it"),
             (
                 "crates/agent/src/remote.rs",

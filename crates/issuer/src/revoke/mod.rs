@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
+use crate::prove::{Proof, Proving};
 
 /// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
@@ -34,6 +35,7 @@ const CONFLICTS: u32 = 20;
 #[derive(Clone)]
 pub struct Ends {
     pub(crate) outside: Arc<Outside>,
+    pub(crate) proving: Proving,
 }
 
 /// What became of the anchor of a lease that is ending.
@@ -57,9 +59,9 @@ pub enum Obstacle {
 }
 
 impl Ends {
-    /// Over the outside.
-    pub fn new(outside: Arc<Outside>) -> Self {
-        Self { outside }
+    /// Over the outside; what ends may be proved.
+    pub fn new(outside: Arc<Outside>, proving: Proving) -> Self {
+        Self { outside, proving }
     }
 
     /// A lease that the caller owns.
@@ -221,30 +223,63 @@ impl Ends {
         }
     }
 
-    /// Deletes the anchor of a lease that is ending, and records that.
+    /// Deletes the anchor of a lease that is ending, and records that. If the lease is to get a receipt, that is prepared
+    /// before, in [`WINDOW`](crate::prove::WINDOW) at most, and made in the background after.
     pub(crate) async fn cut(&self, lease: Lease) -> Result<Cut, Refused> {
-        let State::Ending { since, .. } = lease.state else {
+        if !matches!(lease.state, State::Ending { .. }) {
             return Ok(Cut::Done(lease));
-        };
+        }
         let cluster = self.outside.cluster(&lease.target.cluster)?;
-        let in_flight = lease.revision.number() == 2
-            && until(self.outside.clock.now(), after(since, MINT_IN_FLIGHT)) > Duration::ZERO;
-        if let Err(cause) = cluster.cut(&lease.target.namespace, &lease.anchor).await {
+        let proof = self.proving.begin(&lease).await;
+        let sent = proof.as_ref().map(Proof::now);
+        let outcome = cluster.cut(&lease.target.namespace, &lease.anchor).await;
+        let recorded = self.record_cut(lease, outcome.clone()).await;
+        if let (Some(proof), Some(sent)) = (proof, sent) {
+            proof.conclude(sent, outcome);
+        }
+        recorded
+    }
+
+    async fn record_cut(&self, lease: Lease, outcome: Result<(), CutError>) -> Result<Cut, Refused> {
+        if let Err(cause) = outcome {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
             return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
         }
-        if in_flight {
+        if self.may_be_minted(&lease) {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
-        let Ok(ended) = lease.clone().finish_end(self.outside.clock.now()) else {
-            return Ok(Cut::Done(lease));
-        };
-        tracing::info!(lease = %ended.id, cause = ended.end_cause().map(|(cause, _)| cause.describe()), "lease ended");
-        match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
-            Ok(_) | Err(LedgerError::Conflict(_)) => Ok(Cut::Done(ended)),
-            Err(cause) => Err(ledger_refused(&cause)),
+        self.record_ended(lease).await
+    }
+
+    /// ending --> ended, over whatever else was recorded of the lease meanwhile.
+    async fn record_ended(&self, lease: Lease) -> Result<Cut, Refused> {
+        let mut current = lease;
+        loop {
+            let Ok(ended) = current.clone().finish_end(self.outside.clock.now()) else {
+                return Ok(Cut::Done(current));
+            };
+            match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
+                Ok(_) => {
+                    let cause = ended.end_cause().map(|(cause, _)| cause.describe());
+                    tracing::info!(lease = %ended.id, cause, "lease ended");
+                    return Ok(Cut::Done(ended));
+                }
+                Err(conflict @ LedgerError::Conflict(_)) => {
+                    let found =
+                        self.outside.ledger.lease(ended.id).map_err(|cause| ledger_refused(&cause))?;
+                    current = found.ok_or_else(|| ledger_refused(&conflict))?;
+                }
+                Err(cause) => return Err(ledger_refused(&cause)),
+            }
         }
+    }
+
+    /// Whether its anchor may still come into being: it never became active, and its mint has not been over for certain.
+    fn may_be_minted(&self, lease: &Lease) -> bool {
+        let State::Ending { since, .. } = lease.state else { return false };
+        lease.activation().is_none()
+            && until(self.outside.clock.now(), after(since, MINT_IN_FLIGHT)) > Duration::ZERO
     }
 
     /// All leases that match and yield tokens.

@@ -1,20 +1,23 @@
-//! An operator's revocation: block and end in one commit, durable before the cut; then cut; tell each step.
+//! An operator's revocation: block and end in one commit, durable before the cut; then cut; tell each step, and each receipt
+//! if the operator waits for them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::BlockId;
+use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, State};
-use shorepass_core::ledger::{Change, Revision};
+use shorepass_core::ledger::{Change, LedgerError, Revision};
 use shorepass_core::time::Timestamp;
-use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
+use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Ends;
 use crate::admin::Views;
 use crate::outside::ledger_refused;
+use crate::prove::Wishes;
 
 /// How many leases one commit blocks and ends.
 const LEASES_IN_A_COMMIT: usize = 100;
@@ -50,16 +53,55 @@ impl Revoking {
             return Ok(());
         }
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
-        let mut cuts = self.ends.cut_all(self.block_and_end(caller, &revocation).await?);
+        let (ending, _wishes) = self.block_and_end(caller, &revocation).await?;
+        let earlier = ending.iter().map(|lease| (lease.id, made(lease))).collect();
+        let mut receipts = Receipts { ends: self.ends.proving.ends(), awaited: Vec::new(), earlier };
+        let mut cuts = self.ends.cut_all(ending);
         while let Some((lease, obstacle)) = cuts.recv().await {
-            self.tell(
-                &steps,
-                lease,
-                obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string())),
-            )
-            .await?;
+            let outcome = obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string()));
+            let follows = revocation.wait && self.receipt_follows(&lease, &receipts)?;
+            if follows {
+                receipts.awaited.push((lease.id, outcome.clone()));
+            }
+            let awaited = if follows { Awaited::Follows } else { Awaited::No };
+            self.tell_with(&steps, lease, outcome, awaited).await?;
         }
-        Ok(())
+        self.tell_receipts(receipts, &steps).await
+    }
+
+    /// Whether a proof about the lease is under way, or has ended just now.
+    fn receipt_follows(&self, lease: &Lease, receipts: &Receipts) -> Result<bool, Refused> {
+        Ok(self.ends.proving.is_at_work(lease.id) || receipts.is_new(&self.current(lease.id)?))
+    }
+
+    fn current(&self, id: LeaseId) -> Result<Lease, Refused> {
+        let found = self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
+        found.ok_or_else(|| ledger_refused(&LedgerError::Unavailable(format!("lease {id} is missing"))))
+    }
+
+    /// Each as it comes. Proofs end by themselves, so this does.
+    async fn tell_receipts(
+        &self,
+        mut receipts: Receipts,
+        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused> {
+        loop {
+            receipts.ends.borrow_and_update();
+            for (id, outcome) in std::mem::take(&mut receipts.awaited) {
+                let at_work = self.ends.proving.is_at_work(id); // before the lease is read: who is done has recorded
+                let lease = self.current(id)?;
+                if receipts.is_new(&lease) {
+                    self.tell_with(steps, lease, outcome, Awaited::Arrived).await?;
+                } else if at_work {
+                    receipts.awaited.push((id, outcome));
+                } else {
+                    self.tell_with(steps, lease, outcome, Awaited::Missing).await?;
+                }
+            }
+            if receipts.awaited.is_empty() || receipts.ends.changed().await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
     /// Nothing lives: a lease that was named is shown as it ended.
@@ -85,16 +127,21 @@ impl Revoking {
 
     /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
     /// size, each of which blocks and ends the same leases.
-    async fn block_and_end(&self, caller: &Caller, revocation: &Revocation) -> Result<Vec<Lease>, Refused> {
+    async fn block_and_end(
+        &self,
+        caller: &Caller,
+        revocation: &Revocation,
+    ) -> Result<(Vec<Lease>, Wishes), Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        let wishes = self.ends.proving.wish(&found); // before the sweeper can see that they are ending
         let mut ending = Vec::with_capacity(found.len());
         for some in found.chunks(LEASES_IN_A_COMMIT) {
             let plan = || self.plan(caller, &revocation.reason, some);
             ending.extend(self.ends.again_on_conflict(plan).await?);
         }
-        Ok(ending)
+        Ok((ending, wishes))
     }
 
     /// The blocks and ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
@@ -154,9 +201,37 @@ impl Revoking {
         lease: Lease,
         outcome: Outcome,
     ) -> Result<(), Refused> {
+        self.tell_with(steps, lease, outcome, Awaited::No).await
+    }
+
+    async fn tell_with(
+        &self,
+        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
+        lease: Lease,
+        outcome: Outcome,
+        receipt: Awaited,
+    ) -> Result<(), Refused> {
         let view = self.views.of(lease, 1)?;
         // The receiver may be gone; the revocation is not undone by that.
-        let _ = steps.send(Ok(RevokeStep { view, outcome })).await;
+        let _ = steps.send(Ok(RevokeStep { view, outcome, receipt })).await;
         Ok(())
     }
+}
+
+/// The receipts that somebody waits for.
+struct Receipts {
+    ends: watch::Receiver<u64>,
+    awaited: Vec<(LeaseId, Outcome)>,
+    /// When each lease's receipt was made before this revocation, if it had one.
+    earlier: HashMap<LeaseId, Option<Timestamp>>,
+}
+
+impl Receipts {
+    fn is_new(&self, lease: &Lease) -> bool {
+        made(lease).is_some() && self.earlier.get(&lease.id) != Some(&made(lease))
+    }
+}
+
+fn made(lease: &Lease) -> Option<Timestamp> {
+    lease.receipt.as_ref().map(|receipt| receipt.made)
 }

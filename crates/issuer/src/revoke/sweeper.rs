@@ -79,7 +79,7 @@ impl Sweeper {
             }
         }
         self.cut(unfinished).await;
-        Ok(())
+        self.ends.proving.sweep_controls(&self.cluster).await
     }
 
     fn show(&self, unfinished: &[Lease]) {

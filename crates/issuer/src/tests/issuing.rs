@@ -82,6 +82,9 @@ impl Ledger for FailingLedger {
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
         self.inner.blocks(caller, role)
     }
+    fn controls(&self, cluster: &Name) -> Result<Vec<shorepass_core::receipt::Control>, LedgerError> {
+        self.inner.controls(cluster)
+    }
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
         self.inner.join_token(digest)
     }

@@ -146,7 +146,7 @@ pub(crate) fn get_lease(message: v1::GetLeaseRequest) -> Result<LeaseId, Refused
 }
 
 pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocation, Refused> {
-    let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run } = message;
+    let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run, wait } = message;
     let filter = selector(wanted)?;
     if filter.is_everything() {
         return Err(Refused::field(
@@ -154,7 +154,7 @@ pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocati
             "must have at least one condition: nobody revokes everything",
         ));
     }
-    Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run })
+    Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run, wait })
 }
 
 pub(crate) fn unblock(message: v1::UnblockRequest) -> Result<BlockId, Refused> {
