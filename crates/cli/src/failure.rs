@@ -71,6 +71,9 @@ pub(crate) enum Failure {
         "{0} of the revoked leases are still ending: their tokens work until the issuer has deleted their anchors"
     )]
     StillEnding(usize),
+    /// Some of the leases that were revoked are not proved to be dead.
+    #[error("{0} of the revoked leases are not proved to be dead at every API server of their cluster")]
+    Unproved(usize),
     /// The agent's answer does not make a kubeconfig.
     #[error(transparent)]
     Cluster(#[from] UnusableCluster),
@@ -95,6 +98,7 @@ impl Failure {
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
             | Self::StillEnding(_)
+            | Self::Unproved(_)
             | Self::Cluster(_)
             | Self::Write(_)
             | Self::Output(_) => FAILURE,
@@ -152,6 +156,11 @@ impl Failure {
             Self::StillEnding(_) => {
                 Some("the issuer goes on; `shorepass lease show LEASE` says when it is done".to_owned())
             }
+            Self::Unproved(_) => Some(
+                "`assumed` turns into `proved` where the issuer's config names all API servers of the cluster (endpoints); \
+                 `unproved` says why: count on the tokens' expiry, or take the ServiceAccount's rights away"
+                    .to_owned(),
+            ),
             Self::Cluster(_) => Some("correct the cluster's `advertise` in the issuer's config".to_owned()),
             Self::Write(error) => error.remedy(),
             Self::Runtime(_) | Self::Output(_) => None,
@@ -335,6 +344,7 @@ mod tests {
             (Failure::Incomplete(Incomplete("x")), 1),
             (Failure::Degraded(String::new()), 6),
             (Failure::StillEnding(1), 1),
+            (Failure::Unproved(1), 1),
             (agent(ErrorClass::Denied), 3),
             (agent(ErrorClass::LeaseEnded), 5),
             (Failure::Agent(AskError::Silent { socket: PathBuf::new(), patience: Duration::ZERO }), 4),

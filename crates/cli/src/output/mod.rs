@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod join_token;
 pub(crate) mod lease;
+pub(crate) mod receipt;
 pub(crate) mod revocation;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -9,10 +9,11 @@ use shorepass_proto::v1;
 use super::lease::LeaseView;
 use super::{Incomplete, document, printable, to_the_second};
 
-/// The steps so far.
+/// The steps so far, each lease once: what a later one says of it replaces what an earlier one said.
 #[derive(Debug)]
 pub(crate) struct Revocation {
     dry_run: bool,
+    waits: bool,
     steps: Vec<Step>,
 }
 
@@ -24,6 +25,8 @@ pub(crate) struct Step {
     #[serde(skip_serializing_if = "String::is_empty")]
     obstacle: String,
     lease: LeaseView,
+    #[serde(skip)]
+    receipt: v1::RevokeReceipt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,14 +64,23 @@ impl Outcome {
 impl Step {
     /// From the wire.
     pub(crate) fn of(wire: v1::RevokeLeasesResponse) -> Result<Self, Incomplete> {
-        let outcome = Outcome::of(wire.outcome())?;
+        let (outcome, receipt) = (Outcome::of(wire.outcome())?, wire.receipt());
         let lease = LeaseView::of(wire.lease.ok_or(Incomplete("a lease"))?)?;
-        Ok(Self { outcome, obstacle: wire.obstacle, lease })
+        Ok(Self { outcome, obstacle: wire.obstacle, lease, receipt })
     }
 
     /// For people, when it has happened.
     pub(crate) fn lines(&self) -> String {
         let lease = &self.lease;
+        match (self.receipt, &lease.receipt) {
+            (v1::RevokeReceipt::Arrived, Some(receipt)) => {
+                return format!("{}  {}\n", printable(&lease.id), receipt.sentence());
+            }
+            (v1::RevokeReceipt::Arrived | v1::RevokeReceipt::Missing, _) => {
+                return format!("{}  no receipt was made\n", printable(&lease.id));
+            }
+            (v1::RevokeReceipt::Unspecified | v1::RevokeReceipt::Follows, _) => {}
+        }
         let mut lines = format!(
             "{:<16}  {}  {}  {}  {}\n",
             self.outcome.words(),
@@ -93,14 +105,38 @@ impl Step {
 }
 
 impl Revocation {
-    /// Nothing has happened.
-    pub(crate) fn new(dry_run: bool) -> Self {
-        Self { dry_run, steps: Vec::new() }
+    /// Nothing has happened; `waits` is whether receipts are waited for.
+    pub(crate) fn new(dry_run: bool, waits: bool) -> Self {
+        Self { dry_run, waits, steps: Vec::new() }
     }
 
     /// One more step.
     pub(crate) fn push(&mut self, step: Step) {
-        self.steps.push(step);
+        match self.steps.iter_mut().find(|earlier| earlier.lease.id == step.lease.id) {
+            Some(earlier) => *earlier = step,
+            None => self.steps.push(step),
+        }
+    }
+
+    /// What is waited for next.
+    pub(crate) fn next(&self) -> String {
+        let (mut known, mut all) = (0, 0);
+        for step in &self.steps {
+            all += usize::from(step.receipt != v1::RevokeReceipt::Unspecified);
+            known +=
+                usize::from(matches!(step.receipt, v1::RevokeReceipt::Arrived | v1::RevokeReceipt::Missing));
+        }
+        if all == 0 { "the next lease".to_owned() } else { format!("receipts, {known} of {all} are there") }
+    }
+
+    /// How many are not proved to be dead, though that was waited for. What had ended before has its receipt from then.
+    pub(crate) fn unproved(&self) -> usize {
+        let acted = |step: &&Step| matches!(step.outcome, Outcome::Revoked | Outcome::Ending);
+        let proved = |step: &Step| {
+            let now = step.receipt == v1::RevokeReceipt::Arrived;
+            now && step.lease.receipt.as_ref().is_some_and(|receipt| receipt.verdict() == "proved")
+        };
+        if self.waits { self.steps.iter().filter(acted).filter(|step| !proved(step)).count() } else { 0 }
     }
 
     /// How many are still ending.
@@ -116,10 +152,23 @@ impl Revocation {
         };
         let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
         if parts.is_empty() {
-            "no live lease matches\n".to_owned()
-        } else {
-            format!("{}\n", parts.join(", "))
+            return "no live lease matches\n".to_owned();
         }
+        let receipts = if self.waits && !self.dry_run { self.receipts() } else { String::new() };
+        format!("{}\n{receipts}", parts.join(", "))
+    }
+
+    fn receipts(&self) -> String {
+        let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+        for step in &self.steps {
+            let verdict = match (step.receipt, &step.lease.receipt) {
+                (v1::RevokeReceipt::Arrived, Some(receipt)) => receipt.verdict(),
+                _ => "without one",
+            };
+            *counts.entry(verdict).or_default() += 1;
+        }
+        let parts: Vec<String> = counts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+        format!("receipts: {}\n", parts.join(", "))
     }
 
     /// For programs. `complete` is false when the answer broke off.
@@ -142,19 +191,31 @@ impl Revocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples::{active, revoked};
+    use crate::output::samples::{active, proved, revoked, unproved};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome, obstacle: &str) -> Step {
         let wire = v1::RevokeLeasesResponse {
             lease: Some(lease),
             outcome: outcome.into(),
             obstacle: obstacle.to_owned(),
+            ..v1::RevokeLeasesResponse::default()
+        };
+        Step::of(wire).unwrap()
+    }
+
+    /// A receipt that was waited for.
+    fn receipt(lease: &v1::LeaseRecord, receipt: v1::Receipt) -> Step {
+        let wire = v1::RevokeLeasesResponse {
+            lease: Some(v1::LeaseRecord { receipt: Some(receipt), ..lease.clone() }),
+            outcome: v1::RevokeOutcome::Revoked.into(),
+            obstacle: String::new(),
+            receipt: v1::RevokeReceipt::Arrived.into(),
         };
         Step::of(wire).unwrap()
     }
 
     fn revocation() -> Revocation {
-        let mut revocation = Revocation::new(false);
+        let mut revocation = Revocation::new(false, false);
         revocation.push(step(revoked(), v1::RevokeOutcome::Revoked, ""));
         revocation.push(step(active(), v1::RevokeOutcome::Ending, "the cluster does not answer"));
         revocation
@@ -179,13 +240,41 @@ mod tests {
     }
 
     #[test]
+    fn receipts_are_told_as_they_come_and_counted_at_the_end() {
+        let mut revocation = Revocation::new(false, true);
+        for lease in [revoked(), active()] {
+            let wire = v1::RevokeLeasesResponse {
+                lease: Some(v1::LeaseRecord { receipt: None, ..lease }),
+                outcome: v1::RevokeOutcome::Revoked.into(),
+                receipt: v1::RevokeReceipt::Follows.into(),
+                ..v1::RevokeLeasesResponse::default()
+            };
+            revocation.push(Step::of(wire).unwrap());
+        }
+        assert_eq!((revocation.unproved(), revocation.next().as_str()), (2, "receipts, 0 of 2 are there"));
+        let arrived = receipt(&revoked(), proved());
+        assert_eq!(
+            arrived.lines(),
+            "0198c5a2-8f7e-7cc0-b1d2-000000000002  proved: dead by 2026-09-21T14:14:31Z, as 10.0.0.1:6443 and \
+             10.0.0.2:6443 said\n"
+        );
+        revocation.push(arrived);
+        assert_eq!((revocation.unproved(), revocation.next().as_str()), (1, "receipts, 1 of 2 are there"));
+        let arrived = receipt(&active(), unproved());
+        assert!(arrived.lines().contains("unproved: the delete did not wait"), "{}", arrived.lines());
+        revocation.push(arrived);
+        assert_eq!(revocation.unproved(), 1);
+        assert_eq!(revocation.summary(), "2 revoked\nreceipts: 1 proved, 1 unproved\n");
+    }
+
+    #[test]
     fn nothing_to_revoke_is_said() {
-        assert_eq!(Revocation::new(false).summary(), "no live lease matches\n");
+        assert_eq!(Revocation::new(false, false).summary(), "no live lease matches\n");
     }
 
     #[test]
     fn an_outcome_of_a_later_version_is_not_guessed() {
-        let wire = v1::RevokeLeasesResponse { lease: Some(active()), outcome: 99, obstacle: String::new() };
+        let wire = v1::RevokeLeasesResponse { lease: Some(active()), outcome: 99, ..Default::default() };
         assert!(Step::of(wire).is_err());
     }
 }
