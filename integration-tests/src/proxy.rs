@@ -43,6 +43,8 @@ pub enum Target {
     Anchors,
     /// Deletion of anchors.
     Cuts,
+    /// Questions of tokens about themselves.
+    Reviews,
 }
 
 /// What happens to a request.
@@ -338,6 +340,7 @@ impl Target {
             Self::Tokens => method == Method::POST && path.ends_with("/token"),
             Self::Anchors => method == Method::POST && secrets && !path.contains("dryRun"),
             Self::Cuts => method == Method::DELETE && secrets,
+            Self::Reviews => path.ends_with("/selfsubjectreviews"),
         }
     }
 }

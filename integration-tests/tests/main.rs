@@ -8,6 +8,7 @@ mod scenarios {
     mod kubectl;
     mod method_table;
     mod mint_and_cut;
+    mod receipts;
     mod refresh;
     mod refused_mints;
     mod refused_starts;
