@@ -21,9 +21,8 @@ use super::controls::Held;
 use super::{BOUND, Moments, Proving, lock};
 
 /// When an API server is asked after the cut, until it refuses; each time costs a canary, minted before the cut. The first
-/// is for a server whose watch is where it should be, the last for one that lags by seconds.
-const ASKED_AFTER: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_secs(1), Duration::from_secs(12)];
+/// is for a server whose watch is where it should be, the other for one that lags by seconds.
+const ASKED_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(8)];
 
 /// A proof under way is registered as long as this lives.
 pub(super) struct Ready {
@@ -193,15 +192,16 @@ struct Asking {
 }
 
 impl Asking {
+    /// One after the other and not all at once: who waits for a second connection to the API server is late.
     async fn before_the_cut(&self, bound: &Bound) {
-        let (first, ()) = tokio::join!(self.cluster.canary(bound), self.stock(bound));
-        match first {
+        let stocking = async {
+            for _ in ASKED_AFTER {
+                self.stock(bound).await;
+            }
+        };
+        match self.cluster.canary(bound).await {
             Ok(canary) => {
-                let _ = tokio::join!(self.show(canary, Whose::Sibling), async {
-                    for _ in 1..ASKED_AFTER.len() {
-                        self.stock(bound).await;
-                    }
-                });
+                let _ = tokio::join!(self.show(canary, Whose::Sibling), stocking);
             }
             Err(cause) => self.note(Why::NoCanary, cause.to_string()),
         }

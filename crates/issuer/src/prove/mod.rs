@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::lease::{EndCause, Lease, State};
 use shorepass_core::ledger::{Change, LedgerError};
 use shorepass_core::name::Name;
 use shorepass_core::receipt::{Receipt, Verdict, Why};
@@ -37,8 +37,8 @@ pub const BOUND: Duration = Duration::from_secs(25);
 pub const SAMPLE: usize = 100;
 /// How many leases of one cluster are made ready for their cut at the same time.
 const READYING: usize = 16;
-/// How many questions are asked in one cluster at the same time after cuts.
-const ASKING: usize = 8;
+/// How many questions are asked in one cluster at the same time after cuts: fewer, because those before cuts are in a hurry.
+const ASKING: usize = 4;
 /// How often a receipt is recorded anew because its lease moved on.
 const CONFLICTS: u32 = 20;
 
@@ -134,12 +134,14 @@ impl Proving {
             let _ = tokio::time::timeout_at(deadline, other.wait_for(|ready| *ready)).await;
             return None;
         }
-        if !self.is_wanted(lease) {
-            return None;
-        }
         let share = self.0.shares.get(&lease.target.cluster)?;
         let cluster = self.0.outside.clusters.get(&lease.target.cluster)?.clone();
         let ready = self.enter(lease.id)?;
+        // As it is now, registered: somebody may have cut and proved it since it was read.
+        let lease = &self.0.outside.ledger.lease(lease.id).ok().flatten()?;
+        if !self.is_wanted(lease) {
+            return None;
+        }
         let proof = Proof::new(self.clone(), lease, cluster, ready);
         let work = proof.make_ready(&share.readying);
         if tokio::time::timeout_at(deadline, work).await.is_err() {
@@ -184,13 +186,12 @@ impl Proving {
 
     fn is_wanted(&self, lease: &Lease) -> bool {
         let wish = lock(&self.0.wishes).get(&lease.id).copied();
-        let again = lease.receipt.as_ref().is_some_and(|receipt| match &receipt.verdict {
-            Verdict::Unproved(unproved) => unproved.why == Why::NotDeleted,
-            Verdict::Proved(_) | Verdict::Assumed(_) => false,
-        });
+        if !matches!(lease.state, State::Ending { .. }) {
+            return false;
+        }
         match (wish, &lease.receipt, lease.end_cause()) {
             (Some(Wish::None), ..) => false,
-            (_, Some(_), _) => again,
+            (_, Some(receipt), _) => is_provisional(receipt),
             (Some(Wish::Receipt), None, _) => true,
             (None, None, Some((EndCause::Revoked { .. }, _))) => lease.activation().is_some(),
             (None, None, Some((cause, _))) => {
@@ -224,12 +225,21 @@ impl Proving {
         let ledger = &self.0.outside.ledger;
         let Some(lease) = ledger.lease(id)? else { return Ok(()) };
         // A cut that fails again and again would fill the audit file with the same news.
-        if lease.receipt.as_ref().is_some_and(|earlier| earlier.verdict == receipt.verdict) {
+        let same = |earlier: &Receipt| earlier.verdict == receipt.verdict;
+        if lease.receipt.as_ref().is_some_and(|earlier| same(earlier) || !is_provisional(earlier)) {
             return Ok(());
         }
         let Ok(lease) = lease.receive(receipt.clone()) else { return Ok(()) };
         show(&lease, receipt);
         ledger.commit(vec![Change::LeaseReceipt { lease }]).await.map(|_| ())
+    }
+}
+
+/// Whether it can still become better: the anchor is cut again until it is gone.
+fn is_provisional(receipt: &Receipt) -> bool {
+    match &receipt.verdict {
+        Verdict::Unproved(unproved) => unproved.why == Why::NotDeleted,
+        Verdict::Proved(_) | Verdict::Assumed(_) => false,
     }
 }
 
