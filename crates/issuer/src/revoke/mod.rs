@@ -19,6 +19,7 @@ use shorepass_core::ledger::{Change, LeaseFilter, LedgerError};
 use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
@@ -37,6 +38,9 @@ pub struct Ends {
     pub(crate) outside: Arc<Outside>,
     pub(crate) proving: Proving,
 }
+
+/// A lease after its cut, and what stands in the way, if anything.
+pub(crate) type CutResult = (Lease, Option<Obstacle>);
 
 /// What became of the anchor of a lease that is ending.
 #[derive(Debug)]
@@ -146,10 +150,20 @@ impl Ends {
 
     /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes
     /// when it is there, with what stands in the way, if anything: the sweeper repeats those.
-    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<(Lease, Option<Obstacle>)> {
+    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<CutResult> {
         let (sender, receiver) = mpsc::unbounded_channel(); // one message for each lease at most
-        for lease in ending {
-            let (ends, sender) = (self.clone(), sender.clone());
+        self.cut_into(ending, &sender);
+        receiver
+    }
+
+    /// The same, for who listens already; gives the tasks.
+    pub(crate) fn cut_into(
+        &self,
+        ending: Vec<Lease>,
+        results: &mpsc::UnboundedSender<CutResult>,
+    ) -> Vec<JoinHandle<()>> {
+        let cut = |lease: Lease| {
+            let (ends, sender) = (self.clone(), results.clone());
             self.outside.background.spawn(async move {
                 let result = match ends.cut(lease.clone()).await {
                     Ok(Cut::Done(lease)) => (lease, None),
@@ -158,9 +172,9 @@ impl Ends {
                 };
                 // Nobody may be waiting any more.
                 let _ = sender.send(result);
-            });
-        }
-        receiver
+            })
+        };
+        ending.into_iter().map(cut).collect()
     }
 
     /// Records the end and cuts without the caller waiting for the cluster. A cut that fails is the sweeper's; an end

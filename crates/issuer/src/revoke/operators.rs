@@ -1,8 +1,12 @@
-//! An operator's revocation: block and end in one commit, durable before the cut; then cut; tell each step, and each receipt
-//! if the operator waits for them.
+//! An operator's revocation: block, then end, durable before the cut; then cut; tell each step, and each receipt if the
+//! operator waits for them.
+//!
+//! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time. So then leases end a few
+//! at a time; they are all blocked before the first one ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
@@ -13,14 +17,20 @@ use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
-use super::Ends;
+use super::{CutResult, Ends};
 use crate::admin::Views;
 use crate::outside::ledger_refused;
-use crate::prove::Wishes;
+use crate::prove::{SAMPLE, Wishes};
 
 /// How many leases one commit blocks and ends.
 const LEASES_IN_A_COMMIT: usize = 100;
+/// How many leases end at a time where an operator waits for receipts: each of them is cut
+/// [`WINDOW`](crate::prove::WINDOW) after its end at the latest, ready or not.
+const PACE: usize = 4;
+/// How long the next ones wait for the deletes of those before. A slow cluster does not hold up a revocation for longer.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -53,10 +63,16 @@ impl Revoking {
             return Ok(());
         }
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
-        let (ending, _wishes) = self.block_and_end(caller, &revocation).await?;
-        let earlier = ending.iter().map(|lease| (lease.id, made(lease))).collect();
-        let mut receipts = Receipts { ends: self.ends.proving.ends(), awaited: Vec::new(), earlier };
-        let mut cuts = self.ends.cut_all(ending);
+        let (sender, mut cuts) = mpsc::unbounded_channel(); // one message for each lease at most
+        let mut receipts = Receipts::new(&self.ends, &found);
+        let _wishes = if revocation.wait && found.len() <= SAMPLE {
+            self.end_at_a_pace(caller, &revocation, sender).await?
+        } else {
+            let (ending, wishes) = self.block_and_end(caller, &revocation).await?;
+            self.ends.cut_into(ending, &sender);
+            drop(sender);
+            wishes
+        };
         while let Some((lease, obstacle)) = cuts.recv().await {
             let outcome = obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string()));
             let follows = revocation.wait && self.receipt_follows(&lease, &receipts)?;
@@ -144,7 +160,52 @@ impl Revoking {
         Ok((ending, wishes))
     }
 
-    /// The blocks and ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
+    /// Blocks them all, then ends and cuts them, as many at a time as can have their canaries ready.
+    async fn end_at_a_pace(
+        &self,
+        caller: &Caller,
+        revocation: &Revocation,
+        results: mpsc::UnboundedSender<CutResult>,
+    ) -> Result<Wishes, Refused> {
+        let found = self.block(caller, revocation).await?;
+        let wishes = self.ends.proving.wish(&found);
+        for some in found.chunks(PACE) {
+            let plan = || self.plan(caller, &revocation.reason, some);
+            let ending = self.ends.again_on_conflict(plan).await?;
+            let deadline = Instant::now() + PATIENCE;
+            for cut in self.ends.cut_into(ending, &results) {
+                let _ = timeout_at(deadline, cut).await; // those that take longer go on
+            }
+        }
+        Ok(wishes)
+    }
+
+    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block, and none after it.
+    async fn block(&self, caller: &Caller, revocation: &Revocation) -> Result<Vec<Lease>, Refused> {
+        let outside = Arc::clone(&self.ends.outside);
+        let _alone = outside.gate.write().await;
+        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        for some in found.chunks(LEASES_IN_A_COMMIT) {
+            let plan = || Ok((self.plan_blocks(caller, &revocation.reason, some)?, ()));
+            self.ends.again_on_conflict(plan).await?;
+        }
+        Ok(found)
+    }
+
+    /// The blocks of some leases, as they are now. A lease that has ended meanwhile is left alone.
+    fn plan_blocks(&self, caller: &Caller, reason: &str, leases: &[Lease]) -> Result<Vec<Change>, Refused> {
+        let mut changes = Vec::new();
+        for lease in leases {
+            let lease = self.current(lease.id)?;
+            if !matches!(lease.state, State::Ended { .. }) {
+                changes.extend(self.missing_block(caller, reason, &lease)?);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The blocks, where there are none yet, and ends of some leases, as they are now. A lease that has ended meanwhile is left
+    /// alone.
     fn plan(
         &self,
         caller: &Caller,
@@ -159,9 +220,7 @@ impl Revoking {
             let Some(lease) = current.filter(|lease| !matches!(lease.state, State::Ended { .. })) else {
                 continue;
             };
-            if !self.blocked_already(&lease, now)? {
-                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
-            }
+            changes.extend(self.missing_block(caller, reason, &lease)?);
             let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
             match lease.clone().begin_end(cause, now) {
                 Ok(lease) => {
@@ -174,15 +233,17 @@ impl Revoking {
         Ok((changes, ending))
     }
 
-    fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
-        let blocks = self.ends.outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
+    /// The block that the lease's revocation sets, unless one is in force already.
+    fn missing_block(&self, caller: &Caller, reason: &str, lease: &Lease) -> Result<Option<Change>, Refused> {
+        let outside = &self.ends.outside;
+        let now = outside.clock.now();
+        let blocks = outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
         let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
-        Ok(blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)))
-    }
-
-    fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
-        Block {
-            id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
+        if blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)) {
+            return Ok(None);
+        }
+        let block = Block {
+            id: BlockId::generate(now, outside.entropy.as_ref()),
             caller: lease.owner.spiffe_id.clone(),
             role: lease.role.clone(),
             set: now,
@@ -192,7 +253,8 @@ impl Revoking {
             lease: lease.id,
             lifted: None,
             revision: Revision::FIRST,
-        }
+        };
+        Ok(Some(Change::BlockSet { block }))
     }
 
     async fn tell(
@@ -227,6 +289,11 @@ struct Receipts {
 }
 
 impl Receipts {
+    fn new(ends: &Ends, leases: &[Lease]) -> Self {
+        let earlier = leases.iter().map(|lease| (lease.id, made(lease))).collect();
+        Self { ends: ends.proving.ends(), awaited: Vec::new(), earlier }
+    }
+
     fn is_new(&self, lease: &Lease) -> bool {
         made(lease).is_some() && self.earlier.get(&lease.id) != Some(&made(lease))
     }
