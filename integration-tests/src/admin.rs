@@ -5,6 +5,7 @@
 //! namespace itself.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -113,7 +114,7 @@ users: [{{name: test, user: {{token: '{token}'}}}}]
 "
         );
         let path = folder.join(format!("{name}.kubeconfig"));
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write_private(&path, &text)?;
         Ok(path)
     }
 
@@ -162,6 +163,14 @@ users: [{{name: test, user: {{token: '{token}'}}}}]
             }
         }
     }
+}
+
+/// Writes a file that nobody else may read: the issuer takes no other kubeconfig.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Place {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shorepass_core::caller::{Kind, SpiffeId};
+use shorepass_core::digest::Digest;
 use shorepass_core::id::RequestId;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::time::Clock as _;
@@ -119,6 +120,18 @@ impl Client {
         Ok(steps)
     }
 
+    /// Bans a SPIFFE ID or an enrolment.
+    pub async fn ban(&self, subject: &str) -> Result<v1::BanResponse, ClientError> {
+        let request = v1::BanRequest { subject: subject.to_owned(), reason: "stolen".to_owned() };
+        self.call(ApiClient::ban, request).await
+    }
+
+    /// Lifts a ban.
+    pub async fn unban(&self, subject: &str) -> Result<(), ClientError> {
+        let request = v1::UnbanRequest { subject: subject.to_owned() };
+        self.call(ApiClient::unban, request).await.map(drop)
+    }
+
     /// All leases, also those that have ended.
     pub async fn leases(&self) -> Result<Vec<v1::LeaseRecord>, ClientError> {
         let mut leases = Vec::new();
@@ -207,7 +220,15 @@ pub async fn enroll_with(
     request: v1::EnrollRequest,
 ) -> Result<Result<v1::EnrollResponse, ClientError>> {
     let ca = issuer.join_token("test-any", false).await?;
-    let ca = JoinTokenText::parse(&ca)?.ca();
+    enroll_by(issuer, JoinTokenText::parse(&ca)?.ca(), request).await
+}
+
+/// The same, where the digest of the CA's public key is known.
+pub async fn enroll_by(
+    issuer: &IssuerUnderTest,
+    ca: Digest,
+    request: v1::EnrollRequest,
+) -> Result<Result<v1::EnrollResponse, ClientError>> {
     let connector = Connector::enroll(ca, issuer.spiffe_id()?, Arc::new(SystemClock));
     let client = api_client(connector, issuer.addresses().enroll.to_string());
     Ok(reasons::note(client.enroll(request).await))

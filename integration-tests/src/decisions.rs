@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{EnrolmentId, JobId, LeaseId};
+use shorepass_core::id::{CallId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::Revision;
@@ -56,6 +56,7 @@ impl Decisions {
         let caller = Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse("spiffe://test/runner/test")?,
             enrolment: EnrolmentId::generate(now, &SystemEntropy),
+            issued: now,
             expires: after(now, HOUR),
             certificate: Digest::of_bytes(b"certificate"),
         });
@@ -89,6 +90,11 @@ impl Decisions {
             .decide_refresh(&self.caller, &self.job, lease.clone(), None, now)
             .map_err(|denial| denied(&denial))
     }
+}
+
+/// A call to mint for.
+pub fn call() -> CallId {
+    CallId::generate(SystemClock.now(), &SystemEntropy)
 }
 
 fn denied(denial: &shorepass_core::policy::Denial) -> anyhow::Error {

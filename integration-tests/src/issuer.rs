@@ -24,6 +24,9 @@ use crate::wait::{self, Seen};
 /// The trust domain of all scenarios.
 pub const TRUST_DOMAIN: &str = "test.shorepass.dev";
 
+/// How long an issuer may take to bring an identity into its audit file; it looks every two seconds.
+const AUDITED: Duration = Duration::from_secs(15);
+
 /// How long an issuer may take until it is ready.
 const READY: Duration = Duration::from_secs(45);
 
@@ -256,7 +259,20 @@ impl IssuerUnderTest {
         Ok(folder)
     }
 
-    fn identity(&self, kind: &str, name: &str) -> Result<Identity> {
+    /// Waits until all identities that were made are in the audit file, for who compares what is in it.
+    pub async fn identities_are_audited(&self) -> Result<()> {
+        let made = fs::read_to_string(self.state().join("identities.jsonl"))?.lines().count();
+        wait::until("the audit lines of identities", AUDITED, async || {
+            // A line that is being written is no line yet.
+            let lines = self.audit().unwrap_or_default();
+            let audited = lines.iter().filter(|line| line["event"] == "identity.created").count();
+            Ok(if audited == made { Seen::Ready(()) } else { Seen::NotYet(format!("{audited} of {made}")) })
+        })
+        .await
+    }
+
+    /// Makes an identity, or uses the one that was made.
+    pub fn identity(&self, kind: &str, name: &str) -> Result<Identity> {
         let file = IdentityFile::new(self.identity_folder(kind, name)?.join("identity.pem"));
         file.load()?.context("`identity create` made no identity")
     }
@@ -264,6 +280,11 @@ impl IssuerUnderTest {
     /// An operator.
     pub fn operator(&self) -> Result<Client> {
         Client::new(self, &self.identity("operator", "alice")?)
+    }
+
+    /// Another operator.
+    pub fn operator_named(&self, name: &str) -> Result<Client> {
+        Client::new(self, &self.identity("operator", name)?)
     }
 
     /// A platform.

@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admin::write_private;
 use crate::raw;
 use crate::site::Site;
 
@@ -138,7 +139,7 @@ impl Proxy {
         let authority = folder.join(format!("proxy-{}.pem", address.port()));
         std::fs::write(&authority, ca.certificate_pem())?;
         let kubeconfig = folder.join(format!("proxy-{}.kubeconfig", address.port()));
-        std::fs::write(&kubeconfig, kubeconfig_text(address, &authority, token, site.identity.context))?;
+        write_private(&kubeconfig, &kubeconfig_text(address, &authority, token, site.identity.context))?;
         let shared = Arc::new(Shared {
             upstream: upstream(&site.admin.environment.kubeconfig).await?,
             closed: AtomicBool::new(false),

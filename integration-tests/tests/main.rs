@@ -1,9 +1,12 @@
 //! The one test binary: scenarios on a real Kubernetes. Run them with `cargo xtask test`.
 
 mod scenarios {
+    mod at_once;
+    mod bans;
     mod certificates;
     mod descriptors;
     mod errors;
+    mod identities;
     mod issuing;
     mod kubectl;
     mod method_table;
@@ -12,9 +15,11 @@ mod scenarios {
     mod refresh;
     mod refused_mints;
     mod refused_starts;
+    mod request_ids;
     mod restart;
     mod revocation;
     mod secret_search;
+    mod selectors;
     mod stolen_issuer;
     mod tls_refusals;
 }

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::id::{LeaseId, RequestId};
+use shorepass_core::id::{CallId, LeaseId, RequestId};
 use shorepass_core::refresh::{self, SERVED_LIFE_FLOOR, retry_pause};
 use shorepass_core::time::{Clock, Timestamp, until};
 use shorepass_core::token::Token;
@@ -82,7 +82,19 @@ pub struct Lent {
 }
 
 /// Who waits for a token.
-pub(crate) type Waiting = oneshot::Sender<Result<Lent, Denial>>;
+pub(crate) struct Waiting {
+    /// The id of the local request: a call that it causes goes under it.
+    pub(crate) id: CallId,
+    /// Where it waits.
+    pub(crate) answer: oneshot::Sender<Result<Lent, Denial>>,
+}
+
+impl Waiting {
+    /// An asker that went away needs no answer.
+    pub(crate) fn tell(self, answer: Result<Lent, Denial>) {
+        let _ = self.answer.send(answer);
+    }
+}
 
 /// A call to the issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +164,7 @@ impl Term {
 
 struct Problem {
     denial: Denial,
+    role_not_available: bool,
     told_until: Duration,
 }
 
@@ -167,15 +180,17 @@ pub(crate) struct Entry {
     pub(crate) serial: u64,
     /// The id of an Issue that was not answered yet.
     pub(crate) request: Option<RequestId>,
-    /// Whether a call for it is out.
-    pub(crate) in_flight: bool,
+    /// The call that is out for it.
+    pub(crate) in_flight: Option<CallId>,
     lease: Option<Lease>,
     held: Option<Held>,
     problem: Option<Problem>,
     failures: u32,
     retry_at: Duration,
-    demand: bool,
-    suspect: bool,
+    /// What makes a new lease wanted though nobody waits: a local request, or a call that told of the lease's end.
+    demand: Option<CallId>,
+    /// The local request that makes the token suspect.
+    suspect: Option<CallId>,
     /// When it last was suspect, on the boot-time clock.
     suspected: Option<Duration>,
     second_try: bool,
@@ -190,6 +205,9 @@ pub(crate) struct Shown {
     pub(crate) token_id: String,
     pub(crate) valid_for: Duration,
     pub(crate) problem: String,
+    /// Whether the problem is that the job asked for what it may not have. A lease that is there makes it the agent's: it
+    /// was granted, and gets no more tokens.
+    pub(crate) denied: bool,
 }
 
 impl Entry {
@@ -198,14 +216,14 @@ impl Entry {
         Self {
             serial,
             request,
-            in_flight: false,
+            in_flight: None,
             lease: lease.map(|id| Lease { id, term: None }),
             held: None,
             problem: None,
             failures: 0,
             retry_at: Duration::ZERO,
-            demand: false,
-            suspect: false,
+            demand: None,
+            suspect: None,
             suspected: None,
             second_try: false,
             made: now,
@@ -220,23 +238,21 @@ impl Entry {
     }
 
     /// Answers at once if there is something to answer with; else the asker waits for the next outcome.
-    pub(crate) fn ask(&mut self, answer: Waiting, now: Moment) {
+    pub(crate) fn ask(&mut self, asker: Waiting, now: Moment) {
         let repeated = self.asked.replace(now).is_some_and(|asked| now.since(asked) <= REPEATED);
-        // An asker that went away needs no answer.
         if let Some(lent) = self.lend(now) {
-            self.demand |= self.wants_lease(now) && now.boot >= self.retry_at;
+            if self.wants_lease(now) && now.boot >= self.retry_at {
+                self.demand.get_or_insert_with(|| asker.id.clone());
+            }
             if repeated && self.can_be_suspect(now) {
-                self.suspect = true;
+                self.suspect.get_or_insert_with(|| asker.id.clone());
                 self.suspected = Some(now.boot);
             }
-            let _ = answer.send(Ok(lent));
-            return;
+            return asker.tell(Ok(lent));
         }
-        match self.told(now) {
-            Some(denial) if !self.in_flight => {
-                let _ = answer.send(Err(denial.clone()));
-            }
-            Some(_) | None => self.waiting.push(answer),
+        match self.told(now).cloned() {
+            Some(denial) if self.in_flight.is_none() => asker.tell(Err(denial)),
+            Some(_) | None => self.waiting.push(asker),
         }
     }
 
@@ -246,27 +262,37 @@ impl Entry {
             self.held = None;
         }
         let over = |lease: &Lease| lease.term.is_some_and(|term| term.left(now).is_zero());
-        if !self.in_flight && self.lease.as_ref().is_some_and(over) {
+        if self.in_flight.is_none() && self.lease.as_ref().is_some_and(over) {
             self.lease = None;
         }
-        self.waiting.retain(|answer| !answer.is_closed());
+        self.waiting.retain(|asker| !asker.answer.is_closed());
     }
 
     /// The call to make now, if any.
     pub(crate) fn next_call(&self, now: Moment) -> Option<Call> {
-        if self.in_flight {
+        if self.in_flight.is_some() {
             return None;
         }
         let asked = !self.waiting.is_empty() && self.told(now).is_none();
-        if (asked || self.demand) && self.wants_lease(now) {
+        if (asked || self.demand.is_some()) && self.wants_lease(now) {
             return Some(Call::Issue);
         }
         let lease = self.lease?;
         let due = match &self.held {
-            Some(held) => self.suspect || now.since(held.sent) >= held.refresh_after,
+            Some(held) => self.suspect.is_some() || now.since(held.sent) >= held.refresh_after,
             None => lease.term.is_none_or(|term| term.left(now) > LAST_TOKEN_SLACK),
         };
         (asked || due && now.boot >= self.retry_at).then_some(Call::Refresh(lease.id))
+    }
+
+    /// The id under which the call goes out: that of the first local request that wants it. None where the agent makes
+    /// it by itself.
+    pub(crate) fn wanted_by(&self, call: Call) -> Option<&CallId> {
+        let beside = match call {
+            Call::Issue => self.demand.as_ref(),
+            Call::Refresh(_) => self.suspect.as_ref(),
+        };
+        self.waiting.first().map(|asker| &asker.id).or(beside)
     }
 
     /// Whether a token is held that somebody can use while the issuer is asked.
@@ -282,7 +308,7 @@ impl Entry {
             .as_ref()
             .map_or(Duration::ZERO, |held| held.sent.boot.saturating_add(held.refresh_after));
         let end = lease.term.map_or(Duration::MAX, |term| term.sent.boot.saturating_add(term.remaining));
-        (!self.in_flight).then(|| refresh.max(self.retry_at).min(end))
+        self.in_flight.is_none().then(|| refresh.max(self.retry_at).min(end))
     }
 
     /// Whether it can be forgotten.
@@ -291,7 +317,7 @@ impl Entry {
         let resting = now.boot < self.retry_at;
         let idle = now.since(self.asked.unwrap_or(self.made)) >= wanted && !resting;
         let empty = self.lease.is_none() && self.held.is_none() && self.waiting.is_empty();
-        idle && empty && !self.demand && !self.in_flight
+        idle && empty && self.demand.is_none() && self.in_flight.is_none()
     }
 
     /// A call was answered. `sent` is from before it was sent.
@@ -326,25 +352,32 @@ impl Entry {
         self.retry_at = Duration::ZERO;
         if call == Call::Issue {
             self.request = None;
-            self.demand = false;
+            self.demand = None;
         }
-        self.suspect = false;
+        self.suspect = None;
         self.second_try = false;
         let lent = self.lend(now);
-        for answer in self.waiting.drain(..) {
+        for asker in self.waiting.drain(..) {
             if let Some(lent) = lent.clone() {
-                let _ = answer.send(Ok(lent));
+                asker.tell(Ok(lent));
             }
         }
         Ok(())
     }
 
     /// A call failed; says what that means. What can be tried at once with other ids keeps its askers waiting, once.
-    pub(crate) fn fail(&mut self, call: Call, error: &IssuerError, now: Moment, jitter: f64) -> Verdict {
+    pub(crate) fn fail(
+        &mut self,
+        call: Call,
+        id: &CallId,
+        error: &IssuerError,
+        now: Moment,
+        jitter: f64,
+    ) -> Verdict {
         if call == Call::Issue && !error.outcome_unknown() {
             self.request = None;
         }
-        self.suspect = false;
+        self.suspect = None;
         let verdict = verdict(call, error.reason());
         match verdict {
             Verdict::LeaseOver => {
@@ -353,8 +386,10 @@ impl Entry {
                 if error.reason() != Some(Reason::LeaseNotAvailable) {
                     self.held = None;
                 }
-                self.demand |= self.asked.is_some_and(|asked| now.since(asked) < WANTED);
-                self.remember(error, Duration::ZERO);
+                if self.asked.is_some_and(|asked| now.since(asked) < WANTED) {
+                    self.demand.get_or_insert_with(|| id.clone());
+                }
+                self.remember(error, error.denial(id), Duration::ZERO);
                 verdict
             }
             Verdict::RequestSpent | Verdict::JobOver if !self.second_try => {
@@ -362,15 +397,15 @@ impl Entry {
                 verdict
             }
             Verdict::RequestSpent | Verdict::JobOver | Verdict::Failed => {
-                self.give_up(error, now, jitter);
+                self.give_up(id, error, now, jitter);
                 Verdict::Failed
             }
         }
     }
 
     /// Tells everybody who waits, and remembers.
-    pub(crate) fn give_up(&mut self, error: &IssuerError, now: Moment, jitter: f64) {
-        self.demand = false;
+    pub(crate) fn give_up(&mut self, id: &CallId, error: &IssuerError, now: Moment, jitter: f64) {
+        self.demand = None;
         self.second_try = false;
         let told = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
         let pause = retry_pause(self.failures, jitter).max(told);
@@ -378,10 +413,10 @@ impl Entry {
         self.retry_at = now.boot + pause;
         let outage = error.class() == ErrorClass::Unreachable;
         let remembered = if outage { OUTAGE_REMEMBERED } else { REFUSAL_REMEMBERED };
-        self.remember(error, now.boot + remembered.max(told));
-        let denial = error.denial();
-        for answer in self.waiting.drain(..) {
-            let _ = answer.send(Err(denial.clone()));
+        let denial = error.denial(id);
+        self.remember(error, denial.clone(), now.boot + remembered.max(told));
+        for asker in self.waiting.drain(..) {
+            asker.tell(Err(denial.clone()));
         }
     }
 
@@ -392,11 +427,14 @@ impl Entry {
             token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
             valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
             problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
+            denied: self.lease.is_none()
+                && self.problem.as_ref().is_some_and(|problem| problem.role_not_available),
         }
     }
 
-    fn remember(&mut self, error: &IssuerError, told_until: Duration) {
-        self.problem = Some(Problem { denial: error.denial(), told_until });
+    fn remember(&mut self, error: &IssuerError, denial: Denial, told_until: Duration) {
+        let role_not_available = error.reason() == Some(Reason::RoleNotAvailable);
+        self.problem = Some(Problem { denial, role_not_available, told_until });
     }
 
     /// The refusal that is told until the issuer may be asked again.
@@ -409,7 +447,7 @@ impl Entry {
         let checked = self.suspected.is_some_and(|last| now.boot.saturating_sub(last) < CHECKS);
         let term = self.lease.and_then(|lease| lease.term);
         let last = term.is_none_or(|term| term.left(now) <= LAST_TOKEN_SLACK);
-        !(confirmed || checked || last || self.in_flight || now.boot < self.retry_at)
+        !(confirmed || checked || last || self.in_flight.is_some() || now.boot < self.retry_at)
     }
 
     fn lend(&self, now: Moment) -> Option<Lent> {
@@ -439,8 +477,14 @@ fn verdict(call: Call, reason: Option<Reason>) -> Verdict {
     match (call, reason) {
         (
             Call::Refresh(_),
-            // The leases of an enrolment end with it.
-            Some(Reason::LeaseEnded | Reason::JobEnded | Reason::EnrolmentEnded | Reason::LeaseNotAvailable),
+            // The leases of an enrolment end with it, and those of somebody who is banned.
+            Some(
+                Reason::LeaseEnded
+                | Reason::JobEnded
+                | Reason::EnrolmentEnded
+                | Reason::Banned
+                | Reason::LeaseNotAvailable,
+            ),
         ) => Verdict::LeaseOver,
         (Call::Issue, Some(Reason::LeaseEnded | Reason::RequestIdReused)) => Verdict::RequestSpent,
         (Call::Issue, Some(Reason::JobEnded | Reason::JobNotAvailable)) => Verdict::JobOver,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
@@ -117,6 +117,8 @@ pub(crate) struct Books {
     pub(crate) delay: Duration,
     /// Each call by name, in order.
     pub(crate) calls: Vec<&'static str>,
+    /// Their ids.
+    pub(crate) ids: Vec<CallId>,
     pub(crate) requests: Vec<RequestId>,
     jobs: HashMap<RequestId, JobId>,
     leases: HashMap<RequestId, (LeaseId, Instant)>,
@@ -141,6 +143,7 @@ impl FakeIssuer {
             remaining: Duration::from_secs(3 * 3_600),
             delay: Duration::from_millis(50),
             calls: Vec::new(),
+            ids: Vec::new(),
             requests: Vec::new(),
             jobs: HashMap::new(),
             leases: HashMap::new(),
@@ -176,10 +179,11 @@ impl FakeIssuer {
         books.ended.extend(leases);
     }
 
-    async fn enter(&self, call: &'static str) -> Result<(), IssuerError> {
+    async fn enter(&self, call: &'static str, id: &CallId) -> Result<(), IssuerError> {
         let (mood, delay) = {
             let mut books = self.books();
             books.calls.push(call);
+            books.ids.push(id.clone());
             (books.mood, books.delay)
         };
         tokio::time::sleep(delay).await;
@@ -211,14 +215,19 @@ impl FakeIssuer {
 
 #[async_trait]
 impl Issuer for FakeIssuer {
-    async fn start_job(&self, request: RequestId, _: &AssertedJob) -> Result<JobId, IssuerError> {
-        self.enter("start").await?;
+    async fn start_job(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        _: &AssertedJob,
+    ) -> Result<JobId, IssuerError> {
+        self.enter("start", call).await?;
         let fresh = JobId::generate(Timestamp::UNIX_EPOCH, &self.entropy);
         Ok(*self.books().jobs.entry(request).or_insert(fresh))
     }
 
-    async fn end_job(&self, job: JobId) -> Result<usize, IssuerError> {
-        self.enter("end").await?;
+    async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError> {
+        self.enter("end", call).await?;
         let mut books = self.books();
         books.ended_jobs.insert(job);
         let leases: Vec<_> =
@@ -226,9 +235,15 @@ impl Issuer for FakeIssuer {
         Ok(leases.into_iter().filter(|lease| books.ended.insert(*lease)).count())
     }
 
-    async fn issue(&self, request: RequestId, job: JobId, _: &Name) -> Result<Leased, IssuerError> {
+    async fn issue(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        job: JobId,
+        _: &Name,
+    ) -> Result<Leased, IssuerError> {
         self.books().requests.push(request);
-        self.enter("issue").await?;
+        self.enter("issue", call).await?;
         let fresh = (LeaseId::generate(Timestamp::UNIX_EPOCH, &self.entropy), Instant::now());
         let (lease, since) = {
             let mut books = self.books();
@@ -245,14 +260,14 @@ impl Issuer for FakeIssuer {
         self.token(lease, since)
     }
 
-    async fn refresh(&self, lease: LeaseId) -> Result<Leased, IssuerError> {
-        self.enter("refresh").await?;
+    async fn refresh(&self, call: &CallId, lease: LeaseId) -> Result<Leased, IssuerError> {
+        self.enter("refresh", call).await?;
         let since = self.books().leases.values().find(|(known, _)| *known == lease).map(|(_, since)| *since);
         self.token(lease, since.ok_or_else(|| refused(Reason::LeaseNotAvailable))?)
     }
 
-    async fn role(&self, role: &Name) -> Result<Option<Cluster>, IssuerError> {
-        self.enter("role").await?;
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Cluster>, IssuerError> {
+        self.enter("role", call).await?;
         Ok((role.as_str() == "web").then(|| Cluster { name: "staging".to_owned(), ..Cluster::default() }))
     }
 }

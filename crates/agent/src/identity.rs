@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::id::CallId;
 use shorepass_core::refresh::retry_pause;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after, until};
 use shorepass_daemon::clock::RECHECK;
@@ -35,10 +36,15 @@ const JITTER_SHARE: f64 = 0.2;
 #[async_trait]
 pub(crate) trait Enrolment: Send + Sync {
     /// Exchanges a join token for a certificate.
-    async fn enroll(&self, join_token: &JoinTokenText, request_pem: &[u8]) -> Result<Granted, EnrolFailure>;
+    async fn enroll(
+        &self,
+        call: &CallId,
+        join_token: &JoinTokenText,
+        request_pem: &[u8],
+    ) -> Result<Granted, EnrolFailure>;
 
     /// Renews the certificate of the identity that is in use.
-    async fn renew(&self, request_pem: &[u8]) -> Result<Granted, IssuerError>;
+    async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError>;
 
     /// From now on, this identity is used.
     fn adopt(&self, identity: &Identity);
@@ -85,8 +91,13 @@ pub enum EnrolError {
     #[error("cannot enrol: {0}")]
     NotTheIssuer(String),
     /// The issuer says no.
-    #[error("the issuer refused to enrol this runner")]
-    Refused(#[source] IssuerError),
+    #[error("the issuer refused to enrol this runner (request {call})")]
+    Refused {
+        /// Under which id.
+        call: CallId,
+        /// Why.
+        source: IssuerError,
+    },
     /// There is no key.
     #[error("cannot make a key")]
     Key(#[source] KeyError),
@@ -102,7 +113,7 @@ impl EnrolError {
     /// The exit code of an agent that ends with it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Text { .. } | Self::NotTheIssuer(_) | Self::Refused(_) => 3,
+            Self::Text { .. } | Self::NotTheIssuer(_) | Self::Refused { .. } => 3,
             Self::NoJoinToken | Self::File(_) | Self::Key(_) | Self::Identity(_) | Self::Store(_) => 1,
         }
     }
@@ -162,11 +173,12 @@ impl Keeper {
             JoinTokenText::parse(&text).map_err(|source| EnrolError::Text { path: path.clone(), source })?;
         let KeyAndRequest { key, request_pem } =
             KeyAndRequest::generate(&self.spiffe_id).map_err(EnrolError::Key)?;
-        let granted = self.ask_to_enrol(&join_token, &request_pem).await?;
+        let (call, granted) = self.ask_to_enrol(&join_token, &request_pem).await?;
         let identity =
             Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(EnrolError::Identity)?;
         self.file.store(&identity).map_err(EnrolError::Store)?;
-        info!(id = %identity.spiffe_id(), expires = %identity.expires(), "enrolled; the join token is used up");
+        let (id, expires) = (identity.spiffe_id(), identity.expires());
+        info!(request_id = %call, %id, %expires, "enrolled; the join token is used up");
         Ok(identity)
     }
 
@@ -175,17 +187,18 @@ impl Keeper {
         &self,
         join_token: &JoinTokenText,
         request_pem: &[u8],
-    ) -> Result<Granted, EnrolError> {
+    ) -> Result<(CallId, Granted), EnrolError> {
         let mut attempt = 0;
         loop {
-            let error = match self.enrolment.enroll(join_token, request_pem).await {
-                Ok(granted) => return Ok(granted),
+            let call = self.call_id();
+            let error = match self.enrolment.enroll(&call, join_token, request_pem).await {
+                Ok(granted) => return Ok((call, granted)),
                 Err(EnrolFailure::NotTheIssuer(why)) => return Err(EnrolError::NotTheIssuer(why)),
                 Err(EnrolFailure::Issuer(error)) if error.class() == ErrorClass::Unreachable => error,
-                Err(EnrolFailure::Issuer(error)) => return Err(EnrolError::Refused(error)),
+                Err(EnrolFailure::Issuer(source)) => return Err(EnrolError::Refused { call, source }),
             };
             let chain = Chain(&error).to_string();
-            warn!(error = chain, "cannot enrol yet; trying again");
+            warn!(request_id = %call, error = chain, "cannot enrol yet; trying again");
             self.standing.send_modify(|standing| standing.problem = Some(format!("not enrolled: {chain}")));
             self.pause(&mut attempt, &error).await;
         }
@@ -197,13 +210,14 @@ impl Keeper {
             let due = renew_at(since, identity.expires(), crate::jitter(&*self.entropy));
             self.sleep_until(due).await;
             let mut attempt = 0;
-            identity = loop {
-                let error = match self.renew().await {
-                    Ok(renewed) => break renewed,
+            let (call, renewed) = loop {
+                let call = self.call_id();
+                let error = match self.renew(&call).await {
+                    Ok(renewed) => break (call, renewed),
                     Err(error) => error,
                 };
                 let chain = Chain(&error).to_string();
-                warn!(error = chain, expires = %identity.expires(), "cannot renew the certificate; trying again");
+                warn!(request_id = %call, error = chain, expires = %identity.expires(), "cannot renew the certificate; trying again");
                 let problem = format!("cannot renew the certificate: {chain}");
                 self.standing.send_modify(|standing| standing.problem = Some(problem));
                 if identity.expires() <= self.clock.now() {
@@ -215,20 +229,25 @@ impl Keeper {
                 sleep(pause).await;
             };
             since = self.clock.now();
+            identity = renewed;
             self.enrolment.adopt(&identity);
             self.stand(&identity);
-            info!(expires = %identity.expires(), "certificate renewed");
+            info!(request_id = %call, expires = %identity.expires(), "certificate renewed");
         }
     }
 
-    async fn renew(&self) -> Result<Identity, RenewError> {
+    async fn renew(&self, call: &CallId) -> Result<Identity, RenewError> {
         let KeyAndRequest { key, request_pem } =
             KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?;
-        let granted = self.enrolment.renew(&request_pem).await.map_err(RenewError::Issuer)?;
+        let granted = self.enrolment.renew(call, &request_pem).await.map_err(RenewError::Issuer)?;
         let identity =
             Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(RenewError::Identity)?;
         self.file.store(&identity).map_err(RenewError::Store)?;
         Ok(identity)
+    }
+
+    fn call_id(&self) -> CallId {
+        CallId::generate(self.clock.now(), &*self.entropy)
     }
 
     fn stand(&self, identity: &Identity) {

@@ -1,12 +1,13 @@
 //! What the agent needs of the issuer, as a port; and what its refusals mean to a local client.
 //!
 //! Every method may be called again after an answer was lost: starting and issuing carry a request id, and the same id
-//! gives the same job or lease. Nothing here retries.
+//! gives the same job or lease. Nothing here retries. The id of a call is another thing: by it alone the issuer's log
+//! and ours know which call was which.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::token::Token;
@@ -19,19 +20,30 @@ use shorepass_rpc::status::Code;
 #[async_trait]
 pub trait Issuer: Send + Sync + 'static {
     /// Opens a job session.
-    async fn start_job(&self, request: RequestId, job: &AssertedJob) -> Result<JobId, IssuerError>;
+    async fn start_job(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        job: &AssertedJob,
+    ) -> Result<JobId, IssuerError>;
 
     /// Ends a job session; gives how many leases ended with it.
-    async fn end_job(&self, job: JobId) -> Result<usize, IssuerError>;
+    async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError>;
 
     /// Gets a lease and its first token.
-    async fn issue(&self, request: RequestId, job: JobId, role: &Name) -> Result<Leased, IssuerError>;
+    async fn issue(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        job: JobId,
+        role: &Name,
+    ) -> Result<Leased, IssuerError>;
 
     /// Gets another token on a lease.
-    async fn refresh(&self, lease: LeaseId) -> Result<Leased, IssuerError>;
+    async fn refresh(&self, call: &CallId, lease: LeaseId) -> Result<Leased, IssuerError>;
 
     /// Where a role's tokens are used; none where the role is not offered to this runner.
-    async fn role(&self, role: &Name) -> Result<Option<Cluster>, IssuerError>;
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Cluster>, IssuerError>;
 }
 
 /// A token and its lease. Both lives are counted from before the request was sent.
@@ -95,6 +107,8 @@ pub struct Denial {
     pub message: String,
     /// What to do, in one sentence.
     pub remedy: String,
+    /// The call to the issuer that failed; none where the agent alone says no.
+    pub call: Option<CallId>,
 }
 
 impl IssuerError {
@@ -115,19 +129,6 @@ impl IssuerError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
-            Self::NotEnrolled(_)
-            | Self::Unreachable(_)
-            | Self::Silent(_)
-            | Self::Garbled(_)
-            | Self::NoLife
-            | Self::NotRecorded(_) => None,
-        }
-    }
-
-    /// The id under which the issuer's log has the request; none where the issuer did not answer.
-    pub fn request_id(&self) -> Option<&str> {
-        match self {
-            Self::Refused(refusal) => refusal.request_id.as_deref(),
             Self::NotEnrolled(_)
             | Self::Unreachable(_)
             | Self::Silent(_)
@@ -165,16 +166,19 @@ impl IssuerError {
         }
     }
 
-    /// What a local client is told.
-    pub fn denial(&self) -> Denial {
+    /// What a local client is told of the call that ended so.
+    pub fn denial(&self, call: &CallId) -> Denial {
         let class = self.class();
         let message = shorepass_daemon::telemetry::Chain(self).to_string();
-        Denial { class, message, remedy: self.remedy(class) }
+        Denial { class, message, remedy: self.remedy(class), call: Some(call.clone()) }
     }
 
     fn remedy(&self, class: ErrorClass) -> String {
         if matches!(self.reason(), Some(Reason::EnrolmentEnded | Reason::CertificateExpired)) {
             return "get a new join token, move identity.pem away and restart the agent".to_owned();
+        }
+        if self.reason() == Some(Reason::Banned) {
+            return "ask an operator, who lifts a ban with `shorepass unban`".to_owned();
         }
         let decision = match self {
             Self::Refused(refusal) => refusal.metadata.get("decision_id"),
@@ -225,6 +229,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::CertificateExpired
         | Reason::EnrolmentExists
         | Reason::EnrolmentEnded
+        | Reason::Banned
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

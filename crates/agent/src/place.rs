@@ -10,16 +10,24 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
+const NEEDS_PARENT: &str = "its parent must exist and be writable for this user: make it, or choose another path for the \
+                            socket";
+const NEEDS_WAY: &str = "let this user through to it, or choose another path for the socket";
+const NEEDS_DIRECTORY: &str =
+    "its directory must take sockets and be writable for this user; else choose another path for the socket";
+
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The system refuses.
-    #[error("cannot {act} {path}")]
+    #[error("cannot {act} {path}; {remedy}")]
     System {
         /// What was tried.
         act: &'static str,
         /// With what.
         path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -73,7 +81,7 @@ pub(crate) struct Place {
 impl Place {
     /// Listens there. A socket that nobody answers is left from before and is removed.
     pub(crate) async fn bind(path: &Path) -> Result<Self, PlaceError> {
-        let system = |act| move |source| PlaceError::System { act, path: path.to_owned(), source };
+        let system = |act| refused(path, act, NEEDS_DIRECTORY);
         check_directory(path.parent().unwrap_or(Path::new("/")))?;
         remove_stale(path).await?;
         let listener = UnixListener::bind(path).map_err(system("listen on"))?;
@@ -89,17 +97,21 @@ impl Drop for Place {
     }
 }
 
+fn refused(path: &Path, act: &'static str, remedy: &'static str) -> impl Fn(io::Error) -> PlaceError {
+    move |source| PlaceError::System { act, path: path.to_owned(), remedy, source }
+}
+
 fn check_directory(path: &Path) -> Result<(), PlaceError> {
-    let system = |act| move |source| PlaceError::System { act, path: path.to_owned(), source };
     match fs::DirBuilder::new().mode(0o755).create(path) {
         // Again, because the umask took what others need to get to the socket.
         Ok(()) => {
-            fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(system("open to local users"))?
+            let opened = fs::set_permissions(path, Permissions::from_mode(0o755));
+            opened.map_err(refused(path, "open to local users", NEEDS_DIRECTORY))?;
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(system("create the socket's directory")(error)),
+        Err(error) => return Err(refused(path, "create the socket's directory", NEEDS_PARENT)(error)),
     }
-    let metadata = fs::symlink_metadata(path).map_err(system("read"))?;
+    let metadata = fs::symlink_metadata(path).map_err(refused(path, "look at", NEEDS_WAY))?;
     judge_directory(path, &metadata, rustix::process::geteuid().as_raw())
 }
 
@@ -119,11 +131,10 @@ fn judge_directory(path: &Path, metadata: &Metadata, ours: u32) -> Result<(), Pl
 }
 
 async fn remove_stale(path: &Path) -> Result<(), PlaceError> {
-    let system = |act| move |source| PlaceError::System { act, path: path.to_owned(), source };
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(system("read")(error)),
+        Err(error) => return Err(refused(path, "look at", NEEDS_WAY)(error)),
     };
     if !metadata.file_type().is_socket() {
         return Err(PlaceError::Occupied { path: path.to_owned() });
@@ -131,9 +142,9 @@ async fn remove_stale(path: &Path) -> Result<(), PlaceError> {
     match UnixStream::connect(path).await {
         Ok(_) => Err(PlaceError::Answered { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(system("remove the old socket"))
+            fs::remove_file(path).map_err(refused(path, "remove the old socket", NEEDS_DIRECTORY))
         }
-        Err(error) => Err(system("find out who answers at")(error)),
+        Err(error) => Err(refused(path, "find out who answers at", NEEDS_WAY)(error)),
     }
 }
 
@@ -172,6 +183,20 @@ mod tests {
             assert!(matches!(Place::bind(path).await, Err(PlaceError::Occupied { .. })));
         }
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_cannot_be_is_named_with_a_remedy() {
+        let parent = tempfile::tempdir().unwrap();
+        for (path, remedy) in [
+            (parent.path().join("no/run/agent.sock"), "its parent must exist"),
+            (PathBuf::from("/proc/agent.sock"), "choose another path for the socket"),
+            (PathBuf::from("/proc/shorepass/agent.sock"), "choose another path for the socket"),
+        ] {
+            let text = Place::bind(&path).await.unwrap_err().to_string();
+            let place = path.parent().unwrap().display().to_string();
+            assert!(text.contains(&place) && text.contains(remedy), "{text}");
+        }
     }
 
     #[tokio::test]

@@ -10,30 +10,70 @@ use zeroize::Zeroizing;
 /// A join token is about a hundred characters.
 const SECRET_LIMIT: u64 = 4096;
 
+const NEEDS_PARENT: &str = "its parent must exist, take files and be writable for this user: make it, or name another \
+                            directory in state.directory";
+const NEEDS_WAY: &str = "let this user through to it, or name another directory in state.directory";
+const NEEDS_DISK: &str =
+    "it must be on a disk that takes files and has space; else name another directory in state.directory";
+
 /// Why a file or directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateError {
     /// The system refuses.
-    #[error("cannot {act} {path}")]
+    #[error("cannot {act} {path}; {remedy}")]
     System {
         /// What was tried.
         act: &'static str,
         /// With what.
         path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
         /// Why not.
         source: io::Error,
     },
-    /// Others may use it.
-    #[error("{path} is accessible to other users (mode {mode:04o}); run: chmod {wanted:o} {path}")]
+    /// Others may use the file.
+    #[error("{path} is accessible to other users (mode {mode:04o}); run: chmod 600 {path}")]
     Exposed {
         /// What.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// What they should be.
-        wanted: u32,
     },
-    /// It is somebody else's.
+    /// Others may use the directory. It may be one that is meant for all, so the first remedy is another.
+    #[error(
+        "{path} is accessible to other users (mode {mode:04o}); name a directory of the agent's own in state.directory, \
+         or, if this is one, run: chmod 700 {path}"
+    )]
+    ExposedDirectory {
+        /// What.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A directory such as /proc.
+    #[error(
+        "{path} takes no files, not even from its owner (mode {mode:04o}); name another directory in state.directory"
+    )]
+    TakesNoFiles {
+        /// What.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The directory is somebody else's.
+    #[error(
+        "{path} belongs to uid {owner}, but the agent runs as uid {expected}; name a directory of the agent's own in \
+         state.directory, or, if this is one, run: chown {expected} {path}"
+    )]
+    ForeignDirectory {
+        /// What.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        expected: u32,
+    },
+    /// The file is somebody else's.
     #[error(
         "{path} belongs to uid {owner}, but the agent runs as uid {expected}; run: chown {expected} {path}"
     )]
@@ -71,31 +111,25 @@ pub(crate) struct StateDirectory {
 impl StateDirectory {
     /// Checks it, or makes it, and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self, PrivateError> {
-        let system = |act| move |source| PrivateError::System { act, path: path.to_owned(), source };
+        let system =
+            |act, remedy| move |source| PrivateError::System { act, path: path.to_owned(), remedy, source };
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(system("create the state directory")(error)),
+            Err(error) => return Err(system("create the state directory", NEEDS_PARENT)(error)),
         }
-        let metadata = fs::metadata(path).map_err(system("read the state directory"))?;
+        let metadata = fs::metadata(path).map_err(system("read the state directory", NEEDS_WAY))?;
         if !metadata.is_dir() {
             return Err(PrivateError::Shape { path: path.to_owned(), expected: "a directory" });
         }
-        let expected = rustix::process::geteuid().as_raw();
-        if metadata.uid() != expected {
-            return Err(PrivateError::Foreign { path: path.to_owned(), owner: metadata.uid(), expected });
-        }
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(PrivateError::Exposed { path: path.to_owned(), mode, wanted: 0o700 });
-        }
+        judge(path, metadata.uid(), metadata.mode() & 0o7777, rustix::process::geteuid().as_raw())?;
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join("lock"));
-        let lock = lock.map_err(system("write to the state directory"))?;
+        let lock = lock.map_err(system("write to the state directory", NEEDS_DISK))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(PrivateError::InUse { path: path.to_owned() }),
-            Err(fs::TryLockError::Error(error)) => Err(system("lock the state directory")(error)),
+            Err(fs::TryLockError::Error(error)) => Err(system("lock the state directory", NEEDS_DISK)(error)),
         }
     }
 
@@ -105,9 +139,26 @@ impl StateDirectory {
     }
 }
 
+/// Whether a directory is the agent's own and takes files. Asked first: whether it takes any at all, because no chown and
+/// no chmod makes /proc a state directory.
+fn judge(path: &Path, owner: u32, mode: u32, expected: u32) -> Result<(), PrivateError> {
+    let path = path.to_owned();
+    if mode & 0o200 == 0 {
+        return Err(PrivateError::TakesNoFiles { path, mode });
+    }
+    if owner != expected {
+        return Err(PrivateError::ForeignDirectory { path, owner, expected });
+    }
+    if mode & 0o077 != 0 {
+        return Err(PrivateError::ExposedDirectory { path, mode });
+    }
+    Ok(())
+}
+
 /// Reads a small secret that nobody else may read. Root may own it: that is who puts secrets in place.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, PrivateError> {
-    let system = |source| PrivateError::System { act: "read", path: path.to_owned(), source };
+    let remedy = "check that it is there and that this user may read it";
+    let system = |source| PrivateError::System { act: "read", path: path.to_owned(), remedy, source };
     // O_NONBLOCK: a FIFO in its place must not hang us.
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(system)?;
@@ -121,7 +172,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, PrivateError
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(PrivateError::Exposed { path: path.to_owned(), mode, wanted: 0o600 });
+        return Err(PrivateError::Exposed { path: path.to_owned(), mode });
     }
     let mut text = Zeroizing::new(String::with_capacity(SECRET_LIMIT as usize));
     file.take(SECRET_LIMIT).read_to_string(&mut text).map_err(system)?;
@@ -172,11 +223,29 @@ mod tests {
     #[test]
     fn a_state_directory_that_cannot_be_is_named() {
         let parent = tempfile::tempdir().unwrap();
-        let missing = parent.path().join("no/state");
-        assert!(matches!(StateDirectory::open(&missing), Err(PrivateError::System { .. })));
         fs::write(parent.path().join("file"), "").unwrap();
-        let file = StateDirectory::open(&parent.path().join("file"));
-        assert!(matches!(file, Err(PrivateError::Shape { .. })));
+        let refused = |path: &Path, remedy: &str| {
+            let text = StateDirectory::open(path).unwrap_err().to_string();
+            assert!(text.contains(&path.display().to_string()) && text.contains(remedy), "{text}");
+        };
+        refused(&parent.path().join("no/state"), "its parent must exist");
+        refused(Path::new("/proc/shorepass"), "name another directory in state.directory");
+        refused(Path::new("/proc"), "takes no files, not even from its owner");
+        refused(&parent.path().join("file"), "is not a directory; check the path");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_for_the_agent_is_told_with_another_as_the_remedy() {
+        let path = Path::new("/tmp");
+        let text = |owner, mode| judge(path, owner, mode, 1000).unwrap_err().to_string();
+        judge(path, 1000, 0o700, 1000).unwrap();
+        for (refused, remedy) in [
+            (text(0, 0o1777), "run: chown 1000 /tmp"),
+            (text(1000, 0o755), "run: chmod 700 /tmp"),
+            (text(0, 0o555), "name another directory in state.directory"),
+        ] {
+            assert!(refused.contains("in state.directory") && refused.ends_with(remedy), "{refused}");
+        }
     }
 
     #[test]

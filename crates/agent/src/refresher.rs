@@ -2,7 +2,7 @@
 //!
 //! It never waits for the issuer: calls run beside it and come back as events, at most one for each (user, job, role).
 //! So whoever asks for a token that is held is answered at once, in an outage too. What to do is decided in
-//! [`crate::entry`]; here it is done, recorded before it is sent, and logged.
+//! [`crate::entry`]; here it is done, recorded before it is sent, and logged: each outcome with the id that the call had.
 
 mod handle;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::id::{JobId, RequestId};
+use shorepass_core::id::{CallId, JobId, RequestId};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::clock::RECHECK;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::entry::{Call, Entry, Moment, Pace, Shown, Verdict};
+use crate::entry::{Call, Entry, Moment, Pace, Shown, Verdict, Waiting};
 use crate::issuer::{Denial, Issuer, IssuerError, Leased};
 use crate::leave::{GivenBack, give_back};
 use crate::session::{JobKey, JobRecord, Key, LeaseRecord, Recorder, Recording, Sessions};
@@ -65,16 +65,16 @@ pub struct Parts {
 }
 
 enum Done {
-    Job { key: JobKey, serial: u64, result: Result<JobId, IssuerError> },
+    Job { key: JobKey, serial: u64, id: CallId, result: Result<JobId, IssuerError> },
     Lease { key: Key, out: Out, result: Result<Leased, IssuerError> },
     Left { given_back: GivenBack, answer: oneshot::Sender<GivenBack> },
-    IdleJob { key: JobKey, result: Result<usize, IssuerError> },
+    IdleJob { key: JobKey, id: CallId, result: Result<usize, IssuerError> },
 }
 
 /// A call that is out.
-#[derive(Clone, Copy)]
 struct Out {
     serial: u64,
+    id: CallId,
     call: Call,
     job: Option<JobId>,
     sent: Moment,
@@ -84,7 +84,8 @@ struct Job {
     serial: u64,
     request: Option<RequestId>,
     id: Option<JobId>,
-    starting: bool,
+    /// The StartJob that is out for it.
+    starting: Option<CallId>,
 }
 
 /// The task, before it runs.
@@ -140,7 +141,7 @@ impl Refresher {
         for record in sessions.jobs {
             let Ok(key) = JobKey::parse(record.uid, &record.name) else { continue };
             let job =
-                Job { serial: self.next_serial(), request: record.request, id: record.id, starting: false };
+                Job { serial: self.next_serial(), request: record.request, id: record.id, starting: None };
             for lease in record.leases {
                 let entry = Entry::new(self.next_serial(), lease.id, lease.request, now);
                 self.entries.insert(Key { job: key.clone(), role: lease.role }, entry);
@@ -152,26 +153,35 @@ impl Refresher {
     fn answer(&mut self, question: Question) {
         let now = self.now();
         match question {
-            Question::Credential { key, answer } => {
-                if let Some((message, remedy)) = self.no_room(&key) {
-                    let (message, remedy) = (message.to_owned(), remedy.to_owned());
-                    let _ = answer.send(Err(Denial { class: ErrorClass::Failure, message, remedy }));
-                    return;
-                }
-                if !self.entries.contains_key(&key) {
-                    let entry = Entry::new(self.next_serial(), None, None, now);
-                    self.entries.insert(key.clone(), entry);
-                }
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.ask(answer, now);
-                }
+            Question::Credential { key, asker } => self.ask(key, asker, now),
+            Question::CallOut { key, answer } => {
+                let _ = answer.send(self.call_out(&key));
             }
             Question::Overview { answer } => {
                 let leases = self.entries.iter().map(|(key, entry)| kept(key, entry.show(now))).collect();
                 let _ = answer.send(Overview { leases, outage: self.outage.clone() });
             }
-            Question::Leave { answer } => self.leave(answer),
+            Question::Leave { id, answer } => self.leave(id, answer),
         }
+    }
+
+    fn ask(&mut self, key: Key, asker: Waiting, now: Moment) {
+        if let Some((message, remedy)) = self.no_room(&key) {
+            let (message, remedy) = (message.to_owned(), remedy.to_owned());
+            return asker.tell(Err(Denial { class: ErrorClass::Failure, message, remedy, call: None }));
+        }
+        if !self.entries.contains_key(&key) {
+            let entry = Entry::new(self.next_serial(), None, None, now);
+            self.entries.insert(key.clone(), entry);
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.ask(asker, now);
+        }
+    }
+
+    fn call_out(&self, key: &Key) -> Option<CallId> {
+        let for_the_job = || self.jobs.get(&key.job)?.starting.clone();
+        self.entries.get(key).and_then(|entry| entry.in_flight.clone()).or_else(for_the_job)
     }
 
     /// Why this key cannot be kept, and what to do.
@@ -191,8 +201,8 @@ impl Refresher {
         full.then_some(("the agent keeps 1024 leases, which is its limit", remedy))
     }
 
-    fn leave(&mut self, answer: oneshot::Sender<GivenBack>) {
-        info!(jobs = self.jobs.len(), "leaving: tokens are wiped, jobs are ended");
+    fn leave(&mut self, id: CallId, answer: oneshot::Sender<GivenBack>) {
+        info!(request_id = %id, jobs = self.jobs.len(), "leaving: tokens are wiped, jobs are ended");
         let jobs = self.snapshot().jobs;
         // Calls that are out find no entry when they come back; what they bring ends with its job.
         self.entries.clear();
@@ -201,7 +211,7 @@ impl Refresher {
         self.record();
         let (issuer, system) = (self.parts.issuer.clone(), self.parts.job_system.clone());
         self.calls.spawn(async move {
-            let given_back = give_back(&*issuer, &system, jobs).await;
+            let given_back = give_back(&*issuer, &id, &system, jobs).await;
             Done::Left { given_back, answer }
         });
     }
@@ -233,14 +243,16 @@ impl Refresher {
     }
 
     fn call(&mut self, key: Key, call: Call, now: Moment) {
+        let wanted_by = self.entries.get(&key).and_then(|entry| entry.wanted_by(call)).cloned();
+        let id = wanted_by.unwrap_or_else(|| self.call_id());
         let job = match (call, self.jobs.get(&key.job).and_then(|job| job.id)) {
-            (Call::Issue, None) => return self.start_job(key.job),
+            (Call::Issue, None) => return self.start_job(key.job, id),
             (Call::Issue | Call::Refresh(_), job) => job,
         };
         let request = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        entry.in_flight = true;
-        let out = Out { serial: entry.serial, call, job, sent: now };
+        entry.in_flight = Some(id.clone());
+        let out = Out { serial: entry.serial, id, call, job, sent: now };
         let issuer = self.parts.issuer.clone();
         match (call, job) {
             (Call::Issue, Some(job)) => {
@@ -249,29 +261,29 @@ impl Refresher {
                 self.calls.spawn(async move {
                     let asked = async {
                         durable(recording).await?;
-                        issuer.issue(request, job, &key.role).await
+                        issuer.issue(&out.id, request, job, &key.role).await
                     };
                     Done::Lease { result: limited(asked).await, key, out }
                 });
             }
             (Call::Refresh(lease), _) => {
                 self.calls.spawn(async move {
-                    Done::Lease { result: limited(issuer.refresh(lease)).await, key, out }
+                    Done::Lease { result: limited(issuer.refresh(&out.id, lease)).await, key, out }
                 });
             }
             (Call::Issue, None) => {}
         }
     }
 
-    fn start_job(&mut self, key: JobKey) {
+    fn start_job(&mut self, key: JobKey, id: CallId) {
         let serial = self.next_serial();
         let fresh = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
-        let new = || Job { serial, request: None, id: None, starting: false };
+        let new = || Job { serial, request: None, id: None, starting: None };
         let job = self.jobs.entry(key.clone()).or_insert_with(new);
-        if job.starting {
+        if job.starting.is_some() {
             return;
         }
-        job.starting = true;
+        job.starting = Some(id.clone());
         let serial = job.serial;
         let request = *job.request.get_or_insert(fresh);
         let recording = self.record();
@@ -280,48 +292,50 @@ impl Refresher {
             let asked = async {
                 durable(recording).await?;
                 let asserted = key.asserted(system.as_str()).map_err(|_| IssuerError::Garbled("job name"))?;
-                issuer.start_job(request, &asserted).await
+                issuer.start_job(&id, request, &asserted).await
             };
-            Done::Job { result: limited(asked).await, key, serial }
+            Done::Job { result: limited(asked).await, key, serial, id }
         });
     }
 
     fn settle(&mut self, done: Done) {
         match done {
-            Done::Job { key, serial, result } => self.settle_job(&key, serial, result),
+            Done::Job { key, serial, id, result } => self.settle_job(&key, serial, &id, result),
             Done::Lease { key, out, result } => self.settle_lease(&key, out, result),
             Done::Left { given_back, answer } => {
                 self.leaving.clear();
                 self.restore(Sessions::of(given_back.kept.clone()));
                 let _ = answer.send(given_back);
             }
-            Done::IdleJob { key, result } => match result {
-                Ok(_) => debug!(job = key.name(), "idle job ended"),
-                Err(error) => debug!(job = key.name(), error = %Chain(&error), "idle job forgotten"),
+            Done::IdleJob { key, id, result } => match result {
+                Ok(_) => debug!(request_id = %id, job = key.name(), "idle job ended"),
+                Err(error) => {
+                    debug!(request_id = %id, job = key.name(), error = %Chain(&error), "idle job forgotten")
+                }
             },
         }
     }
 
-    fn settle_job(&mut self, key: &JobKey, serial: u64, result: Result<JobId, IssuerError>) {
+    fn settle_job(&mut self, key: &JobKey, serial: u64, call: &CallId, result: Result<JobId, IssuerError>) {
         self.notice(&result);
         let (now, jitter) = (self.now(), self.jitter());
         let Some(job) = self.jobs.get_mut(key).filter(|job| job.serial == serial) else { return };
-        job.starting = false;
+        job.starting = None;
         match result {
             Ok(id) => {
-                info!(job = key.name(), job_id = %id, "job started");
+                info!(request_id = %call, job = key.name(), job_id = %id, "job started");
                 job.id = Some(id);
                 job.request = None;
             }
             Err(error) => {
-                warn!(job = key.name(), error = %Chain(&error), "cannot start the job");
+                warn!(request_id = %call, job = key.name(), error = %Chain(&error), "cannot start the job");
                 if !error.outcome_unknown() {
                     job.request = None;
                 }
                 let entries = self.entries.iter_mut().filter(|(entry, _)| entry.job == *key);
                 for (_, entry) in entries {
                     if entry.next_call(now) == Some(Call::Issue) {
-                        entry.give_up(&error, now, jitter);
+                        entry.give_up(call, &error, now, jitter);
                     }
                 }
             }
@@ -329,29 +343,33 @@ impl Refresher {
     }
 
     fn settle_lease(&mut self, key: &Key, out: Out, result: Result<Leased, IssuerError>) {
-        let Out { serial, call, job: session, sent } = out;
+        let Out { serial, id, call, job: session, sent } = out;
         self.notice(&result);
         let (now, jitter) = (self.now(), self.jitter());
         let pace = Pace { jitter, max_age: self.parts.max_age };
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.serial == serial) else { return };
-        entry.in_flight = false;
-        let (role, job) = (&key.role, key.job.name());
+        entry.in_flight = None;
+        let (role, job, request_id) = (&key.role, key.job.name(), &id);
         let error = match result.map(|leased| (leased.lease, leased.token_id.clone(), leased)) {
             Ok((lease, jti, leased)) => match (entry.settle(call, leased, sent, now, pace), call) {
-                (Ok(()), Call::Issue) => return info!(%role, job, %lease, jti, "lease issued"),
-                (Ok(()), Call::Refresh(_)) => return debug!(%role, job, %lease, jti, "token refreshed"),
+                (Ok(()), Call::Issue) => {
+                    return info!(%request_id, %role, job, %lease, jti, "lease issued");
+                }
+                (Ok(()), Call::Refresh(_)) => {
+                    return debug!(%request_id, %role, job, %lease, jti, "token refreshed");
+                }
                 (Err(error), _) => error,
             },
             Err(error) => error,
         };
-        let (chain, request_id) = (Chain(&error), error.request_id());
-        match entry.fail(call, &error, now, jitter) {
-            Verdict::LeaseOver => warn!(%role, job, request_id, reason = %chain, "the lease is over"),
+        let chain = Chain(&error);
+        match entry.fail(call, &id, &error, now, jitter) {
+            Verdict::LeaseOver => warn!(%request_id, %role, job, reason = %chain, "the lease is over"),
             Verdict::RequestSpent => {
-                debug!(%role, job, reason = %chain, "asking again under another request id")
+                debug!(%request_id, %role, job, reason = %chain, "that request is spent: making another one")
             }
             Verdict::JobOver => {
-                info!(%role, job, reason = %chain, "the job session is over: opening another one");
+                info!(%request_id, %role, job, reason = %chain, "the job session is over: opening another one");
                 // Another call may have opened it already.
                 if self.jobs.get(&key.job).is_some_and(|job| job.id == session) {
                     self.jobs.remove(&key.job);
@@ -359,11 +377,11 @@ impl Refresher {
             }
             Verdict::Failed => match (error.class(), call) {
                 (ErrorClass::Denied | ErrorClass::LeaseEnded | ErrorClass::Usage, Call::Issue) => {
-                    warn!(%role, job, request_id, reason = %chain, "denied: no lease");
+                    warn!(%request_id, %role, job, reason = %chain, "denied: no lease");
                 }
-                (_, Call::Issue) => warn!(%role, job, request_id, error = %chain, "cannot get a lease"),
+                (_, Call::Issue) => warn!(%request_id, %role, job, error = %chain, "cannot get a lease"),
                 (_, Call::Refresh(lease)) => {
-                    warn!(%role, job, %lease, request_id, error = %chain, "refresh failed")
+                    warn!(%request_id, %role, job, %lease, error = %chain, "refresh failed")
                 }
             },
         }
@@ -383,16 +401,17 @@ impl Refresher {
 
     fn end_idle_jobs(&mut self) {
         let used = |key: &JobKey| self.entries.keys().any(|entry| entry.job == *key);
-        let idle: Vec<_> = self.jobs.iter().filter(|(key, job)| !job.starting && !used(key)).collect();
+        let idle: Vec<_> =
+            self.jobs.iter().filter(|(key, job)| job.starting.is_none() && !used(key)).collect();
         let room = CALLS.saturating_sub(self.calls.len());
         let idle: Vec<_> = idle.into_iter().take(room).map(|(key, job)| (key.clone(), job.id)).collect();
-        for (key, id) in idle {
+        for (key, job) in idle {
             self.jobs.remove(&key);
-            if let Some(id) = id {
-                let issuer = self.parts.issuer.clone();
-                self.calls
-                    .spawn(async move { Done::IdleJob { result: limited(issuer.end_job(id)).await, key } });
-            }
+            let Some(job) = job else { continue };
+            let (issuer, id) = (self.parts.issuer.clone(), self.call_id());
+            self.calls.spawn(async move {
+                Done::IdleJob { result: limited(issuer.end_job(&id, job)).await, key, id }
+            });
         }
     }
 
@@ -430,6 +449,11 @@ impl Refresher {
         crate::jitter(&*self.parts.entropy)
     }
 
+    /// Of a call that no local request causes.
+    fn call_id(&self) -> CallId {
+        CallId::generate(self.parts.clock.now(), &*self.parts.entropy)
+    }
+
     fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
@@ -437,8 +461,8 @@ impl Refresher {
 }
 
 fn kept(key: &Key, shown: Shown) -> Kept {
-    let Shown { lease, token_id, valid_for, problem } = shown;
-    Kept { key: key.clone(), lease, token_id, valid_for, problem }
+    let Shown { lease, token_id, valid_for, problem, denied } = shown;
+    Kept { key: key.clone(), lease, token_id, valid_for, problem, denied }
 }
 
 async fn durable(recording: Recording) -> Result<(), IssuerError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::{JobId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy};
@@ -71,8 +71,8 @@ impl Remote {
         Self { address, runner, clock, entropy, standing, connection: Mutex::new(None) }
     }
 
-    /// For one call, whose id is logged here and by the issuer.
-    fn client(&self, method: &'static str) -> Result<ApiClient, IssuerError> {
+    /// For calls under this id, which the issuer logs too.
+    fn client(&self, method: &'static str, call: &CallId) -> Result<ApiClient, IssuerError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *connection {
             Some(connection) => {
@@ -80,9 +80,8 @@ impl Remote {
                     info!("this machine was suspended: connecting to the issuer anew");
                     connection.client.reset();
                 }
-                let request_id = RequestId::generate(self.clock.now(), &*self.entropy).to_string();
-                debug!(method, request_id, "calling the issuer");
-                Ok(connection.client.with_request_id(request_id))
+                debug!(method, request_id = %call, "calling the issuer");
+                Ok(connection.client.with_request_id(call.clone()))
             }
             None => {
                 let problem = self.standing.borrow().problem.clone();
@@ -109,7 +108,12 @@ impl Remote {
 
 #[async_trait]
 impl Issuer for Remote {
-    async fn start_job(&self, request: RequestId, job: &AssertedJob) -> Result<JobId, IssuerError> {
+    async fn start_job(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        job: &AssertedJob,
+    ) -> Result<JobId, IssuerError> {
         let asserted = v1::AssertedJob {
             system: job.system().to_owned(),
             id: job.id().to_owned(),
@@ -120,17 +124,24 @@ impl Issuer for Remote {
             evidence: Some(Evidence::Asserted(asserted)),
             expected: None,
         };
-        let answer = self.client("StartJob")?.start_job(request).await?;
+        let answer = self.client("StartJob", call)?.start_job(request).await?;
         let job = answer.job.ok_or(IssuerError::Garbled("job"))?;
         JobId::parse(&job.id).map_err(|_| IssuerError::Garbled("job"))
     }
 
-    async fn end_job(&self, job: JobId) -> Result<usize, IssuerError> {
-        let answer = self.client("EndJob")?.end_job(v1::EndJobRequest { job_id: job.to_string() }).await?;
+    async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError> {
+        let request = v1::EndJobRequest { job_id: job.to_string() };
+        let answer = self.client("EndJob", call)?.end_job(request).await?;
         Ok(answer.leases.len())
     }
 
-    async fn issue(&self, request: RequestId, job: JobId, role: &Name) -> Result<Leased, IssuerError> {
+    async fn issue(
+        &self,
+        call: &CallId,
+        request: RequestId,
+        job: JobId,
+        role: &Name,
+    ) -> Result<Leased, IssuerError> {
         let request = v1::IssueRequest {
             request_id: request.to_string(),
             job_id: job.to_string(),
@@ -138,18 +149,18 @@ impl Issuer for Remote {
             lease_lifetime: None,
             token_lifetime: None,
         };
-        let answer = self.client("Issue")?.issue(request).await?;
+        let answer = self.client("Issue", call)?.issue(request).await?;
         leased(answer.lease, answer.credential)
     }
 
-    async fn refresh(&self, lease: LeaseId) -> Result<Leased, IssuerError> {
+    async fn refresh(&self, call: &CallId, lease: LeaseId) -> Result<Leased, IssuerError> {
         let request = v1::RefreshRequest { lease_id: lease.to_string(), token_lifetime: None };
-        let answer = self.client("Refresh")?.refresh(request).await?;
+        let answer = self.client("Refresh", call)?.refresh(request).await?;
         leased(answer.lease, answer.credential)
     }
 
-    async fn role(&self, role: &Name) -> Result<Option<v1::Cluster>, IssuerError> {
-        let client = self.client("ListRoles")?;
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<v1::Cluster>, IssuerError> {
+        let client = self.client("ListRoles", call)?;
         let mut page_token = String::new();
         for _ in 0..ROLE_PAGES {
             let answer = client.list_roles(v1::ListRolesRequest { page_size: ROLES, page_token }).await?;
@@ -167,7 +178,12 @@ impl Issuer for Remote {
 
 #[async_trait]
 impl Enrolment for Remote {
-    async fn enroll(&self, join_token: &JoinTokenText, request_pem: &[u8]) -> Result<Granted, EnrolFailure> {
+    async fn enroll(
+        &self,
+        call: &CallId,
+        join_token: &JoinTokenText,
+        request_pem: &[u8],
+    ) -> Result<Granted, EnrolFailure> {
         let connector = Connector::enroll(join_token.ca(), self.address.issuer.clone(), self.clock.clone());
         let (connector, address) = (Arc::new(connector), self.address.enroll.clone());
         let stranger = Arc::new(Mutex::new(None));
@@ -191,7 +207,7 @@ impl Enrolment for Remote {
             name: self.runner.to_string(),
             certificate_request_pem: request_pem.to_vec(),
         };
-        let answer = client.enroll(request).await;
+        let answer = client.with_request_id(call.clone()).enroll(request).await;
         if let Some(why) = stranger.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(EnrolFailure::NotTheIssuer(why));
         }
@@ -199,9 +215,9 @@ impl Enrolment for Remote {
         Ok(Granted { chain_pem: answer.certificate_chain_pem, bundle_pem: answer.trust_bundle_pem })
     }
 
-    async fn renew(&self, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+    async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError> {
         let request = v1::RenewRequest { certificate_request_pem: request_pem.to_vec() };
-        let answer = self.client("Renew")?.renew(request).await?;
+        let answer = self.client("Renew", call)?.renew(request).await?;
         Ok(Granted { chain_pem: answer.certificate_chain_pem, bundle_pem: answer.trust_bundle_pem })
     }
 

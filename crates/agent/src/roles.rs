@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shorepass_core::id::CallId;
 use shorepass_core::name::Name;
 use shorepass_core::time::Clock;
+use shorepass_daemon::telemetry::Chain;
 use shorepass_proto::v1::Cluster;
+use tracing::warn;
 
 use crate::issuer::{Denial, Issuer};
 
@@ -33,8 +36,9 @@ impl Roles {
         Self { issuer, clock, slots: Mutex::default() }
     }
 
-    /// None where the role is not offered to this runner. Who stops waiting leaves the asking to the next.
-    pub(crate) async fn find(&self, role: &Name) -> Answer {
+    /// None where the role is not offered to this runner. Who stops waiting leaves the asking to the next. The issuer is
+    /// asked under `call`, unless somebody else has just asked it.
+    pub(crate) async fn find(&self, call: &CallId, role: &Name) -> Answer {
         let slot = self.slot(role);
         let mut known = slot.lock().await;
         if let Some((until, answer)) = &*known
@@ -42,7 +46,10 @@ impl Roles {
         {
             return answer.clone();
         }
-        let answer = self.issuer.role(role).await.map_err(|error| error.denial());
+        let answer = self.issuer.role(call, role).await.map_err(|error| {
+            warn!(request_id = %call, %role, error = %Chain(&error), "cannot look the role up");
+            error.denial(call)
+        });
         *known = Some((self.clock.since_boot() + REMEMBERED, answer.clone()));
         answer
     }
@@ -63,20 +70,27 @@ impl Roles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{FakeClock, FakeIssuer};
+    use crate::fake::{FakeClock, FakeIssuer, Mood};
+    use shorepass_proto::v1::ErrorReason as Reason;
+
+    fn calls() -> [CallId; 3] {
+        ["a", "b", "c"].map(|id| CallId::parse(id).unwrap())
+    }
 
     #[tokio::test(start_paused = true)]
     async fn lookups_of_one_role_share_a_call_and_its_answer_for_two_seconds() {
         let issuer = FakeIssuer::new();
         let roles = Roles::new(issuer.clone(), FakeClock::new());
         let (web, other) = (Name::parse("web").unwrap(), Name::parse("other").unwrap());
-        let (one, two, none) = tokio::join!(roles.find(&web), roles.find(&web), roles.find(&other));
+        let [a, b, c] = calls();
+        let (one, two, none) =
+            tokio::join!(roles.find(&a, &web), roles.find(&b, &web), roles.find(&c, &other));
         assert_eq!(one.unwrap().unwrap().name, "staging");
         assert!(two.unwrap().is_some() && none.unwrap().is_none());
-        roles.find(&web).await.unwrap();
-        assert_eq!(issuer.count("role"), 2);
+        roles.find(&b, &web).await.unwrap();
+        assert_eq!(issuer.books().ids, [a, c]);
         tokio::time::sleep(REMEMBERED).await;
-        roles.find(&web).await.unwrap();
+        roles.find(&b, &web).await.unwrap();
         assert_eq!(issuer.count("role"), 3);
         assert_eq!(roles.slots.lock().unwrap().len(), 1, "what nobody asks for is forgotten");
     }
@@ -86,9 +100,23 @@ mod tests {
         let issuer = FakeIssuer::new();
         let roles = Roles::new(issuer.clone(), FakeClock::new());
         let web = Name::parse("web").unwrap();
-        let gone = tokio::time::timeout(Duration::from_millis(10), roles.find(&web));
-        let (gone, found) = tokio::join!(gone, roles.find(&web));
+        let [a, b, _] = calls();
+        let gone = tokio::time::timeout(Duration::from_millis(10), roles.find(&a, &web));
+        let (gone, found) = tokio::join!(gone, roles.find(&b, &web));
         assert!(gone.is_err() && found.unwrap().is_some());
-        assert_eq!(issuer.count("role"), 2);
+        assert_eq!(issuer.books().ids, [a, b]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_shares_a_refusal_is_told_the_call_that_gave_it() {
+        let issuer = FakeIssuer::new();
+        issuer.books().mood = Mood::Refuses(Reason::ShuttingDown);
+        let roles = Roles::new(issuer.clone(), FakeClock::new());
+        let web = Name::parse("web").unwrap();
+        let [a, b, c] = calls();
+        let (one, two) = tokio::join!(roles.find(&a, &web), roles.find(&b, &web));
+        for answer in [one, two, roles.find(&c, &web).await] {
+            assert_eq!(answer.unwrap_err().call, Some(a.clone()));
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Putting the agent together. No rules here: who does what is decided in the parts.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shorepass_config::AgentConfig;
 use shorepass_core::caller::{Kind, SpiffeId};
+use shorepass_core::id::CallId;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_daemon::shutdown::{Tasks, UnexpectedEnd, on_signals};
@@ -56,7 +58,7 @@ pub enum AgentError {
         expected: Box<SpiffeId>,
     },
     /// The sessions cannot be read.
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use {}; it must be a file that this user may read and replace; mend that, or move it away: jobs then get new leases", path.display())]
     Sessions {
         /// Their file.
         path: PathBuf,
@@ -76,13 +78,13 @@ pub enum AgentError {
     #[error("the agent stopped")]
     Task(#[source] UnexpectedEnd),
     /// The running agent did not give everything back.
-    #[error("{source}; {}", source.remedy())]
+    #[error("{source}; {}{}", source.remedy(), under(source.request_id()))]
     Leave {
         /// What it said.
         source: AskError,
     },
     /// Not everything was given back.
-    #[error("not everything was given back: {}; {}", .0.message, .0.remedy)]
+    #[error("not everything was given back: {}; {}{}", .0.message, .0.remedy, under(.0.call.as_ref()))]
     Kept(Denial),
 }
 
@@ -102,6 +104,11 @@ impl AgentError {
             | Self::Task(_) => 1,
         }
     }
+}
+
+/// The end of a sentence about a request.
+fn under(id: Option<impl Display>) -> String {
+    id.map_or_else(String::new, |id| format!(" (request {id})"))
 }
 
 /// What was given back.
@@ -124,7 +131,7 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
     let parts = Parts {
         issuer: remote.clone(),
         clock: clock.clone(),
-        entropy,
+        entropy: entropy.clone(),
         job_system: config.job_system.clone(),
         max_age: config.refresh_max_age,
     };
@@ -137,6 +144,7 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
         issuer_address: config.issuer.api.to_string(),
         standing,
         clock,
+        entropy,
     });
     if config.job_users.is_empty() {
         warn!("no user gets tokens: list uids under jobs.users in the config");
@@ -171,7 +179,9 @@ pub async fn leave(config: AgentConfig) -> Result<Left, AgentError> {
     if opened.identity.is_none() {
         return Ok(Left { jobs: 0, leases: 0 });
     }
-    let given_back = give_back(&*opened.remote, &config.job_system, opened.sessions.jobs).await;
+    let (clock, entropy) = system();
+    let call = CallId::generate(clock.now(), &*entropy);
+    let given_back = give_back(&*opened.remote, &call, &config.job_system, opened.sessions.jobs).await;
     let path = opened.sessions_path;
     let kept = Sessions::of(given_back.kept);
     kept.store(&path).map_err(|source| AgentError::Sessions { path, source })?;

@@ -4,6 +4,9 @@
 //! one uid cannot be told apart here: that is a limit we state. Who connected decides what the connection may hold,
 //! before a byte of it is read ([`crate::seats`]).
 //!
+//! Every request gets an id. It is in the log lines about the request, a call to the issuer that the request causes goes
+//! under it, and an error names it, or the call of another request that it waited for.
+//!
 //! Questionable: root is not served tokens unless the config names it. Root could take them anyway, but not by mistake.
 
 use std::collections::BTreeSet;
@@ -12,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use shorepass_core::id::CallId;
 use shorepass_core::name::Name;
-use shorepass_core::time::{Clock, Timestamp};
+use shorepass_core::time::{Clock, Entropy, Timestamp};
 use shorepass_proto::local::MESSAGE_LIMIT;
 use shorepass_proto::local::v1::request::Request as Question;
 use shorepass_proto::local::v1::response::Response as Answer;
@@ -27,7 +31,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, debug, info_span, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::identity::Standing;
@@ -113,6 +117,14 @@ pub(crate) struct Server {
     pub(crate) issuer_address: String,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+/// Who connected, for one request of this id.
+struct Client {
+    uid: u32,
+    id: CallId,
+    stream: UnixStream,
 }
 
 /// Answers until `stop`.
@@ -129,13 +141,16 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
-            Ok((uid, stream)) => match seats.admit(uid) {
-                Ok(admission) => {
-                    let answering = server.clone().answer(uid, stream, admission);
-                    short.spawn(answering.instrument(info_span!("local")));
+            Ok((uid, stream)) => {
+                let client = server.client(uid, stream);
+                let span = info_span!("local", request_id = %client.id, uid);
+                match seats.admit(uid) {
+                    Ok(admission) => {
+                        short.spawn(server.clone().answer(client, admission).instrument(span));
+                    }
+                    Err(full) => span.in_scope(|| turn_away(client, full.denial(uid))),
                 }
-                Err(full) => turn_away(stream, full.denial(uid)),
-            },
+            }
             Err(error) => {
                 warn!(%error, "cannot accept local clients; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -145,66 +160,86 @@ pub(crate) async fn serve(
 }
 
 /// Answers without reading and without waiting: a new connection has room for this, and if not, nobody is owed it.
-fn turn_away(stream: UnixStream, Denial { class, message, remedy }: Denial) {
-    debug!(message, "turned a local client away");
-    let frame = encode(Answer::Error(Error { class: class.into(), message, remedy }));
-    if let Ok(mut stream) = stream.into_std() {
+fn turn_away(client: Client, denial: Denial) {
+    debug!(reason = denial.message, "turned a local client away");
+    let frame = encode(denial.answer(&client.id), &client.id);
+    if let Ok(mut stream) = client.stream.into_std() {
         let _ = stream.write(&frame);
     }
 }
 
+impl Denial {
+    /// The answer to request `own`. What a call to the issuer gave is known by the call.
+    fn answer(self, own: &CallId) -> Answer {
+        let Self { class, message, remedy, call } = self;
+        let request_id = call.as_ref().unwrap_or(own).to_string();
+        Answer::Error(Error { class: class.into(), message, remedy, request_id })
+    }
+}
+
 impl Server {
-    async fn answer(self: Arc<Self>, uid: u32, stream: UnixStream, admission: Admission) {
+    fn client(&self, uid: u32, stream: UnixStream) -> Client {
+        Client { uid, id: CallId::generate(self.clock.now(), &*self.entropy), stream }
+    }
+
+    async fn answer(self: Arc<Self>, client: Client, admission: Admission) {
+        let uid = client.uid;
         let answered = match admission {
             Admission::Queued(queued) => match timeout(PATIENCE, queued.seat()).await {
-                Ok(_seat) => self.serve(uid, stream).await,
-                Err(_) => return turn_away(stream, Full::OfThisUid.denial(uid)),
+                Ok(_seat) => self.serve(client).await,
+                Err(_) => return turn_away(client, Full::OfThisUid.denial(uid)),
             },
-            Admission::Stranger(_seat) => return self.refuse(uid, stream).await,
+            Admission::Stranger(_seat) => return self.refuse(client).await,
         };
         if let Err(error) = answered {
             debug!(%error, "a local client went away");
         }
     }
 
-    async fn serve(&self, uid: u32, mut stream: UnixStream) -> io::Result<()> {
+    async fn serve(&self, Client { uid, id, mut stream }: Client) -> io::Result<()> {
         let request = timeout(TRANSFER, read(&mut stream)).await??;
         let answer = match request {
-            Some(question) => self.consider(uid, question).await,
+            Some(question) => self.consider(uid, &id, question).await,
             None => Err(denial(
                 ErrorClass::Usage,
                 "the agent does not understand the request".to_owned(),
                 "install the same version of agent and clients".to_owned(),
             )),
         };
-        let answer = answer.unwrap_or_else(|Denial { class, message, remedy }| {
-            debug!(uid, ?class, message, "refused a local client");
-            Answer::Error(Error { class: class.into(), message, remedy })
+        let answer = answer.unwrap_or_else(|denial| {
+            tell_of(&denial);
+            denial.answer(&id)
         });
-        let frame = encode(answer);
+        let frame = encode(answer, &id);
         timeout(TRANSFER, stream.write_all(&frame)).await?
     }
 
-    async fn refuse(&self, uid: u32, mut stream: UnixStream) {
-        let request = timeout(TRANSFER_OF_STRANGERS, read(&mut stream)).await;
+    async fn refuse(&self, mut client: Client) {
+        let request = timeout(TRANSFER_OF_STRANGERS, read(&mut client.stream)).await;
         let denied = match request {
-            Ok(Ok(Some(question))) => self.access.check(uid, &question).err(),
+            Ok(Ok(Some(question))) => self.access.check(client.uid, &question).err(),
             Ok(_) | Err(_) => None,
         };
-        turn_away(stream, denied.unwrap_or_else(|| not_a_user(uid)));
+        let denied = denied.unwrap_or_else(|| not_a_user(client.uid));
+        turn_away(client, denied);
     }
 
-    async fn consider(&self, uid: u32, question: Question) -> Result<Answer, Denial> {
+    async fn consider(&self, uid: u32, id: &CallId, question: Question) -> Result<Answer, Denial> {
         self.access.check(uid, &question)?;
         match question {
-            Question::Credential(request) => self.credential(uid, request).await.map(Answer::Credential),
+            Question::Credential(request) => self.credential(uid, id, request).await.map(Answer::Credential),
             Question::Status(_) => Ok(Answer::Status(self.status().await)),
-            Question::Role(request) => self.role(&request.role).await.map(Answer::Role),
-            Question::Leave(_) => self.leave().await.map(Answer::Leave),
+            Question::Role(request) => self.role(id, &request.role).await.map(Answer::Role),
+            Question::Leave(_) => self.leave(id).await.map(Answer::Leave),
         }
     }
 
-    async fn credential(&self, uid: u32, request: CredentialRequest) -> Result<CredentialResponse, Denial> {
+    async fn credential(
+        &self,
+        uid: u32,
+        id: &CallId,
+        request: CredentialRequest,
+    ) -> Result<CredentialResponse, Denial> {
         let role = role_name(&request.role)?;
         let job = JobKey::parse(uid, &request.job).map_err(|error| {
             denial(
@@ -213,7 +248,11 @@ impl Server {
                 "choose another name in SHOREPASS_JOB or --job".to_owned(),
             )
         })?;
-        let lent = in_time(PATIENCE, self.handle.credential(Key { job, role })).await??;
+        let key = Key { job, role };
+        let lent = match in_time(PATIENCE, self.handle.credential(key.clone(), id.clone())).await {
+            Ok(lent) => lent?,
+            Err(late) => return Err(Denial { call: self.handle.call_out(key).await, ..late }),
+        };
         Ok(CredentialResponse { token: lent.token.expose().to_owned(), valid_for: duration(lent.valid_for) })
     }
 
@@ -233,9 +272,9 @@ impl Server {
         }
     }
 
-    async fn role(&self, role: &str) -> Result<RoleResponse, Denial> {
+    async fn role(&self, id: &CallId, role: &str) -> Result<RoleResponse, Denial> {
         let name = role_name(role)?;
-        let cluster = in_time(PATIENCE, self.roles.find(&name)).await??;
+        let cluster = in_time(PATIENCE, self.roles.find(id, &name)).await??;
         let cluster = cluster.ok_or_else(|| {
             let message = format!("this runner is not offered a role named {role}");
             denial(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())
@@ -249,8 +288,8 @@ impl Server {
         })
     }
 
-    async fn leave(&self) -> Result<LeaveResponse, Denial> {
-        let given_back = in_time(LEAVE_PATIENCE, self.handle.leave()).await?;
+    async fn leave(&self, id: &CallId) -> Result<LeaveResponse, Denial> {
+        let given_back = in_time(LEAVE_PATIENCE, self.handle.leave(id.clone())).await?;
         let given_back = given_back.ok_or_else(|| {
             let remedy = "run shorepass-agent leave again".to_owned();
             denial(ErrorClass::Unreachable, "the agent is stopping".to_owned(), remedy)
@@ -259,6 +298,14 @@ impl Server {
             Some(problem) => Err(problem),
             None => Ok(LeaveResponse { jobs: count(given_back.jobs), leases: count(given_back.leases) }),
         }
+    }
+}
+
+/// What a call to the issuer gave is logged with the call already.
+fn tell_of(Denial { class, message, call, .. }: &Denial) {
+    match call {
+        None => info!(?class, reason = message, "refused a local client"),
+        Some(call) => debug!(?class, reason = message, %call, "refused a local client"),
     }
 }
 
@@ -274,7 +321,7 @@ async fn read(stream: &mut UnixStream) -> io::Result<Option<Question>> {
 }
 
 /// The frame; the token in the answer is wiped.
-fn encode(answer: Answer) -> Zeroizing<Vec<u8>> {
+fn encode(answer: Answer, id: &CallId) -> Zeroizing<Vec<u8>> {
     let mut response = Response { response: Some(answer) };
     if response.encoded_len() > MESSAGE_LIMIT {
         response = Response {
@@ -282,6 +329,7 @@ fn encode(answer: Answer) -> Zeroizing<Vec<u8>> {
                 class: ErrorClass::Failure.into(),
                 message: "the answer is longer than 64 KiB, the limit of the agent's socket".to_owned(),
                 remedy: "end leases that nobody uses with shorepass-agent leave".to_owned(),
+                request_id: id.to_string(),
             })),
         };
     }
@@ -312,7 +360,7 @@ fn role_name(text: &str) -> Result<Name, Denial> {
 }
 
 fn denial(class: ErrorClass, message: String, remedy: String) -> Denial {
-    Denial { class, message, remedy }
+    Denial { class, message, remedy, call: None }
 }
 
 fn lease_status(kept: Kept) -> LeaseStatus {
@@ -323,6 +371,7 @@ fn lease_status(kept: Kept) -> LeaseStatus {
         token_id: kept.token_id,
         valid_for: duration(kept.valid_for),
         problem: kept.problem,
+        denied: kept.denied,
     }
 }
 

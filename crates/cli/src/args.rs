@@ -3,14 +3,19 @@
 //! There is no option for the agent's socket: shorepass-exec, which a kubeconfig starts, is told it by SHOREPASS_SOCKET
 //! alone, and an option here would make a kubeconfig that does not work there.
 
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use shorepass_core::caller::{SpiffeId, SpiffeIdError};
+use shorepass_core::ban::BanKey;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
-use shorepass_core::name::{Name, NameError, NamePattern};
+use shorepass_core::name::{Name, NamePattern};
+
+pub(crate) use self::values::{Jti, Runner, ServiceAccount};
+use self::values::{context_name, lifetime};
 
 /// Short-lived Kubernetes credentials for CI jobs, for users and operators.
 #[derive(Parser)]
@@ -39,6 +44,13 @@ pub(crate) enum Command {
     Lease(LeaseCommand),
     /// Lift a block that a revocation has set (operators)
     Unblock(UnblockArgs),
+    /// List blocks (operators)
+    #[command(subcommand)]
+    Block(BlockCommand),
+    /// Shut somebody out: end its leases, close its connections, refuse it everything (operators)
+    Ban(BanArgs),
+    /// Lift a ban (operators)
+    Unban(UnbanArgs),
     /// Find the lease and job behind a token's jti (operators)
     Whois(WhoisArgs),
     /// Create join tokens (operators)
@@ -117,6 +129,11 @@ pub(crate) struct Conditions {
     /// In this cluster
     #[arg(long, value_parser = Name::parse)]
     pub(crate) cluster: Option<Name>,
+    /// Of this ServiceAccount
+    #[arg(
+        long, value_name = "CLUSTER/NAMESPACE/NAME", value_parser = ServiceAccount::parse, conflicts_with = "cluster"
+    )]
+    pub(crate) service_account: Option<ServiceAccount>,
 }
 
 /// Which leases to list.
@@ -147,11 +164,14 @@ pub(crate) struct ShowArgs {
 /// Which leases to revoke.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
-    .args(["lease", "runner", "job", "role", "cluster"]))]
+    .args(["lease", "runner", "job", "role", "cluster", "service_account", "all"]))]
 pub(crate) struct RevokeArgs {
     /// The lease's id
     #[arg(value_name = "LEASE", value_parser = LeaseId::parse)]
     pub(crate) lease: Option<LeaseId>,
+    /// All leases of this issuer
+    #[arg(long, conflicts_with_all = ["lease", "runner", "job", "role", "cluster", "service_account"])]
+    pub(crate) all: bool,
     /// Which.
     #[command(flatten)]
     pub(crate) conditions: Conditions,
@@ -169,12 +189,83 @@ pub(crate) struct RevokeArgs {
     pub(crate) operator: OperatorArgs,
 }
 
+/// What to do with blocks.
+#[derive(Subcommand)]
+pub(crate) enum BlockCommand {
+    /// List the blocks that are in force, newest first
+    List(BlockListArgs),
+}
+
+/// Which blocks to list.
+#[derive(Args)]
+pub(crate) struct BlockListArgs {
+    /// Of this runner (its name, or a caller's whole SPIFFE ID)
+    #[arg(long, value_name = "NAME|SPIFFE", value_parser = Runner::parse)]
+    pub(crate) runner: Option<Runner>,
+    /// For this role
+    #[arg(long, value_parser = Name::parse)]
+    pub(crate) role: Option<Name>,
+    /// Also blocks that were lifted or have ended
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
 /// Which block to lift.
 #[derive(Args)]
 pub(crate) struct UnblockArgs {
-    /// The block's id, as `lease show` and `lease revoke` print it
+    /// The block's id, as `block list`, `lease show` and `lease revoke` print it
     #[arg(value_name = "BLOCK", value_parser = BlockId::parse)]
     pub(crate) block: BlockId,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whom to ban, or which bans to list.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct BanArgs {
+    /// List bans instead.
+    #[command(subcommand)]
+    pub(crate) command: Option<BanCommand>,
+    /// Everybody of this SPIFFE ID, also when it is enrolled anew; or one enrolment (its id, as the audit file has it)
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse, required = true)]
+    pub(crate) whom: Option<BanKey>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", required = true)]
+    pub(crate) reason: Option<String>,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// What else to do with bans.
+#[derive(Subcommand)]
+pub(crate) enum BanCommand {
+    /// List the bans that are in force, newest first
+    List(BanListArgs),
+}
+
+/// Which bans to list.
+#[derive(Args)]
+pub(crate) struct BanListArgs {
+    /// Also bans that were lifted
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// Whose ban to lift.
+#[derive(Args)]
+pub(crate) struct UnbanArgs {
+    /// The SPIFFE ID or enrolment that is banned
+    #[arg(value_name = "SPIFFE_ID|ENROLMENT", value_parser = BanKey::parse)]
+    pub(crate) whom: BanKey,
     /// What all operators' commands have.
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,
@@ -215,78 +306,12 @@ pub(crate) struct CreateArgs {
     pub(crate) operator: OperatorArgs,
 }
 
-/// Whose leases.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Runner {
-    /// A runner of the trust domain that the config names.
-    Named(Name),
-    /// A caller of any kind.
-    Caller(SpiffeId),
-}
-
-/// Why a text is no runner.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunnerError {
-    /// Not a name.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// Not a SPIFFE ID.
-    #[error(transparent)]
-    SpiffeId(#[from] SpiffeIdError),
-}
-
-impl Runner {
-    fn parse(text: &str) -> Result<Self, RunnerError> {
-        if text.starts_with("spiffe:") {
-            Ok(Self::Caller(SpiffeId::parse(text)?))
-        } else {
-            Ok(Self::Named(Name::parse(text)?))
-        }
-    }
-}
-
-/// The `jti` of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Jti(pub(crate) String);
-
-impl Jti {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        let jti = text.strip_prefix("JTI=").unwrap_or(text);
-        let fits = (1..=128).contains(&jti.len()) && jti.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits {
-            Ok(Self(jti.to_owned()))
-        } else {
-            Err("a jti is 1 to 128 printable characters without spaces")
-        }
-    }
-}
-
-fn context_name(text: &str) -> Result<String, &'static str> {
-    let fits = !text.is_empty() && text.len() <= 253 && !text.chars().any(char::is_control);
-    if fits { Ok(text.to_owned()) } else { Err("a context's name is 1 to 253 printable characters") }
-}
-
-/// `90s`, `30m`, `1h`, `7d`. Its bounds are the issuer's.
-fn lifetime(text: &str) -> Result<Duration, &'static str> {
-    const FORM: &str = "a duration is a whole number and one of s, m, h and d, such as 30m";
-    let unit = text.chars().next_back().ok_or(FORM)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 60 * 60,
-        'd' => 24 * 60 * 60,
-        _ => return Err(FORM),
-    };
-    let number = &text[..text.len() - unit.len_utf8()];
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = digits.then(|| number.parse().ok()).flatten().ok_or(FORM)?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or(FORM)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
     use clap::error::ErrorKind;
+
+    use shorepass_core::caller::SpiffeId;
 
     use super::*;
 
@@ -302,8 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_never_means_everything() {
+    fn a_revocation_means_everything_only_when_told_so() {
         let missing = |line| parse(line).err() == Some(ErrorKind::MissingRequiredArgument);
+        let contrary = |line: &str| parse(line).err() == Some(ErrorKind::ArgumentConflict);
+        assert!(parse("shorepass lease revoke --all --reason leaked").is_ok());
+        assert!(missing("shorepass lease revoke --all"));
+        assert!(contrary("shorepass lease revoke --all --runner prod-1 --reason leaked"));
+        assert!(contrary(&format!("shorepass lease revoke {ID} --all --reason leaked")));
+        assert!(contrary("shorepass lease revoke --service-account c/web/sa --cluster d --reason leaked"));
         assert!(missing("shorepass lease revoke --reason leaked"));
         assert!(missing("shorepass lease revoke --runner prod-1"));
         assert!(parse(&format!("shorepass lease revoke {ID} --reason leaked")).is_ok());
@@ -317,6 +348,34 @@ mod tests {
         assert_eq!(Runner::parse(id).unwrap(), Runner::Caller(SpiffeId::parse(id).unwrap()));
         assert!(Runner::parse("spiffe://ci.example.org/runner").is_err());
         assert!(Runner::parse("Prod").is_err());
+    }
+
+    #[test]
+    fn a_service_account_is_named_with_its_cluster_and_namespace() {
+        let parsed = ServiceAccount::parse("staging/web/deployer.v2").unwrap();
+        let (cluster, namespace) = (Name::parse("staging").unwrap(), Name::parse("web").unwrap());
+        assert_eq!(parsed, ServiceAccount { cluster, namespace, name: "deployer.v2".to_owned() });
+        for bad in ["deployer", "web/deployer", "staging/web/", "/web/deployer", "Staging/web/deployer"] {
+            assert!(ServiceAccount::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bans_are_set_and_listed_by_the_same_word() {
+        let id = "spiffe://ci.example.org/platform/builder";
+        for whom in [id, ID] {
+            let Ok(Command::Ban(args)) = parse(&format!("shorepass ban {whom} --reason stolen")) else {
+                panic!("{whom}")
+            };
+            assert_eq!(args.whom.unwrap().to_string(), whom);
+            assert!(args.command.is_none());
+            assert!(parse(&format!("shorepass unban {whom}")).is_ok());
+        }
+        let Ok(Command::Ban(args)) = parse("shorepass ban list --all -o json") else { panic!("a list") };
+        assert!(args.whom.is_none() && matches!(args.command, Some(BanCommand::List(list)) if list.all));
+        assert_eq!(parse(&format!("shorepass ban {id}")).err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban --reason x").err(), Some(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse("shorepass ban prod-1 --reason x").err(), Some(ErrorKind::ValueValidation));
     }
 
     #[test]

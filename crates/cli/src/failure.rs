@@ -122,11 +122,18 @@ impl Failure {
             report.push_str(&format!("  because: {}\n", printable(&error.to_string())));
             cause = error.source();
         }
-        if let Self::Call(ClientError::Refused(refusal)) = self {
-            report.push_str(&found_under(refusal));
-        }
+        report.push_str(&self.found_under());
         report.push_str(&self.remedy_line());
         report
+    }
+
+    /// Under which id an operator finds more.
+    fn found_under(&self) -> String {
+        match self {
+            Self::Call(ClientError::Refused(refusal)) => decision_or_request(refusal),
+            Self::Agent(error) => error.request_id().map_or_else(String::new, request_line),
+            _ => String::new(),
+        }
     }
 
     /// Its lines are made for a terminal already, and their columns carry meaning.
@@ -242,12 +249,16 @@ fn code_of_refusal(refusal: &Refusal) -> u8 {
 }
 
 /// Where an operator finds more: the decision in the audit log, or else the request in the issuer's log.
-fn found_under(refusal: &Refusal) -> String {
+fn decision_or_request(refusal: &Refusal) -> String {
     match (refusal.metadata.get("decision_id"), &refusal.request_id) {
         (Some(decision), _) => format!("  decision: {}\n", printable(decision)),
-        (None, Some(request)) => format!("  request: {}\n", printable(request)),
+        (None, Some(request)) => request_line(request),
         (None, None) => String::new(),
     }
+}
+
+fn request_line(id: &str) -> String {
+    format!("  request: {}\n", printable(id))
 }
 
 fn remedy_of_refusal(refusal: &Refusal) -> Option<String> {
@@ -321,7 +332,7 @@ mod tests {
         for (code, reasons) in [
             (FAILURE, "RECORD_NOT_FOUND SERVICE_ACCOUNT_MISSING ISSUER_FORBIDDEN CLUSTER_ANSWER_REJECTED"),
             (USAGE, "FIELD_INVALID REQUEST_ID_REUSED"),
-            (DENIED, "CALLER_KIND CERTIFICATE_EXPIRED ENROLMENT_ENDED LEASE_NOT_AVAILABLE BLOCKED"),
+            (DENIED, "CALLER_KIND CERTIFICATE_EXPIRED ENROLMENT_ENDED LEASE_NOT_AVAILABLE BLOCKED BANNED"),
             (UNREACHABLE, "STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN RATE_LIMITED CLUSTER_BUSY"),
             (LEASE_ENDED, "LEASE_ENDED JOB_ENDED"),
         ] {
@@ -334,7 +345,8 @@ mod tests {
     #[test]
     fn every_other_failure_has_its_exit_code() {
         let agent = |class| {
-            Failure::Agent(AskError::Refused { class, message: String::new(), remedy: String::new() })
+            let (message, remedy, request_id) = (String::new(), String::new(), String::new());
+            Failure::Agent(AskError::Refused { class, message, remedy, request_id })
         };
         let table = [
             (Failure::Pasted(Pasted::JoinToken), 2),

@@ -116,9 +116,7 @@ impl ApiServer {
                         .to_owned(),
                 )
             }
-            (_, Some(refusal)) if status.is_server_error() => {
-                no_answer(format!("it failed ({}): {}", refusal.code, refusal.message))
-            }
+            (_, Some(refusal)) if status.is_server_error() => no_answer(failure(&refusal)),
             (_, Some(refusal)) => ApiError::Refused(refusal),
             (_, None) => {
                 tracing::warn!(credential = self.credential, %status, "something answered that is not a Kubernetes API server: check the server's URL");
@@ -156,6 +154,18 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         next = error.source();
     }
     said.join(": ")
+}
+
+/// What is told of a server that failed. Where it was a webhook that failed, the words name it and where it is: those are
+/// in the log alone.
+fn failure(Refusal { code, message, .. }: &Refusal) -> String {
+    if message.contains("webhook") {
+        tracing::warn!(code, words = message, "an admission webhook of the cluster fails");
+        return format!(
+            "it failed ({code}): an admission webhook is not in order, the issuer's log says which"
+        );
+    }
+    format!("it failed ({code}): {message}")
 }
 
 fn no_answer(cause: String) -> ApiError {
@@ -240,6 +250,20 @@ mod tests {
         assert_eq!((read.kind.as_str(), read.message.as_str()), ("secrets", "a b"));
         assert_eq!(refusal(StatusCode::NOT_FOUND, &HeaderMap::new(), b"<html>"), None);
         assert_eq!(refusal(StatusCode::NOT_FOUND, &HeaderMap::new(), br#"{"kind":"Secret"}"#), None);
+    }
+
+    #[test]
+    fn a_failure_is_told_unless_it_is_a_webhooks() {
+        let told = |message: &str| {
+            let status = format!(r#"{{"kind":"Status","message":"{message}"}}"#);
+            failure(
+                &refusal(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new(), status.as_bytes()).unwrap(),
+            )
+        };
+        assert_eq!(told("etcd is slow"), "it failed (500): etcd is slow");
+        let webhook = told("failed calling webhook guard.example: Post https://10.0.0.9");
+        assert!(webhook.contains("the issuer's log says which"), "{webhook}");
+        assert!(!webhook.contains("guard.example") && !webhook.contains("10.0.0.9"), "{webhook}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! connect. The parser's own text is never shown: it quotes lines of a file that holds keys.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,6 +76,25 @@ pub enum ConnectError {
         file: PathBuf,
         /// Where, such as ` (line 3, column 1)`.
         place: String,
+    },
+    /// Others may use the credential in it.
+    #[error(
+        "kubeconfig {} holds a credential and is accessible to other users (mode {mode:04o}); run: chmod 600 {}",
+        file.display(), file.display()
+    )]
+    Exposed {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Others may change to whom the credential goes.
+    #[error("kubeconfig {} can be written to by other users (mode {mode:04o}); run: chmod go-w {}", file.display(), file.display())]
+    Writable {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
     },
     /// It has no such context.
     #[error("kubeconfig {} has no context {context:?}: {known}", file.display())]
@@ -151,6 +171,7 @@ impl Connection {
     /// Reads the files and makes the client. Nothing is sent.
     pub(crate) async fn open(&self) -> Result<(Endpoint, ApiServer, Servers), ConnectError> {
         let kubeconfig = self.read()?;
+        self.check_mode(&kubeconfig)?;
         let cluster = self.cluster(&kubeconfig)?;
         let endpoint = self.endpoint(&cluster)?;
         let options =
@@ -180,6 +201,25 @@ impl Connection {
             },
             other => self.unusable(other),
         })
+    }
+
+    /// The file is held to what key files are held to, if there is a secret in it; one that only says where the
+    /// credential is, as in a pod, may be read. What is no regular file (a pipe) is asked nothing: it has no lasting mode.
+    fn check_mode(&self, kubeconfig: &Kubeconfig) -> Result<(), ConnectError> {
+        let file = &self.kubeconfig;
+        let metadata = std::fs::metadata(file)
+            .map_err(|source| self.unusable(KubeconfigError::ReadConfig(source, file.clone())))?;
+        let mode = metadata.mode() & 0o7777;
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        if mode & 0o077 != 0 && holds_credential(kubeconfig) {
+            return Err(ConnectError::Exposed { file: file.clone(), mode });
+        }
+        if mode & 0o022 != 0 {
+            return Err(ConnectError::Writable { file: file.clone(), mode });
+        }
+        Ok(())
     }
 
     /// The context's cluster.
@@ -267,6 +307,18 @@ impl Connection {
     }
 }
 
+/// Whether any of its users has more than the paths of files with tokens, certificates and keys. What a plugin is given to
+/// run with may be a secret.
+fn holds_credential(kubeconfig: &Kubeconfig) -> bool {
+    kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref()).any(|user| {
+        user.token.is_some()
+            || user.password.is_some()
+            || user.client_key_data.is_some()
+            || user.auth_provider.is_some()
+            || user.exec.is_some()
+    })
+}
+
 fn is_https(server: &str) -> bool {
     server.starts_with("https://")
         && server.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
@@ -289,7 +341,9 @@ fn require_certificate(pem: Vec<u8>, what: impl FnOnce() -> String) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -355,6 +409,31 @@ users:
             (endpoint.server.as_str(), endpoint.tls_server_name.as_str()),
             ("https://api.example.org", "")
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_may_use_is_refused_with_the_remedy() {
+        let open = async |user: &str, mode: u32| {
+            let (file, connection) = connection(&GOOD.replace("token: hunter2", user));
+            file.as_file().set_permissions(Permissions::from_mode(mode)).unwrap();
+            let said = connection.open().await.err().map(|error| error.to_string());
+            said.map(|said| said.replace(&file.path().display().to_string(), "FILE"))
+        };
+        let key = format!("client-key-data: {}", STANDARD.encode("key"));
+        for user in ["token: hunter2", &key, "username: u, password: hunter2", "exec: {command: aws}"] {
+            for mode in [0o640, 0o604, 0o620] {
+                let said = open(user, mode).await.unwrap();
+                assert!(
+                    said.contains(&format!("mode {mode:04o}")) && said.ends_with("chmod 600 FILE"),
+                    "{said}"
+                );
+            }
+        }
+        assert_eq!(open("token: hunter2", 0o600).await, None);
+        assert_eq!(open("token: hunter2", 0o400).await, None);
+        // A projected token's place is no secret, but nobody else may say where it is sent.
+        assert_eq!(open("username: u", 0o444).await, None);
+        assert!(open("username: u", 0o664).await.unwrap().ends_with("chmod go-w FILE"));
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta};
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
-use shorepass_core::id::LeaseId;
+use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::AnchorName;
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
@@ -127,15 +127,16 @@ impl KubeCluster {
         }
     }
 
-    async fn mint_now(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+    async fn mint_now(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         let namespace = &order.target().namespace;
         self.policy_verdict(namespace, self.probes.in_effect(&self.api, namespace).await)?;
+        let user_agent = user_agent(order.lease_id(), call);
         let anchor_uid = match order.pins() {
             Some(pins) => pins.anchor_uid.clone(),
-            None => self.create_anchor(order, annotation).await?,
+            None => self.create_anchor(order, annotation, &user_agent).await?,
         };
         let sent = self.clock.since_boot();
-        let granted = self.request_token(order, &anchor_uid).await?;
+        let granted = self.request_token(order, &anchor_uid, &user_agent).await?;
         Ok(Minted {
             token: granted.token,
             claims: granted.claims,
@@ -148,12 +149,17 @@ impl KubeCluster {
     }
 
     /// Creates the Secret and returns its UID.
-    async fn create_anchor(&self, order: &Order, annotation: &str) -> Result<String, MintError> {
+    async fn create_anchor(
+        &self,
+        order: &Order,
+        annotation: &str,
+        user_agent: &str,
+    ) -> Result<String, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
             path: format!("/api/v1/namespaces/{}/secrets", target.namespace),
-            user_agent: &user_agent(order),
+            user_agent,
             body: &self.anchor(order, annotation),
         };
         let act = Act::CreateSecret { namespace: &target.namespace };
@@ -224,12 +230,17 @@ impl KubeCluster {
     }
 
     /// Asks for one token, once.
-    async fn request_token(&self, order: &Order, anchor_uid: &str) -> Result<Granted, MintError> {
+    async fn request_token(
+        &self,
+        order: &Order,
+        anchor_uid: &str,
+        user_agent: &str,
+    ) -> Result<Granted, MintError> {
         let target = order.target();
         let call = Call {
             method: Method::POST,
             path: token_path(target),
-            user_agent: &user_agent(order),
+            user_agent,
             body: &token_request(order, anchor_uid),
         };
         let act = Act::CreateToken { namespace: &target.namespace, service_account: &target.service_account };
@@ -274,11 +285,11 @@ impl Cluster for KubeCluster {
         &self.endpoint
     }
 
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         let Ok(Ok(_permit)) = timeout(PERMIT_PATIENCE, self.mints.acquire()).await else {
             return Err(MintError::Busy { cluster: self.endpoint.name.clone(), retry_after: RETRY_SOON });
         };
-        timeout(MINT_DEADLINE, self.mint_now(order, annotation))
+        timeout(MINT_DEADLINE, self.mint_now(order, annotation, call))
             .await
             .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
     }
@@ -328,8 +339,8 @@ impl fmt::Debug for KubeCluster {
 }
 
 /// The API server's audit log keeps it, so that a token can be traced without our records.
-fn user_agent(order: &Order) -> String {
-    format!("{USER_AGENT} lease/{}", order.lease_id())
+fn user_agent(lease: LeaseId, call: &CallId) -> String {
+    format!("{USER_AGENT} lease/{lease} request/{call}")
 }
 
 fn token_path(target: &Target) -> String {
@@ -433,6 +444,14 @@ mod tests {
         let start = Instant::now();
         let outcome = cluster.cut(&name("web"), &AnchorName::from_random([1; 16])).await;
         (outcome, start.elapsed())
+    }
+
+    #[test]
+    fn the_user_agent_names_lease_and_request() {
+        let lease = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+        let said = user_agent(LeaseId::parse(lease).unwrap(), &CallId::parse("job-7").unwrap());
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(said, format!("shorepass-issuer/{version} lease/{lease} request/job-7"));
     }
 
     #[tokio::test]

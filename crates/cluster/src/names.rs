@@ -17,7 +17,10 @@ pub const LEASE_ID_ANNOTATION: &str = "shorepass.dev/lease-id";
 /// The key under which the admission policy does so: `<policy>/lease-id`.
 pub const AUDIT_KEY: &str = "lease-id";
 
+/// What the names of admission policies of shorepass begin with.
+pub const POLICY_PREFIX: &str = "shorepass-issuer-";
+
 /// The name of the admission policy, and of the roles and bindings of an issuer.
 pub fn policy_name(issuer: &Name) -> String {
-    format!("shorepass-issuer-{issuer}")
+    format!("{POLICY_PREFIX}{issuer}")
 }

@@ -1,7 +1,8 @@
 //! What a refusal of the API server means for a mint or a cut.
 //!
 //! Authorisation is told apart from admission by the API server's own words: both answer 403, and only RBAC says that
-//! the user "cannot create resource". A ValidatingAdmissionPolicy answers 422 and names itself.
+//! the user "cannot create resource". A ValidatingAdmissionPolicy answers 422 and names itself, a webhook answers what it
+//! likes and is named. The words of our own policy say what to do; those of others are kept from callers.
 
 use std::fmt;
 
@@ -10,6 +11,7 @@ use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 
 use crate::api_server::{ApiError, RETRY_SOON, Refusal};
+use crate::names;
 
 /// What the issuer was about to do.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +64,12 @@ pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintEr
         ApiError::Refused(refusal) if refusal.reason == "Conflict" && refusal.kind != "Secret" => {
             MintError::Busy { cluster, retry_after: RETRY_SOON }
         }
-        ApiError::Refused(refusal) => match forbidden(&refusal, act) {
-            Some(rule) => MintError::Forbidden { rule },
+        ApiError::Refused(refusal) => match who_refuses(&refusal) {
+            Some(Refuser::Rbac) => MintError::Forbidden { rule: act.to_string() },
+            Some(Refuser::OurPolicy) => MintError::Forbidden { rule: with_words(&refusal, act) },
+            Some(Refuser::Admission) => {
+                MintError::AdmissionRefused { act: act.to_string(), words: refusal.message }
+            }
             None => MintError::AnswerRejected(refused(&refusal, act)),
         },
     }
@@ -74,25 +80,42 @@ pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
     match error {
         ApiError::NoAnswer(cause) => Some(CutError::Unreachable(cause)),
         ApiError::Refused(refusal) if refusal.code == 404 => None,
-        ApiError::Refused(refusal) => Some(match forbidden(&refusal, act) {
-            Some(rule) => CutError::Forbidden(rule),
+        ApiError::Refused(refusal) => Some(match who_refuses(&refusal) {
+            Some(Refuser::Rbac) => CutError::Forbidden(act.to_string()),
+            // Operators alone are told of cuts.
+            Some(Refuser::OurPolicy | Refuser::Admission) => CutError::Forbidden(with_words(&refusal, act)),
             None => CutError::Unreachable(refused(&refusal, act)),
         }),
     }
 }
 
-/// What the issuer may not do, and who says so if it is not RBAC.
-fn forbidden(refusal: &Refusal, act: Act<'_>) -> Option<String> {
-    let by_policy = refusal.code == 422 && refusal.message.contains("ValidatingAdmissionPolicy '");
+/// Who does not let the issuer do something.
+enum Refuser {
+    Rbac,
+    /// An admission policy that `shorepass-issuer rbac` prints.
+    OurPolicy,
+    /// Any other policy, plugin or webhook.
+    Admission,
+}
+
+fn who_refuses(refusal: &Refusal) -> Option<Refuser> {
+    let said = &refusal.message;
+    let by_webhook = said.contains("admission webhook \"");
+    let by_policy = said.contains("ValidatingAdmissionPolicy '");
+    let by_ours = said.contains(&format!("ValidatingAdmissionPolicy '{}", names::POLICY_PREFIX));
     match refusal.code {
-        403 if is_missing_rule(refusal) => Some(act.to_string()),
-        403 => Some(format!("{act}; admission says: {}", refusal.message)),
-        _ if by_policy => Some(format!(
-            "{act}; admission says: {} (did the roles change? apply `shorepass-issuer rbac` again)",
-            refusal.message
-        )),
+        _ if by_webhook => Some(Refuser::Admission),
+        _ if by_ours => Some(Refuser::OurPolicy),
+        _ if by_policy => Some(Refuser::Admission),
+        403 if is_missing_rule(refusal) => Some(Refuser::Rbac),
+        403 => Some(Refuser::Admission),
         _ => None,
     }
+}
+
+fn with_words(refusal: &Refusal, act: Act<'_>) -> String {
+    let words = &refusal.message;
+    format!("{act}; admission says: {words} (did the roles change? apply `shorepass-issuer rbac` again)")
 }
 
 /// Whether RBAC refused, and not an admission plugin or a webhook.
@@ -150,12 +173,35 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_admission_is_told_in_its_own_words() {
-        for said in
-            [refusal(403, "Forbidden", "secrets", "exceeded quota"), refusal(422, "Invalid", "", POLICY)]
-        {
-            let MintError::Forbidden { rule } = minting(said, true) else { panic!("it must be forbidden") };
-            assert!(rule.contains("admission says: "), "{rule}");
+    fn a_refusal_of_our_own_policy_is_told_in_its_words() {
+        for code in [422, 403] {
+            let said = minting(refusal(code, "Invalid", "", POLICY), true);
+            let MintError::Forbidden { rule } = said else { panic!("it must be forbidden: {said}") };
+            assert!(rule.contains(&format!("admission says: {POLICY}")), "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_other_admission_stand_apart_from_what_was_refused() {
+        for (code, message) in [
+            (403, "exceeded quota: tight, requested: secrets=1, used: secrets=9, limited: secrets=9"),
+            (403, "admission webhook \"guard.acme.example\" denied the request: see http://10.0.0.9/rules"),
+            (400, "admission webhook \"guard.acme.example\" denied the request: no"),
+            (422, "ValidatingAdmissionPolicy 'acme' with binding 'b' denied request: no"),
+            (403, "ValidatingAdmissionPolicy 'acme' with binding 'b' denied request: no"),
+            // A webhook may say what it likes.
+            (
+                403,
+                "admission webhook \"x\" denied the request: ValidatingAdmissionPolicy 'shorepass-issuer-main' no",
+            ),
+            (
+                403,
+                "admission webhook \"x\" denied the request: User \"x\" cannot create resource \"secrets\"",
+            ),
+        ] {
+            let act = "create serviceaccounts/token \"deployer\" in namespace \"web\"".to_owned();
+            let refused = MintError::AdmissionRefused { act, words: message.to_owned() };
+            assert_eq!(minting(refusal(code, "Forbidden", "secrets", message), true), refused);
         }
     }
 

@@ -27,19 +27,29 @@ pub(crate) struct Report<'a> {
     file: &'a Path,
     lines: Vec<&'a str>,
     faults: RefCell<Vec<Fault>>,
+    warnings: RefCell<Vec<Fault>>,
 }
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, lines: text.lines().collect(), faults: RefCell::default() }
+        Self { file, lines: text.lines().collect(), faults: RefCell::default(), warnings: RefCell::default() }
     }
 
     pub(crate) fn fault(&self, at: At, path: &str, problem: impl Display) {
-        let mut faults = self.faults.borrow_mut();
+        self.note(&self.faults, at, path, problem);
+    }
+
+    fn note(&self, faults: &RefCell<Vec<Fault>>, at: At, path: &str, problem: impl Display) {
+        let mut faults = faults.borrow_mut();
         if faults.len() < FAULT_LIMIT {
             let source = self.lines.get(at.line - 1).copied();
             faults.push(Fault::new(self.file.to_owned(), at, path, &problem.to_string(), source));
         }
+    }
+
+    /// What loads and does not do what it seems to.
+    pub(crate) fn take_warnings(&self) -> Vec<Fault> {
+        self.warnings.take()
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -92,6 +102,16 @@ impl<'a> Cursor<'a> {
 
     /// Reports a problem with the field below this one, or with its nearest ancestor that is there.
     pub(crate) fn fault_below<T>(&self, field: &str, problem: impl Display) -> Option<T> {
+        self.report.fault(self.place_below(field), &join(&self.path, field), problem);
+        None
+    }
+
+    /// Warns of the field below this one. The document loads all the same.
+    pub(crate) fn warn_below(&self, field: &str, problem: impl Display) {
+        self.report.note(&self.report.warnings, self.place_below(field), &join(&self.path, field), problem);
+    }
+
+    fn place_below(&self, field: &str) -> At {
         let mut at = self.label;
         let mut node = self.node;
         for part in field.split('.') {
@@ -99,8 +119,7 @@ impl<'a> Cursor<'a> {
             let Some(entry) = entries.iter().find(|entry| entry.key == part) else { break };
             (at, node) = (entry.key_at, &entry.node);
         }
-        self.report.fault(at, &join(&self.path, field), problem);
-        None
+        at
     }
 
     /// Those of the value's keys that are named, and no word about the others: [`Self::fields`] comes after it.

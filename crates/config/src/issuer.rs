@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
-use shorepass_core::role::Role;
 
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
-use crate::role;
+use crate::role::{self, Roles};
 use crate::scalar::{Host, HostPort, parse_server_url};
 
 const KIND: &str = "IssuerConfig";
@@ -26,6 +25,11 @@ const CERTIFICATE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
 const RECEIPTS_ONE_IN: NonZeroU32 = NonZeroU32::new(100).expect("it is not 0");
 /// A watch that lags longer than this is broken.
 const LAG_CEILING: Duration = Duration::from_secs(10 * 60);
+/// How long history is kept where nothing is said.
+const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// As long as the longest lease: until then a lease may need the enrolment that it came from.
+const RETENTION_FLOOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const RETENTION_CEILING: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// What an issuer is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,10 @@ pub struct IssuerConfig {
     pub listen: Listen,
     /// Where it keeps keys, ledger and audit.
     pub state_directory: PathBuf,
+    /// What it does when the records in there are lost.
+    pub on_store_failure: OnStoreFailure,
+    /// How long what is over is kept in the ledger; none keeps it for ever.
+    pub history_retention: Option<Duration>,
     /// The clusters, at least one, no name twice.
     pub clusters: Vec<ClusterConfig>,
     /// Where the role documents are.
@@ -50,6 +58,16 @@ pub struct IssuerConfig {
     pub limits: Limits,
     /// Of leases that end otherwise than by revocation, one in so many gets a receipt.
     pub receipts_one_in: NonZeroU32,
+}
+
+/// What the issuer does when its records cannot be read, or were cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStoreFailure {
+    /// Move them aside, make them anew as far as that goes, raise an alarm, and issue.
+    #[default]
+    Continue,
+    /// Do not start.
+    Stop,
 }
 
 /// The addresses of the listeners; port 0 takes a free one.
@@ -121,7 +139,7 @@ impl IssuerConfig {
     }
 
     /// The roles of the configured directory; one of an unknown cluster is refused.
-    pub fn load_roles(&self) -> Result<Vec<Role>, ConfigErrors> {
+    pub fn load_roles(&self) -> Result<Roles, ConfigErrors> {
         let clusters: Vec<Name> = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
         role::load_directory_for(&self.role_directory, &clusters)
     }
@@ -142,19 +160,22 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let trust_domain = fields.required("trustDomain", |domain| domain.parsed(TrustDomain::parse));
     let identity = fields.required("issuer", identity);
     let listen = fields.required("listen", listen);
-    let state_directory = fields.required("state", directory);
+    let state = fields.required("state", state);
     let clusters = fields.required("clusters", clusters);
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
     let limits = fields.optional("limits", limits);
     let receipts_one_in = fields.optional("receipts", receipts);
     let (name, dns_names) = identity?;
+    let (state_directory, on_store_failure, history_retention) = state?;
     Some(IssuerConfig {
         trust_domain: trust_domain?,
         name,
         dns_names,
         listen: listen?,
-        state_directory: state_directory?,
+        state_directory,
+        on_store_failure,
+        history_retention,
         clusters: clusters?,
         role_directory: role_directory?,
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
@@ -197,6 +218,21 @@ fn listen(cursor: &Cursor<'_>) -> Option<Listen> {
 
 fn directory(cursor: &Cursor<'_>) -> Option<PathBuf> {
     cursor.fields(&["directory"])?.required("directory", Cursor::file_path)
+}
+
+fn state(cursor: &Cursor<'_>) -> Option<(PathBuf, OnStoreFailure, Option<Duration>)> {
+    let fields = cursor.fields(&["directory", "onStoreFailure", "historyRetention"])?;
+    let directory = fields.required("directory", Cursor::file_path);
+    let on_failure = fields.optional("onStoreFailure", |cursor| match cursor.text()? {
+        "continue" => Some(OnStoreFailure::Continue),
+        "stop" => Some(OnStoreFailure::Stop),
+        other => cursor.fault(format!("{other:?} is neither continue nor stop")),
+    });
+    let retention = fields.optional("historyRetention", |cursor| match cursor.duration()? {
+        Duration::ZERO => Some(None),
+        _ => cursor.duration_within(RETENTION_FLOOR..=RETENTION_CEILING).map(Some),
+    });
+    Some((directory?, on_failure.unwrap_or_default(), retention.unwrap_or(Some(RETENTION))))
 }
 
 fn clusters(cursor: &Cursor<'_>) -> Option<Vec<ClusterConfig>> {
@@ -291,6 +327,15 @@ mod tests {
         assert_eq!(config.clusters[0].endpoints.len(), 2);
         let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
         assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
+        assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
+        let shorter = ISSUER
+            .replace("    historyRetention: 2160h", "    #")
+            .replace("    onStoreFailure: continue", "    #");
+        assert_eq!(read(&shorter).unwrap(), config);
+        let for_ever = read(&ISSUER.replace("2160h", "0s")).unwrap();
+        assert_eq!(for_ever.history_retention, None);
+        let stops = read(&ISSUER.replace("onStoreFailure: continue", "onStoreFailure: stop")).unwrap();
+        assert_eq!(stops.on_store_failure, OnStoreFailure::Stop);
         let tunables = ISSUER.find("  certificates:").unwrap();
         assert_eq!(read(&ISSUER[..tunables]).unwrap(), config);
     }
@@ -334,8 +379,18 @@ mod tests {
             ("  state:", "  states:", &["spec.states: unknown key, did you mean `state`?"]),
             (
                 "lib/shorepass-issuer",
-                "lib/x\n    onStoreFailure: continue",
-                &["spec.state.onStoreFailure: unknown key"],
+                "lib/x\n    onStorFailure: stop",
+                &["spec.state.onStorFailure: unknown key, did you mean `onStoreFailure`?"],
+            ),
+            (
+                "onStoreFailure: continue",
+                "onStoreFailure: ignore",
+                &["spec.state.onStoreFailure: \"ignore\" is neither continue nor stop"],
+            ),
+            (
+                "historyRetention: 2160h",
+                "historyRetention: 167h",
+                &["spec.state.historyRetention: 167h is out of bounds: write 168h to 87600h"],
             ),
             ("context: shorepass-issuer", "user: x", &["kubeconfig.user: unknown key", "path, context"]),
             (
@@ -400,7 +455,7 @@ mod tests {
         let text = format!("{}{}", &ISSUER[..to], &ISSUER[from..]);
         let errors = read(&text).unwrap_err().to_string();
         assert!(
-            errors.contains("spec.clusters[1].name: a cluster named staging stands in issuer.yaml:16"),
+            errors.contains("spec.clusters[1].name: a cluster named staging stands in issuer.yaml:18"),
             "{errors}"
         );
     }
@@ -429,7 +484,7 @@ mod tests {
         std::fs::write(directory.path().join("web.yaml"), role).unwrap();
         let mut config =
             IssuerConfig { role_directory: directory.path().to_owned(), ..read(ISSUER).unwrap() };
-        assert_eq!(config.load_roles().unwrap().len(), 1);
+        assert_eq!(config.load_roles().unwrap().roles.len(), 1);
         config.clusters[0].name = Name::parse("stagin").unwrap();
         let errors = config.load_roles().unwrap_err().to_string();
         for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {

@@ -12,29 +12,40 @@ use std::time::Duration;
 
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::role::{LEASE_LIFETIME_CEILING, Lifetime, Role, Subject, TOKEN_LIFETIME_CEILING, Target};
 
 use crate::cursor::{Cursor, Report, closest};
 use crate::envelope;
-use crate::error::{ConfigError, ConfigErrors};
+use crate::error::{ConfigError, ConfigErrors, Fault};
 use crate::yaml::Document;
 
 const KIND: &str = "Role";
+const NO_VERIFIED_JOBS: &str = "no runner gets the role by this item: it takes verified jobs only, and there is no way to \
+                                verify one yet; write `acceptJobs: asserted` beside it to take a runner's word for its job";
 const TOKEN_LIFETIME: Lifetime =
     Lifetime { default: Duration::from_secs(30 * 60), max: Duration::from_secs(60 * 60) };
 const LEASE_LIFETIME: Lifetime =
     Lifetime { default: Duration::from_secs(60 * 60), max: Duration::from_secs(6 * 60 * 60) };
+
+/// Roles, and what is odd about their documents.
+#[derive(Debug)]
+pub struct Roles {
+    /// The roles.
+    pub roles: Vec<Role>,
+    /// What loads and does not do what it seems to, each with its place and what to write instead.
+    pub warnings: Vec<Fault>,
+}
 
 /// The roles of all `*.yaml` and `*.yml` files in a directory, files in the order of their names.
 ///
 /// Hidden files and other names are passed over, folders are not entered. Whether the clusters exist is not asked: see
 /// [`crate::IssuerConfig::load_roles`].
 pub fn load_directory(directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
-    Reader { clusters: None, seen: BTreeMap::new() }.directory(directory)
+    Ok(Reader { clusters: None, seen: BTreeMap::new() }.directory(directory)?.roles)
 }
 
 /// As [`load_directory`]; a role of another cluster than these is refused where it says so.
-pub(crate) fn load_directory_for(directory: &Path, clusters: &[Name]) -> Result<Vec<Role>, ConfigErrors> {
+pub(crate) fn load_directory_for(directory: &Path, clusters: &[Name]) -> Result<Roles, ConfigErrors> {
     Reader { clusters: Some(clusters), seen: BTreeMap::new() }.directory(directory)
 }
 
@@ -45,27 +56,31 @@ struct Reader<'c> {
 }
 
 impl Reader<'_> {
-    fn directory(mut self, directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
-        let mut roles = Vec::new();
+    fn directory(mut self, directory: &Path) -> Result<Roles, ConfigErrors> {
+        let mut all = Roles { roles: Vec::new(), warnings: Vec::new() };
         let mut errors: Vec<ConfigError> = Vec::new();
         for file in role_files(directory)? {
             match self.file(&file) {
-                Ok(found) => roles.extend(found),
+                Ok(found) => {
+                    all.roles.extend(found.roles);
+                    all.warnings.extend(found.warnings);
+                }
                 Err(found) => errors.extend(found),
             }
         }
-        if errors.is_empty() { Ok(roles) } else { Err(ConfigErrors::new(errors)) }
+        if errors.is_empty() { Ok(all) } else { Err(ConfigErrors::new(errors)) }
     }
 
-    fn file(&mut self, file: &Path) -> Result<Vec<Role>, ConfigErrors> {
+    fn file(&mut self, file: &Path) -> Result<Roles, ConfigErrors> {
         self.text(file, &envelope::read_text(file)?)
     }
 
-    fn text(&mut self, file: &Path, text: &str) -> Result<Vec<Role>, ConfigErrors> {
+    fn text(&mut self, file: &Path, text: &str) -> Result<Roles, ConfigErrors> {
         let report = Report::new(file, text);
         let documents = envelope::documents(&report, text);
         let roles = documents.iter().filter_map(|document| self.document(&report, document)).collect();
-        report.finish(Some(roles))
+        let warnings = report.take_warnings();
+        Ok(Roles { roles: report.finish(Some(roles))?, warnings })
     }
 
     fn document(&mut self, report: &Report<'_>, document: &Document<'_>) -> Option<Role> {
@@ -135,18 +150,24 @@ fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
 
 fn lifetimes(cursor: &Cursor<'_>) -> Option<(Lifetime, Lifetime)> {
     let fields = cursor.fields(&["token", "lease"])?;
-    let token = fields.optional("token", |cursor| lifetime(cursor, TOKEN_LIFETIME)).unwrap_or(TOKEN_LIFETIME);
-    let lease = fields.optional("lease", |cursor| lifetime(cursor, LEASE_LIFETIME)).unwrap_or(LEASE_LIFETIME);
+    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, TOKEN_LIFETIME_CEILING);
+    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, LEASE_LIFETIME_CEILING);
+    let token = fields.optional("token", token).unwrap_or(TOKEN_LIFETIME);
+    let lease = fields.optional("lease", lease).unwrap_or(LEASE_LIFETIME);
     Some((token, lease))
 }
 
 /// Where only one of the two is written, the other is as usual, but never in contradiction to it.
-fn lifetime(cursor: &Cursor<'_>, usual: Lifetime) -> Option<Lifetime> {
+fn lifetime(cursor: &Cursor<'_>, usual: Lifetime, ceiling: Duration) -> Option<Lifetime> {
     let fields = cursor.fields(&["default", "max"])?;
     let default = fields.optional("default", Cursor::duration);
     let max = fields.optional("max", Cursor::duration);
     let max = max.unwrap_or(usual.max.max(default.unwrap_or(usual.default)));
-    Some(Lifetime { default: default.unwrap_or(usual.default.min(max)), max })
+    let lifetime = Lifetime { default: default.unwrap_or(usual.default.min(max)), max };
+    match lifetime.problem(ceiling) {
+        None => Some(lifetime),
+        Some(problem) => cursor.fault(problem),
+    }
 }
 
 fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
@@ -156,11 +177,15 @@ fn subject(cursor: &Cursor<'_>) -> Option<Subject> {
         "asserted" => Some(true),
         other => cursor.fault(format!("{other:?} is not known: write asserted, or leave the key out")),
     };
-    Some(Subject {
-        runners: fields.optional("runners", patterns).unwrap_or_default(),
-        platforms: fields.optional("platforms", patterns).unwrap_or_default(),
-        accept_asserted_jobs: fields.optional("acceptJobs", accept).unwrap_or(false),
-    })
+    // A list with a fault in it names somebody all the same: that is told once, where the fault is.
+    let list = |key| fields.optional(key, |list| Some(patterns(list))).unwrap_or_else(|| Some(Vec::new()));
+    let (runners, platforms) = (list("runners"), list("platforms"));
+    let accept_asserted_jobs = fields.optional("acceptJobs", accept).unwrap_or(false);
+    let subject = Subject { runners: runners?, platforms: platforms?, accept_asserted_jobs };
+    if !subject.runners.is_empty() && !subject.accept_asserted_jobs {
+        cursor.warn_below("runners", NO_VERIFIED_JOBS);
+    }
+    Some(subject)
 }
 
 fn role_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -186,8 +211,12 @@ mod tests {
 
     const ROLE: &str = include_str!("../../../deploy/examples/role.yaml");
 
-    fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
+    fn read_with_warnings(text: &str) -> Result<Roles, ConfigErrors> {
         Reader { clusters: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)
+    }
+
+    fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
+        read_with_warnings(text).map(|read| read.roles)
     }
 
     /// Exchanges a part of the example and expects all fragments in one error.
@@ -206,6 +235,17 @@ mod tests {
         assert_eq!((role.token(), role.lease()), (TOKEN_LIFETIME, LEASE_LIFETIME));
         assert!(role.subjects()[0].accept_asserted_jobs);
         assert_eq!(role.digest(), Digest::of_bytes(ROLE.as_bytes()));
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_lifetimes_and_subjects_is_told_at_once_and_nothing_besides() {
+        let text = ROLE.replacen("default: 30m", "default: 9m", 1).replacen("max: 6h", "max: 3000h", 1);
+        let errors = read(&text.replacen("prod-*", "\"*\"", 1)).unwrap_err();
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for part in ["lifetimes.token: under 600 s", "lifetimes.lease: max is over", "runners[0]"] {
+            assert!(told.iter().any(|error| error.contains(part)), "{part}: {told:?}");
+        }
     }
 
     #[test]
@@ -262,6 +302,25 @@ mod tests {
         ] {
             let errors = read(&format!("{head}{subjects}")).unwrap_err().to_string();
             assert!(errors.contains(path), "{errors}");
+        }
+    }
+
+    #[test]
+    fn an_item_that_no_runner_can_match_yet_loads_with_a_warning_at_its_place() {
+        let warnings = |part: &str, exchange: &str| {
+            let read = read_with_warnings(&ROLE.replacen(part, exchange, 1)).unwrap();
+            assert_eq!(read.roles.len(), 1);
+            read.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(warnings("", ""), [""; 0]);
+        assert_eq!(warnings("runners: [prod-*]\n      acceptJobs: asserted", "platforms: [prod-*]"), [""; 0]);
+        let line = ROLE.lines().position(|line| line.contains("runners:")).unwrap() + 1;
+        for exchange in ["", "platforms: [prod-*]"] {
+            let told = warnings("acceptJobs: asserted", exchange).join("\n");
+            let place = format!("web.yaml:{line}:7: spec.subjects[0].runners: ");
+            for part in [&place, "no runner gets the role", "acceptJobs: asserted", "^^^^^^^"] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
@@ -75,6 +76,12 @@ pub struct Line {
     /// SHA-256 of a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
+    /// SHA-256 of a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The uid of who made an identity on the issuer's machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// Which runner names a join token enrols.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runners: Option<String>,
@@ -167,6 +174,22 @@ pub fn line(change: &Change) -> Line {
         Change::EnrolmentReplaced { enrolment } => {
             of_enrolment("runner.replaced", enrolment, enrolment.replaced.unwrap_or(enrolment.created))
         }
+        Change::IdentityCreated { identity } => Line {
+            caller: text(&identity.owner.spiffe_id),
+            enrolment: text(identity.owner.enrolment),
+            until: text(identity.expires),
+            certificate: text(identity.certificate),
+            uid: Some(identity.uid),
+            ..at("identity.created", identity.created)
+        },
+        Change::BanSet { ban } => {
+            Line { by: text(&ban.by), reason: Some(ban.reason.clone()), ..of_ban("ban.set", ban, ban.set) }
+        }
+        Change::BanLifted { ban } => {
+            let lifted = ban.lifted.as_ref();
+            let when = lifted.map_or(ban.set, |lifted| lifted.at);
+            Line { by: lifted.map(|lifted| lifted.by.to_string()), ..of_ban("ban.lifted", ban, when) }
+        }
         Change::Refused { refusal } => Line {
             caller: refusal.caller.as_ref().map(SpiffeId::to_string),
             decision: text(refusal.decision),
@@ -214,7 +237,7 @@ fn of_lease(event: &'static str, lease: &Lease) -> Line {
         caller: text(&lease.owner.spiffe_id),
         enrolment: text(lease.owner.enrolment),
         by: match cause {
-            Some(EndCause::Revoked { by, .. }) => text(by),
+            Some(EndCause::Revoked { by, .. } | EndCause::OwnerBanned { by, .. }) => text(by),
             Some(_) | None => None,
         },
         job: text(lease.job),
@@ -266,6 +289,14 @@ fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -
         lease: text(block.lease),
         ..at(event, time)
     }
+}
+
+fn of_ban(event: &'static str, ban: &Ban, time: Timestamp) -> Line {
+    let enrolment = match &ban.banned {
+        Banned::Name(_) => None,
+        Banned::Enrolment(owner) => text(owner.enrolment),
+    };
+    Line { caller: text(ban.banned.spiffe_id()), enrolment, ..at(event, time) }
 }
 
 fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -> Line {

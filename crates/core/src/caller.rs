@@ -133,6 +133,8 @@ pub struct VerifiedPeer {
     pub spiffe_id: SpiffeId,
     /// The enrolment that the certificate names.
     pub enrolment: EnrolmentId,
+    /// When the certificate was made, as it says itself.
+    pub issued: Timestamp,
     /// When the certificate ends.
     pub expires: Timestamp,
     /// SHA-256 of the certificate, DER: names it in audit lines.
@@ -164,6 +166,11 @@ impl Caller {
     /// Its enrolment.
     pub fn enrolment(&self) -> EnrolmentId {
         self.peer.enrolment
+    }
+
+    /// When its certificate was made, as that says itself.
+    pub fn issued(&self) -> Timestamp {
+        self.peer.issued
     }
 
     /// When its certificate ends.

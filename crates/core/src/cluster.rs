@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::id::CallId;
 use crate::lease::AnchorName;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
@@ -44,11 +45,20 @@ pub enum MintError {
         /// Its name.
         name: String,
     },
-    /// RBAC refuses the issuer.
+    /// RBAC, or our own admission policy, refuses the issuer.
     #[error("the cluster forbids the issuer to {rule}")]
     Forbidden {
         /// What it lacks, such as `create serviceaccounts/token "deployer" in namespace "web"`.
         rule: String,
+    },
+    /// Somebody else's admission (a policy, a webhook, a quota) refuses the issuer. What it says may tell how the cluster
+    /// is made, so it is for the operator, and not for the caller.
+    #[error("admission in the cluster forbids the issuer to {act}; it says: {words}")]
+    AdmissionRefused {
+        /// What the issuer was about to do, such as `create secrets in namespace "web"`.
+        act: String,
+        /// The refusal's own text.
+        words: String,
     },
     /// The admission policy was not found.
     #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]
@@ -106,10 +116,11 @@ pub trait Cluster: Witnesses {
     /// Where clients find it.
     fn endpoint(&self) -> &Endpoint;
 
-    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first.
+    /// Mints a token on the order's anchor, which is created with this annotation if the order is a lease's first. The
+    /// cluster is told for which call.
     ///
     /// May repeat: no. On an error the anchor may or may not exist.
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError>;
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError>;
 
     /// Deletes an anchor; one that is not there is deleted. May repeat: yes.
     async fn cut(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError>;

@@ -29,6 +29,19 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Reads lower-case hex, as it is displayed, and nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 64 || !text.as_bytes().iter().all(digits) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, place) in bytes.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&text[place..place + 2], 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -57,5 +70,17 @@ mod tests {
     fn bytes_digest_is_the_standard_one() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of_bytes(b"").to_string(), empty);
+    }
+
+    #[test]
+    fn what_is_displayed_is_read_back_and_nothing_else() {
+        let digest = Digest::of_bytes(b"x");
+        let text = digest.to_string();
+        assert_eq!(Digest::parse(&text), Some(digest));
+        for bad in
+            [text.to_uppercase(), text[1..].to_owned(), format!("{text}0"), "+f".repeat(32), "ä".repeat(32)]
+        {
+            assert_eq!(Digest::parse(&bad), None, "{bad}");
+        }
     }
 }

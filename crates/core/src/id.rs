@@ -1,6 +1,9 @@
 //! Identifiers: UUIDv7 (RFC 9562) in canonical lower case, one type for each thing.
 //!
 //! An identifier is never authority: every act on one checks the caller against the owner.
+//!
+//! [`CallId`] stands apart: what calls it is chosen by whoever calls, so any harmless text is one. It is what people know
+//! as the request id; [`RequestId`] is the id that makes a repeated request the same request.
 
 use std::fmt;
 
@@ -99,6 +102,40 @@ id!(
     EnrolmentId
 );
 
+/// Names a call through every hop: header, log lines, the cluster's audit log. Ours are UUIDv7.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(String);
+
+/// Why a text does not name a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a call is 1 to 64 letters, digits, '-', '_' and '.'")]
+pub struct CallIdError;
+
+impl CallId {
+    /// Takes what is harmless wherever it may be written, and nothing else.
+    pub fn parse(text: &str) -> Result<Self, CallIdError> {
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(harmless);
+        if fits { Ok(Self(text.to_owned())) } else { Err(CallIdError) }
+    }
+
+    /// Makes a new one.
+    pub fn generate(now: Timestamp, entropy: &dyn Entropy) -> Self {
+        Self(generate(now, entropy).as_hyphenated().to_string())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +164,16 @@ mod tests {
         {
             assert!(LeaseId::parse(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn any_harmless_text_names_a_call_and_ours_are_uuids() {
+        assert_eq!(CallId::parse("agent-1_a.B").unwrap().as_str(), "agent-1_a.B");
+        for bad in ["", "a b", "a\"b", "a=b", "a/b", "a\n", "ä", &"a".repeat(65)] {
+            assert_eq!(CallId::parse(bad), Err(CallIdError), "{bad:?}");
+        }
+        let ours = CallId::generate(Timestamp::from_second(1_790_000_000).unwrap(), &Counting);
+        assert_eq!(CallId::parse(ours.as_str()), Ok(ours.clone()));
+        assert!(RequestId::parse(ours.as_str()).is_ok(), "{ours}");
     }
 }

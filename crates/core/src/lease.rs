@@ -91,6 +91,13 @@ pub enum EndCause {
     ServiceAccountReplaced,
     /// Its owner's enrolment was replaced.
     EnrolmentReplaced,
+    /// Its owner was banned.
+    OwnerBanned {
+        /// By whom.
+        by: SpiffeId,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl EndCause {
@@ -105,6 +112,9 @@ impl EndCause {
             Self::AnchorLost => "lost its anchor: somebody deleted the Secret".to_owned(),
             Self::ServiceAccountReplaced => "ended because its ServiceAccount was replaced".to_owned(),
             Self::EnrolmentReplaced => "ended because its runner was enrolled anew".to_owned(),
+            Self::OwnerBanned { by, reason } => {
+                format!("ended because its owner was banned by {by}: {reason}")
+            }
         }
     }
 }

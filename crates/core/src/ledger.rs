@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::ban::{Ban, BanKey};
 use crate::block::Block;
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
+use crate::identity::CreatedIdentity;
 use crate::job::Job;
 use crate::lease::Lease;
 use crate::name::Name;
 use crate::receipt::Control;
 use crate::request::{Method, Request};
+use crate::security::SecurityState;
 use crate::time::Timestamp;
 
 /// Counts the changes of one row, from 1; a row is written only over the revision before.
@@ -181,6 +184,21 @@ pub enum Change {
         /// The enrolment that ended.
         enrolment: Enrolment,
     },
+    /// An identity of an operator or a platform was made, beside the daemon.
+    IdentityCreated {
+        /// The identity.
+        identity: CreatedIdentity,
+    },
+    /// Somebody was banned.
+    BanSet {
+        /// The ban.
+        ban: Ban,
+    },
+    /// A ban was lifted.
+    BanLifted {
+        /// The ban.
+        ban: Ban,
+    },
     /// A request was refused.
     Refused {
         /// Which, and why.
@@ -226,6 +244,10 @@ pub struct LeaseFilter {
     pub role: Option<Name>,
     /// Leases in this cluster.
     pub cluster: Option<Name>,
+    /// Leases of ServiceAccounts in this namespace.
+    pub namespace: Option<Name>,
+    /// Leases of ServiceAccounts of this name.
+    pub service_account: Option<String>,
     /// Ended ones too.
     pub include_ended: bool,
 }
@@ -240,11 +262,33 @@ impl LeaseFilter {
             && self.job.is_none_or(|job| job == lease.job)
             && self.role.as_ref().is_none_or(|role| *role == lease.role)
             && self.cluster.as_ref().is_none_or(|cluster| *cluster == lease.target.cluster)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == lease.target.namespace)
+            && self.service_account.as_ref().is_none_or(|account| *account == lease.target.service_account)
     }
 
     /// Whether it holds back anything at all.
     pub fn is_everything(&self) -> bool {
         *self == Self { include_ended: self.include_ended, ..Self::default() }
+    }
+}
+
+/// What a page of blocks should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockFilter {
+    /// Blocks of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Blocks for this role.
+    pub role: Option<Name>,
+    /// Blocks that are in force now, and no others.
+    pub in_force: Option<Timestamp>,
+}
+
+impl BlockFilter {
+    /// Whether the block is one of these.
+    pub fn matches(&self, block: &Block) -> bool {
+        self.caller.as_ref().is_none_or(|caller| *caller == block.caller)
+            && self.role.as_ref().is_none_or(|role| *role == block.role)
+            && self.in_force.is_none_or(|now| block.in_force(now))
     }
 }
 
@@ -275,7 +319,13 @@ pub trait Ledger: Send + Sync {
     fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError>;
 
     /// What came of an earlier request.
-    fn request(&self, owner: &Owner, method: Method, id: RequestId) -> Result<Option<Request>, LedgerError>;
+    fn request(
+        &self,
+        owner: &Owner,
+        job: Option<JobId>,
+        method: Method,
+        id: RequestId,
+    ) -> Result<Option<Request>, LedgerError>;
 
     /// A block.
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError>;
@@ -286,6 +336,20 @@ pub trait Ledger: Send + Sync {
     /// The controls of a cluster that are not known to be gone.
     fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;
 
+    /// Up to `limit` blocks that match, newest first, older than `before`.
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError>;
+
+    /// The ban that is found by this, whether in force or not.
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError>;
+
+    /// Up to `limit` bans, whether in force or not, in the reverse order of their keys, after `after` in it.
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError>;
+
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;
 
@@ -295,9 +359,21 @@ pub trait Ledger: Send + Sync {
     /// The enrolment that was made last for a SPIFFE ID.
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError>;
 
+    /// An identity by the digest of its certificate.
+    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError>;
+
+    /// The identity that was recorded last.
+    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError>;
+
     /// Whether it can record: an error says why the last commit failed, or why none can be made any more.
     fn health(&self) -> Result<(), LedgerError>;
 
     /// How long the last commit took; none before the first.
     fn last_commit(&self) -> Option<Duration>;
+
+    /// Whether all security state that was ever acknowledged is known.
+    fn security(&self) -> SecurityState;
+
+    /// What an operator should look at although it records and finds; none if there is nothing.
+    fn alarm(&self) -> Option<String>;
 }

@@ -6,12 +6,14 @@
 //! [`mint::Order`] only from a grant, and a token leaves only against a [`ledger::Recorded`].
 
 pub mod audit;
+pub mod ban;
 pub mod block;
 pub mod caller;
 pub mod cluster;
 pub mod digest;
 pub mod enrolment;
 pub mod id;
+pub mod identity;
 pub mod job;
 pub mod lease;
 pub mod ledger;
@@ -22,6 +24,7 @@ pub mod receipt;
 pub mod refresh;
 pub mod request;
 pub mod role;
+pub mod security;
 pub mod time;
 pub mod token;
 pub mod window;

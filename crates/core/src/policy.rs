@@ -132,10 +132,8 @@ impl Policy {
         now: Timestamp,
     ) -> Result<Grant, Denial> {
         let role = self.permit(caller, job, &ask.role, now)?;
-        if let Some(block) = blocks.iter().find(|block| block.in_force(now)) {
-            let explanation =
-                format!("blocked by {} until {}: {}", block.by, for_people(block.until), block.reason);
-            return Err(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation });
+        if let Some(denial) = blocked(blocks, now) {
+            return Err(denial);
         }
         let wanted = ask.lease_lifetime.unwrap_or(role.lease().default).min(role.lease().max);
         let deadline = after(now, wanted);
@@ -175,6 +173,21 @@ impl Policy {
         Ok(Order { token_lifetime: token_lifetime(role, wanted, until(now, lease.deadline)), lease })
     }
 
+    /// Decides on a request that led to a lease before: as on a refresh, but who is blocked meanwhile gets nothing. `blocks`
+    /// are those of the caller and the role.
+    pub fn decide_again(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        lease: Lease,
+        wanted: Option<Duration>,
+        blocks: &[Block],
+        now: Timestamp,
+    ) -> Result<Order, Denial> {
+        let order = self.decide_refresh(caller, job, lease, wanted, now)?;
+        blocked(blocks, now).map_or(Ok(order), Err)
+    }
+
     fn permit(&self, caller: &Caller, job: &Job, role: &Name, now: Timestamp) -> Result<&Role, Denial> {
         if !job.is_open(now) {
             let explanation = format!("job {} has ended", job.id);
@@ -197,6 +210,13 @@ impl Policy {
         }
         Ok(role)
     }
+}
+
+/// What a block in force says.
+fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
+    let block = blocks.iter().find(|block| block.in_force(now))?;
+    let explanation = format!("blocked by {} until {}: {}", block.by, for_people(block.until), block.reason);
+    Some(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation })
 }
 
 /// The first requirement of the subject that is not met; none if all are.
@@ -256,6 +276,7 @@ mod tests {
         Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse(&format!("spiffe://d/{id}")).unwrap(),
             enrolment: EnrolmentId::parse(ID).unwrap(),
+            issued: second(0),
             expires: second(100_000),
             certificate: Digest::of_bytes(b"certificate"),
         })

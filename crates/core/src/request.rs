@@ -4,11 +4,13 @@ use crate::caller::Owner;
 use crate::digest::Digest;
 use crate::id::{JobId, LeaseId, RequestId};
 
-/// A request that creates something; scoped to its owner and method.
+/// A request that creates something; scoped to its owner, its job session and its method.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who asked.
     pub owner: Owner,
+    /// The job session that it was made for; none for one that opens a session, and for an operator's.
+    pub job: Option<JobId>,
     /// What was asked for.
     pub method: Method,
     /// The id that the caller chose.

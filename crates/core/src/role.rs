@@ -26,6 +26,23 @@ pub struct Lifetime {
     pub max: Duration,
 }
 
+impl Lifetime {
+    /// What makes it unfit for a role, which may give `ceiling` at most; none if nothing does.
+    pub fn problem(self, ceiling: Duration) -> Option<String> {
+        if self.default < TOKEN_LIFETIME_FLOOR || self.max < TOKEN_LIFETIME_FLOOR {
+            Some("under 600 s, the shortest life that Kubernetes gives a token: write 10m or more".to_owned())
+        } else if self.max > ceiling {
+            Some(format!("max is over {} h", ceiling.as_secs() / 3600))
+        } else if self.default > self.max {
+            Some("default is over max".to_owned())
+        } else if self.default == STRETCHED_LIFETIME || self.max == STRETCHED_LIFETIME {
+            Some("3607 s is the one lifetime that API servers stretch to a year: write 1h".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
 /// Which ServiceAccount, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
@@ -139,18 +156,7 @@ impl Role {
 }
 
 fn check_lifetime(field: &'static str, lifetime: Lifetime, ceiling: Duration) -> Result<(), RoleError> {
-    let problem = if lifetime.default < TOKEN_LIFETIME_FLOOR || lifetime.max < TOKEN_LIFETIME_FLOOR {
-        "under 600 s, the shortest life that Kubernetes gives a token: write 10m or more".to_owned()
-    } else if lifetime.max > ceiling {
-        format!("max is over {} h", ceiling.as_secs() / 3600)
-    } else if lifetime.default > lifetime.max {
-        "default is over max".to_owned()
-    } else if lifetime.default == STRETCHED_LIFETIME || lifetime.max == STRETCHED_LIFETIME {
-        "3607 s is the one lifetime that API servers stretch to a year: write 1h".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(RoleError { field, problem })
+    lifetime.problem(ceiling).map_or(Ok(()), |problem| Err(RoleError { field, problem }))
 }
 
 fn is_service_account_name(text: &str) -> bool {

@@ -1,7 +1,8 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`. Plain HTTP; it tells nothing secret and changes nothing.
 //!
 //! `/livez` is 200 as long as the process answers. `/readyz` is 503 with one line for each condition that does not
-//! hold, `name: reason`, so that a probe's message already says what is wrong.
+//! hold, `name: reason`, so that a probe's message already says what is wrong. Where all hold, and somebody should look at
+//! something all the same, it is 200 with `ok` and such lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,7 +32,16 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The named conditions of a daemon, each set by its owner.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<String, Option<String>>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<String, Holding>>>);
+
+#[derive(Clone, Debug)]
+enum Holding {
+    Yes,
+    /// What somebody should look at.
+    YesBut(String),
+    /// Why not.
+    No(String),
+}
 
 /// One condition, in the hands of whoever knows whether it holds.
 #[derive(Clone, Debug)]
@@ -56,23 +66,42 @@ impl Readiness {
     /// What does not hold, with the reason; empty when ready.
     pub fn problems(&self) -> Vec<(String, String)> {
         let conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        conditions.iter().filter_map(|(name, reason)| Some((name.clone(), reason.clone()?))).collect()
+        let problem = |holding: &Holding| match holding {
+            Holding::No(reason) => Some(reason.clone()),
+            Holding::Yes | Holding::YesBut(_) => None,
+        };
+        conditions.iter().filter_map(|(name, holding)| Some((name.clone(), problem(holding)?))).collect()
     }
 
-    fn set(&self, name: &str, reason: Option<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), reason);
+    /// What somebody should look at although its condition holds.
+    pub fn remarks(&self) -> Vec<(String, String)> {
+        let conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let remark = |holding: &Holding| match holding {
+            Holding::YesBut(remark) => Some(remark.clone()),
+            Holding::Yes | Holding::No(_) => None,
+        };
+        conditions.iter().filter_map(|(name, holding)| Some((name.clone(), remark(holding)?))).collect()
+    }
+
+    fn set(&self, name: &str, holding: Holding) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), holding);
     }
 }
 
 impl Condition {
     /// It holds.
     pub fn holds(&self) {
-        self.all.set(&self.name, None);
+        self.all.set(&self.name, Holding::Yes);
+    }
+
+    /// It holds, and somebody should look at this: one line.
+    pub fn holds_but(&self, remark: impl Into<String>) {
+        self.all.set(&self.name, Holding::YesBut(remark.into()));
     }
 
     /// It does not, for this reason: one line.
     pub fn fails(&self, reason: impl Into<String>) {
-        self.all.set(&self.name, Some(reason.into()));
+        self.all.set(&self.name, Holding::No(reason.into()));
     }
 }
 
@@ -124,14 +153,18 @@ pub async fn serve(listener: Listener, readiness: Readiness, metrics: Metrics, s
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     let problems = shown.readiness.problems();
     if problems.is_empty() {
-        return (StatusCode::OK, "ok\n".to_owned());
+        return (StatusCode::OK, format!("ok\n{}", lines(shown.readiness.remarks())));
     }
+    (StatusCode::SERVICE_UNAVAILABLE, lines(problems))
+}
+
+fn lines(told: Vec<(String, String)>) -> String {
     let mut text = String::new();
-    for (name, reason) in problems {
+    for (name, reason) in told {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name}: {reason}");
     }
-    (StatusCode::SERVICE_UNAVAILABLE, text)
+    text
 }
 
 async fn tidy(metrics: &Metrics) {
@@ -223,6 +256,12 @@ mod tests {
         );
         issuer.holds();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        issuer.holds_but("look at this");
+        let remark = get(address, "/readyz").await;
+        assert!(
+            remark.starts_with("HTTP/1.1 200") && remark.ends_with("ok\nissuer: look at this\n"),
+            "{remark}"
+        );
         issuer.fails("not reachable");
         assert!(get(address, "/readyz").await.ends_with("issuer: not reachable\n"));
         let shown = get(address, "/metrics").await;

@@ -86,6 +86,8 @@ pub enum AskError {
         message: String,
         /// What to do.
         remedy: String,
+        /// Under which id the logs of agent and issuer have it; empty where an older agent names none.
+        request_id: String,
     },
 }
 
@@ -105,6 +107,18 @@ impl AskError {
                 format!("install the same version of agent and clients, and check {SOCKET_VARIABLE}")
             }
             Self::Refused { remedy, .. } => remedy.clone(),
+        }
+    }
+
+    /// Under which id the logs of agent and issuer have it, for whoever is asked about it.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Refused { request_id, .. } => Some(request_id.as_str()).filter(|id| !id.is_empty()),
+            Self::NotRunning { .. }
+            | Self::Forbidden { .. }
+            | Self::Silent { .. }
+            | Self::Broken { .. }
+            | Self::Garbled { .. } => None,
         }
     }
 
@@ -207,9 +221,12 @@ impl Agent {
         self.read(&mut stream, &mut answer, deadline)?;
         let answer = Response::decode(answer.as_slice()).map_err(|_| self.garbled())?;
         match answer.response.ok_or_else(|| self.garbled())? {
-            Answer::Error(error) => {
-                Err(AskError::Refused { class: error.class(), message: error.message, remedy: error.remedy })
-            }
+            Answer::Error(error) => Err(AskError::Refused {
+                class: error.class(),
+                message: error.message,
+                remedy: error.remedy,
+                request_id: error.request_id,
+            }),
             answer => Ok(answer),
         }
     }

@@ -50,6 +50,16 @@ impl Failure {
         }
     }
 
+    /// What stands on stderr.
+    fn report(&self) -> String {
+        let request = match self {
+            Self::Ask(error) => error.request_id(),
+            Self::Usage(_) | Self::Protocol(_) | Self::Output(_) => None,
+        };
+        let request = request.map_or_else(String::new, |id| format!("  request: {id}\n"));
+        format!("shorepass-exec: {self}\n{request}  try: {}\n", self.remedy())
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Protocol(_) => 2,
@@ -70,7 +80,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A closed stderr must not turn into a panic.
-            let _ = writeln!(io::stderr(), "shorepass-exec: {failure}\n  try: {}", failure.remedy());
+            let _ = write!(io::stderr(), "{}", failure.report());
             ExitCode::from(failure.exit_code())
         }
     }

@@ -14,6 +14,7 @@ use shorepass_proto::local::v1::{
 };
 
 const TOKEN: &str = "header.payload.signature";
+const REQUEST: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 const VERSION: &str = r#"{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{}}"#;
 
 /// The plugin with a clean environment and the agent's socket in `directory`.
@@ -111,13 +112,38 @@ fn each_class_of_refusal_has_its_exit_code() {
         (ErrorClass::LeaseEnded, 5),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let (message, remedy) = ("it was refused".to_owned(), "ask nicely".to_owned());
-        let agent =
-            play_agent(directory.path(), Some(Answer::Error(Error { class: class.into(), message, remedy })));
-        let output = plugin(directory.path()).output().unwrap();
+        let output = refused_with(directory.path(), Error { class: class.into(), ..error() });
         check_refused(&output, code, &["it was refused", "ask nicely"]);
-        agent.join().unwrap();
     }
+}
+
+fn error() -> Error {
+    Error {
+        class: ErrorClass::Denied.into(),
+        message: "it was refused".to_owned(),
+        remedy: "ask nicely".to_owned(),
+        request_id: REQUEST.to_owned(),
+    }
+}
+
+fn refused_with(directory: &Path, error: Error) -> Output {
+    let agent = play_agent(directory, Some(Answer::Error(error)));
+    let output = plugin(directory).output().expect("the plugin runs");
+    agent.join().expect("the agent is asked");
+    output
+}
+
+#[test]
+fn a_refusal_names_its_request_unless_the_agent_names_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = refused_with(directory.path(), error());
+    let expected = format!("shorepass-exec: it was refused\n  request: {REQUEST}\n  try: ask nicely\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+
+    let directory = tempfile::tempdir().unwrap();
+    let output = refused_with(directory.path(), Error { request_id: String::new(), ..error() });
+    let expected = "shorepass-exec: it was refused\n  try: ask nicely\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
 }
 
 #[test]

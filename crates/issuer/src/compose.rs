@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shorepass_cluster::{Advertise, Connection, KubeCluster};
+use shorepass_config::issuer::OnStoreFailure;
 use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
@@ -18,16 +20,17 @@ use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::role::Role;
+use shorepass_core::security::SecurityState;
 use shorepass_core::time::{Clock, Entropy, until};
 use shorepass_daemon::admin::{self, Condition, Metrics, Readiness};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
 use shorepass_daemon::listen::{self, Listener, Permit};
 use shorepass_daemon::shutdown::{Tasks, on_signals};
 use shorepass_daemon::telemetry::Chain;
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
 use shorepass_rpc::server::{ListenerKind, Peered, Services, serve as serve_rpc};
-use shorepass_store::Sealer;
-use shorepass_store::Store;
+use shorepass_store::{OnFailure, Options, Sealer, Store};
 use shorepass_tls::{
     ApiAcceptor, Authority, EnrollAcceptor, HandshakeError, PeerStream, Serving, ServingIdentity, SignError,
 };
@@ -37,6 +40,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ban::list::BanList;
+use crate::identities::{self, inbox::Inbox};
+use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
@@ -73,10 +79,11 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let parts = Parts::open(&config, roles, &clusters)?;
 
     for cluster in clusters.keys() {
-        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone())?;
+        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
     let ledger = parts.use_cases.outside.ledger.clone();
+    tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
@@ -117,6 +124,8 @@ struct Parts {
     entropy: Arc<dyn Entropy>,
     authority: Arc<Authority>,
     identity: ServingCertificate,
+    /// The file in which `identity create` hands over what it made.
+    identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
 }
 
@@ -147,7 +156,10 @@ impl Parts {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = Arc::new(state.authority(&config.trust_domain, clock.now(), entropy.clone())?);
-        let store = Store::open(&state.join("ledger"), &state.join("audit.jsonl"), clock.clone())?;
+        let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
+        let bans = BanList::load(&store).context("cannot read who is banned")?;
+        let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
+        let identities = state.join(identities::FILE);
         let outside = Arc::new(Outside {
             ledger: Arc::new(store),
             clusters: clusters
@@ -155,10 +167,14 @@ impl Parts {
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
             policy: Policy::new(roles)?,
-            seal: Box::new(AnchorSeal(Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?)),
+            seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            attempts: Attempts::default(),
+            bans,
+            connections: Connections::default(),
+            identities: Box::new(state),
             background: TaskTracker::new(),
         });
         let identity = ServingCertificate::of(config);
@@ -169,7 +185,7 @@ impl Parts {
             config.certificate_lifetime,
             config.receipts_one_in.get(),
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, limits: config.limits })
+        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
     }
 
     fn serve(
@@ -216,6 +232,7 @@ impl Parts {
         let services = Services {
             credentials: use_cases.clone(),
             enrolments: use_cases.clone(),
+            connections: use_cases.outside.connections.clone(),
             administration: use_cases,
         };
         let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
@@ -361,14 +378,30 @@ async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster
     Ok(clusters)
 }
 
-/// Shows on the admin port whether anything can be recorded.
+/// How the ledger is kept.
+pub(crate) fn ledger_options(config: &IssuerConfig) -> Options {
+    Options {
+        on_failure: match config.on_store_failure {
+            OnStoreFailure::Continue => OnFailure::Continue,
+            OnStoreFailure::Stop => OnFailure::Stop,
+        },
+        retention: config.history_retention,
+    }
+}
+
+/// Shows on the admin port whether anything can be recorded, and what somebody should look at all the same.
 async fn watch(ledger: Arc<dyn Ledger>, condition: Condition, stop: CancellationToken) {
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match ledger.health() {
-            Ok(()) => condition.holds(),
-            Err(cause) => condition.fails(cause.to_string()),
+        match (ledger.health(), ledger.alarm()) {
+            (Err(cause), _) => condition.fails(cause.to_string()),
+            (Ok(()), Some(alarm)) => condition.holds_but(alarm),
+            (Ok(()), None) => condition.holds(),
         }
+        let flag = |raised: bool| if raised { 1.0 } else { 0.0 };
+        let lost = ledger.security() != SecurityState::Whole;
+        metrics::gauge!("shorepass_store_alarm").set(flag(ledger.alarm().is_some()));
+        metrics::gauge!("shorepass_store_security_state_lost").set(flag(lost));
         if let Some(took) = ledger.last_commit() {
             metrics::gauge!("shorepass_store_last_commit_seconds").set(took.as_secs_f64());
         }

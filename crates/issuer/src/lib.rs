@@ -4,9 +4,11 @@
 //! ends in [`issue`]. A use case speaks the language of core: it knows no gRPC, YAML, kube or sled.
 
 pub mod admin;
+pub mod ban;
 pub mod commands;
 mod compose;
 pub mod enrol;
+mod identities;
 pub mod issue;
 pub mod jobs;
 pub mod outside;

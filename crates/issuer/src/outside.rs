@@ -8,23 +8,35 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::caller::{Caller, SpiffeId};
+use shorepass_core::ban::Ban;
+use shorepass_core::caller::{Caller, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
-use shorepass_core::id::DecisionId;
+use shorepass_core::id::{DecisionId, EnrolmentId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
-use shorepass_core::time::{Clock, Entropy};
+use shorepass_core::request::{Outcome, Request};
+use shorepass_core::time::{Clock, Entropy, for_people};
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_rpc::status::reason_name;
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
+use crate::ban::list::BanList;
+use crate::issue::attempts::Attempts;
+
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
     /// The annotation of the lease's anchor.
     fn seal(&self, lease: &Lease) -> String;
+}
+
+/// The identities that `identity create` has made: platforms and operators have no enrolment in the ledger.
+pub trait Identities: Send + Sync {
+    /// Whose enrolment that is; none if no identity was made with it.
+    fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>>;
 }
 
 /// The outside of the issuer, as its use cases see it.
@@ -43,6 +55,14 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Whose first token is being minted.
+    pub attempts: Attempts,
+    /// Who is banned.
+    pub bans: BanList,
+    /// Who is connected.
+    pub connections: Connections,
+    /// What was made beside the running issuer.
+    pub identities: Box<dyn Identities>,
     /// Cuts that nobody waits for; the daemon does, before it ends.
     pub background: TaskTracker,
 }
@@ -94,6 +114,34 @@ impl Outside {
         }
     }
 
+    /// A request id that has led to something else. The operator is told to what.
+    pub async fn refuse_reused(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        earlier: &Request,
+        message: impl Into<String>,
+    ) -> Refused {
+        let led_to = match earlier.outcome {
+            Outcome::Job(id) => format!("job {id}"),
+            Outcome::Lease(id) => format!("lease {id}"),
+            Outcome::JoinToken(digest) => format!("the join token with fingerprint {digest}"),
+        };
+        self.refuse(Refusing {
+            caller: Some(caller.spiffe_id()),
+            method,
+            subject: &earlier.id.to_string(),
+            refused: Refused::new(Reason::RequestIdReused, message),
+            explanation: format!("an earlier request with this id led to {led_to}"),
+        })
+        .await
+    }
+
+    /// Refuses whoever is banned, without waiting for anything.
+    pub fn not_banned(&self, owner: &Owner) -> Result<(), Refused> {
+        self.bans.on(owner).map_or(Ok(()), |ban| Err(banned(&ban)))
+    }
+
     /// A lease that the caller does not own, or that does not exist: both look alike.
     pub async fn refuse_lease(
         &self,
@@ -112,6 +160,18 @@ impl Outside {
         })
         .await
     }
+}
+
+/// What a caller is told who is banned. The reason is for operators.
+pub fn banned(ban: &Ban) -> Refused {
+    let message = format!(
+        "{} was banned by {} at {}; an operator lifts it with `shorepass unban {}`",
+        ban.banned,
+        ban.by,
+        for_people(ban.set),
+        ban.banned.key()
+    );
+    Refused::new(Reason::Banned, message).with("by", ban.by.to_string()).with("since", ban.set.to_string())
 }
 
 /// What a caller is told when the ledger fails.
@@ -152,6 +212,14 @@ pub fn mint_refused(cause: &MintError) -> Refused {
             format!("{text}: apply what `shorepass-issuer rbac` prints"),
         )
         .with("rule", rule.clone()),
+        MintError::AdmissionRefused { act, words: _ } => Refused::new(
+            Reason::IssuerForbidden,
+            format!(
+                "an admission policy, webhook or quota of the cluster does not let the issuer {act}: an operator finds \
+                 what it said by the decision id"
+            ),
+        )
+        .with("rule", act.clone()),
         MintError::PolicyMissing { .. } => Refused::new(
             Reason::AdmissionPolicyMissing,
             format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::Ask;
 use shorepass_rpc::api::{
-    Administration, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments, LeaseView,
-    NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep,
+    Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
+    LeaseView, NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep, Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::admin::{Acts, Views};
+use crate::ban::Banning;
 use crate::enrol::Enrolling;
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
@@ -46,6 +48,8 @@ pub struct UseCases {
     pub ends: Ends,
     /// Revocation by operators.
     pub revoking: Revoking,
+    /// Bans by operators.
+    pub banning: Banning,
     /// What operators see.
     pub views: Views,
     /// Other acts of operators.
@@ -72,6 +76,7 @@ impl UseCases {
         Self {
             issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
             revoking: Revoking::new(ends.clone(), views.clone()),
+            banning: Banning::new(outside.clone(), ends.clone(), trust_domain.clone()),
             acts: Acts::new(outside.clone(), authority.key_digest()),
             enrolling: Enrolling::new(
                 outside.clone(),
@@ -120,22 +125,24 @@ impl Credentials for UseCases {
     async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
     ) -> Result<Delivery, Refused> {
-        let (this, caller) = (self.clone(), caller.clone());
-        to_the_end(async move { this.issuing.issue(&caller, request, job, ask).await }).await
+        let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
+        to_the_end(async move { this.issuing.issue(&caller, &call, request, job, ask).await }).await
     }
 
     async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
-        let (this, caller) = (self.clone(), caller.clone());
-        to_the_end(async move { this.issuing.refresh(&caller, lease, token_lifetime).await }).await
+        let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
+        to_the_end(async move { this.issuing.refresh(&caller, &call, lease, token_lifetime).await }).await
     }
 
     async fn release(&self, caller: &Caller, lease: LeaseId) -> Result<Lease, Refused> {
@@ -218,6 +225,34 @@ impl Administration for UseCases {
 
     async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused> {
         self.acts.unblock(caller, block).await
+    }
+
+    async fn list_blocks(
+        &self,
+        _caller: &Caller,
+        asked: BlocksAsked,
+    ) -> Result<Page<Block, BlockId>, Refused> {
+        self.views.blocks(asked)
+    }
+
+    async fn ban(&self, caller: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.banning.ban(&caller, whom, reason).await }).await
+    }
+
+    async fn unban(&self, caller: &Caller, whom: BanKey) -> Result<Ban, Refused> {
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.banning.unban(&caller, whom).await }).await
+    }
+
+    async fn list_bans(
+        &self,
+        _caller: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        limit: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused> {
+        self.banning.page(include_lifted, after, limit)
     }
 
     async fn find_token(&self, _caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {

@@ -1,66 +1,50 @@
 //! The issuer's state directory: made, looked at, and shared between the daemon and `identity create`.
 //!
 //! The daemon and the command both open the embedded CA, so its first creation is under a lock: two CAs would orphan
-//! whoever enrolled with the one that lost. What `identity create` makes is written down in `identities.jsonl`, beside the
-//! audit file, which belongs to the daemon alone.
+//! whoever enrolled with the one that lost.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
 use shorepass_tls::Authority;
 
+use crate::identities::{self, Handover};
+use crate::outside::Identities;
+
 /// A state directory that nobody else can look into.
 pub(crate) struct StateDirectory(PathBuf);
 
-/// One line of `identities.jsonl`.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CreatedIdentity {
-    /// When.
-    pub(crate) time: String,
-    /// Always `identity.created`.
-    pub(crate) event: String,
-    /// Whose identity.
-    pub(crate) caller: SpiffeId,
-    /// Its enrolment: the same for all identities of one caller, so that its leases stay its own.
-    pub(crate) enrolment: EnrolmentId,
-    /// When its certificate ends.
-    pub(crate) until: String,
-    /// SHA-256 of its certificate.
-    pub(crate) certificate: String,
-    /// The uid that made it.
-    pub(crate) uid: u32,
-}
-
 impl StateDirectory {
-    /// Makes the directory if it is missing, durably; refuses one that others can look into.
+    /// Makes the directory if it is missing, durably; refuses one that is not ours alone.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        let ours = rustix::process::geteuid().as_raw();
         if !path.exists() {
-            let cannot = || format!("cannot make the state directory {}", path.display());
+            let cannot = || {
+                let path = path.display();
+                format!(
+                    "cannot make the state directory {path}; uid {ours} must be able to make directories there: {ANOTHER}"
+                )
+            };
             DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(cannot)?;
             for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
                 File::open(parent).and_then(|folder| folder.sync_all()).with_context(cannot)?;
             }
         }
-        let metadata = std::fs::metadata(path)
-            .with_context(|| format!("cannot look at the state directory {}", path.display()))?;
-        ensure!(metadata.is_dir(), "the state directory {} is not a directory; name another", path.display());
-        let mode = metadata.permissions().mode() & 0o777;
-        ensure!(
-            mode & 0o077 == 0,
-            "the state directory {} is open to others (mode {mode:o}); run: chmod 700 {}",
-            path.display(),
-            path.display()
-        );
+        let metadata = std::fs::metadata(path).with_context(|| {
+            format!(
+                "cannot look at the state directory {}; let uid {ours} through to it: {ANOTHER}",
+                path.display()
+            )
+        })?;
+        ensure!(metadata.is_dir(), "the state directory {} is not a directory: {ANOTHER}", path.display());
+        judge(path, metadata.uid(), metadata.permissions().mode() & 0o777, ours)?;
         Ok(Self(path.to_path_buf()))
     }
 
@@ -82,46 +66,47 @@ impl StateDirectory {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Authority> {
         let path = self.join("ca.lock");
-        let cannot = || format!("cannot lock {}; is the state directory writable?", path.display());
+        let cannot = || {
+            format!(
+                "cannot lock {}; the state directory must be on a disk that takes files and has space",
+                path.display()
+            )
+        };
         let lock = private().create(true).truncate(false).open(&path).with_context(cannot)?;
         lock.lock().with_context(cannot)?;
         Ok(Authority::open_or_create(&self.0, trust_domain, now, entropy)?)
     }
-
-    /// The enrolment of the identities that were made before for this caller.
-    pub(crate) fn enrolment_of(&self, caller: &SpiffeId) -> Result<Option<EnrolmentId>> {
-        let path = self.join(IDENTITIES);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(cause).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let mut found = None;
-        for line in BufReader::new(file).lines() {
-            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-            // A last line that was cut short by a crash belongs to an identity that was never handed out.
-            let Ok(created) = serde_json::from_str::<CreatedIdentity>(&line) else { continue };
-            if created.caller == *caller {
-                found = Some(created.enrolment);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Writes an identity down, durably, before it is handed out.
-    pub(crate) fn record(&self, created: &CreatedIdentity) -> Result<()> {
-        let path = self.join(IDENTITIES);
-        let line = serde_json::to_string(created).context("an identity is not JSON")?;
-        private()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()))
-            .with_context(|| format!("cannot write {}, so no identity is made", path.display()))
-    }
 }
 
-const IDENTITIES: &str = "identities.jsonl";
+/// What can always be done.
+const ANOTHER: &str = "mend that, or name another directory in state.directory";
+
+/// Whether a directory is the issuer's own and takes files. Asked first: whether it takes any at all, because no chown and
+/// no chmod makes /proc a state directory.
+fn judge(path: &Path, owner: u32, mode: u32, ours: u32) -> Result<()> {
+    let path = path.display();
+    ensure!(
+        mode & 0o200 != 0,
+        "the state directory {path} takes no files, not even from its owner (mode {mode:o}): {ANOTHER}"
+    );
+    ensure!(
+        owner == ours,
+        "the state directory {path} belongs to uid {owner}, and this runs as uid {ours}; run it as uid {owner}, name a \
+         directory of the issuer's own in state.directory, or, if this is one, run: chown {ours} {path}"
+    );
+    ensure!(
+        mode & 0o077 == 0,
+        "the state directory {path} is open to others (mode {mode:o}); name a directory of the issuer's own in \
+         state.directory, or, if this is one, run: chmod 700 {path}"
+    );
+    Ok(())
+}
+
+impl Identities for StateDirectory {
+    fn caller_of(&self, enrolment: EnrolmentId) -> Result<Option<SpiffeId>> {
+        Handover::open(&self.join(identities::FILE))?.caller_of(enrolment)
+    }
+}
 
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -133,18 +118,6 @@ fn private() -> OpenOptions {
 mod tests {
     use super::*;
 
-    fn created(caller: &str, enrolment: &str) -> CreatedIdentity {
-        CreatedIdentity {
-            time: String::new(),
-            event: "identity.created".to_owned(),
-            caller: SpiffeId::parse(caller).unwrap(),
-            enrolment: EnrolmentId::parse(enrolment).unwrap(),
-            until: String::new(),
-            certificate: String::new(),
-            uid: 0,
-        }
-    }
-
     #[test]
     fn a_directory_that_others_can_look_into_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -154,15 +127,29 @@ mod tests {
     }
 
     #[test]
-    fn the_next_identity_of_a_caller_has_the_same_enrolment() {
+    fn a_directory_that_cannot_be_is_named_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDirectory::open(&folder.path().join("a/b")).unwrap();
-        let (portal, other) = ("spiffe://d/platform/portal", "spiffe://d/operator/portal");
-        let enrolment = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
-        assert_eq!(state.enrolment_of(&SpiffeId::parse(portal).unwrap()).unwrap(), None);
-        state.record(&created(portal, enrolment)).unwrap();
-        let found = |caller| state.enrolment_of(&SpiffeId::parse(caller).unwrap()).unwrap();
-        assert_eq!(found(portal), Some(EnrolmentId::parse(enrolment).unwrap()));
-        assert_eq!(found(other), None);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for (path, said) in [
+            (file.join("state"), "must be able to make directories there"),
+            (PathBuf::from("/proc/shorepass"), "must be able to make directories there"),
+            (PathBuf::from("/proc"), "takes no files"),
+            (file, "is not a directory"),
+        ] {
+            let refused = StateDirectory::open(&path).err().unwrap().to_string();
+            for part in [&path.display().to_string(), said, "name another directory in state.directory"] {
+                assert!(refused.contains(part), "{part}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_told_with_whose_it_is() {
+        let said = |owner, mode| judge(Path::new("/tmp"), owner, mode, 1000).unwrap_err().to_string();
+        judge(Path::new("/tmp"), 1000, 0o700, 1000).unwrap();
+        assert!(said(0, 0o700).contains("run it as uid 0"), "{}", said(0, 0o700));
+        assert!(said(0, 0o700).ends_with("run: chown 1000 /tmp"), "{}", said(0, 0o700));
+        assert!(said(0, 0o555).contains("takes no files"), "{}", said(0, 0o555));
     }
 }

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, JobId, LeaseId, RequestId};
+use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -59,7 +60,7 @@ pub struct Page<T, Cursor> {
     pub next: Option<Cursor>,
 }
 
-/// What runners and platforms call.
+/// What runners and platforms call. What reaches a cluster is told the id of the call, to pass it on.
 #[async_trait]
 pub trait Credentials: Send + Sync {
     /// Opens a job session.
@@ -78,6 +79,7 @@ pub trait Credentials: Send + Sync {
     async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
@@ -87,6 +89,7 @@ pub trait Credentials: Send + Sync {
     async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused>;
@@ -139,11 +142,12 @@ pub trait Enrolments: Send + Sync {
     /// Renews the caller's certificate.
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused>;
 
-    /// Whether the caller's enrolment still stands; asked before every RPC with a certificate.
+    /// Whether the caller's enrolment still stands and nobody has banned it; asked before every RPC with a certificate and
+    /// for every message of a stream, so that it must not wait for anything.
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused>;
 
     /// Records a refusal that the middleware made, and returns it with its decision id; where it cannot be recorded,
-    /// returns why. Asked for a wrong kind of caller, an ended enrolment and an expired certificate, after the rate.
+    /// returns why. Asked for a wrong kind of caller, a ban, an ended enrolment and an expired certificate, after the rate.
     async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused;
 }
 
@@ -180,6 +184,10 @@ pub struct RevokeStep {
     pub view: LeaseView,
     /// What happened.
     pub outcome: Outcome,
+    /// How many leases the revocation is about.
+    pub total: usize,
+    /// Whether it set the block that is shown.
+    pub block_set: bool,
     /// Where the receipt is that somebody waits for.
     pub receipt: Awaited,
 }
@@ -200,7 +208,7 @@ pub enum Awaited {
 /// What to revoke, and why.
 #[derive(Clone, Debug)]
 pub struct Revocation {
-    /// Which leases; never everything.
+    /// Which leases; everything only where that was said.
     pub filter: LeaseFilter,
     /// Why: 1 to 200 printable characters.
     pub reason: String,
@@ -208,6 +216,32 @@ pub struct Revocation {
     pub dry_run: bool,
     /// Also tell the receipts.
     pub wait: bool,
+}
+
+/// Which blocks to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlocksAsked {
+    /// Those of this caller.
+    pub caller: Option<SpiffeId>,
+    /// Those for this role.
+    pub role: Option<Name>,
+    /// Also those that were lifted or have ended.
+    pub include_ended: bool,
+    /// Those older than this one.
+    pub before: Option<BlockId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A ban, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutout {
+    /// The ban.
+    pub ban: Ban,
+    /// How many leases it ended.
+    pub leases: usize,
+    /// How many connections it closed.
+    pub connections: usize,
 }
 
 /// A new join token. `Debug` shows the expiry only.
@@ -249,6 +283,25 @@ pub trait Administration: Send + Sync {
 
     /// Lifts a block.
     async fn unblock(&self, caller: &Caller, block: BlockId) -> Result<Block, Refused>;
+
+    /// Blocks older than `before`, newest first.
+    async fn list_blocks(&self, caller: &Caller, asked: BlocksAsked)
+    -> Result<Page<Block, BlockId>, Refused>;
+
+    /// Bans somebody.
+    async fn ban(&self, caller: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused>;
+
+    /// Lifts a ban.
+    async fn unban(&self, caller: &Caller, whom: BanKey) -> Result<Ban, Refused>;
+
+    /// Bans after `after`, in the order of their keys.
+    async fn list_bans(
+        &self,
+        caller: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        limit: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused>;
 
     /// Finds a token by its `jti`.
     async fn find_token(&self, caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused>;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use shorepass_core::id::RequestId;
+use shorepass_core::id::CallId;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_proto::v1;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -61,7 +61,7 @@ struct Shared {
 pub struct ApiClient {
     shared: Arc<Shared>,
     deadline: Duration,
-    request_id: Option<String>,
+    request_id: Option<CallId>,
 }
 
 impl ApiClient {
@@ -89,10 +89,9 @@ impl ApiClient {
         Self { deadline, ..self.clone() }
     }
 
-    /// The same client, naming its requests `request_id` (up to 64 letters, digits, '-', '_' and '.') instead of
-    /// each by a new id.
-    pub fn with_request_id(&self, request_id: impl Into<String>) -> Self {
-        Self { request_id: Some(request_id.into()), ..self.clone() }
+    /// The same client, naming its requests `request_id` instead of each by a new id.
+    pub fn with_request_id(&self, request_id: CallId) -> Self {
+        Self { request_id: Some(request_id), ..self.clone() }
     }
 
     /// Makes the next call connect anew, with what is then the identity. Calls in work go on.
@@ -172,6 +171,29 @@ impl ApiClient {
         self.call(request, |channel, request| async move { admin(channel).unblock(request).await }).await
     }
 
+    /// AdminService.ListBlocks
+    pub async fn list_blocks(
+        &self,
+        request: v1::ListBlocksRequest,
+    ) -> Result<v1::ListBlocksResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_blocks(request).await }).await
+    }
+
+    /// AdminService.Ban
+    pub async fn ban(&self, request: v1::BanRequest) -> Result<v1::BanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).ban(request).await }).await
+    }
+
+    /// AdminService.Unban
+    pub async fn unban(&self, request: v1::UnbanRequest) -> Result<v1::UnbanResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).unban(request).await }).await
+    }
+
+    /// AdminService.ListBans
+    pub async fn list_bans(&self, request: v1::ListBansRequest) -> Result<v1::ListBansResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_bans(request).await }).await
+    }
+
     /// AdminService.FindToken
     pub async fn find_token(
         &self,
@@ -198,7 +220,7 @@ impl ApiClient {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut request = Request::new(message);
-        if let Ok(id) = self.next_request_id().parse() {
+        if let Ok(id) = self.next_request_id().as_str().parse() {
             request.metadata_mut().insert(REQUEST_ID, id);
         }
         let (number, channel) = self.channel();
@@ -212,8 +234,8 @@ impl ApiClient {
         }
     }
 
-    fn next_request_id(&self) -> String {
-        let generate = || RequestId::generate(self.shared.clock.now(), &*self.shared.entropy).to_string();
+    fn next_request_id(&self) -> CallId {
+        let generate = || CallId::generate(self.shared.clock.now(), &*self.shared.entropy);
         self.request_id.clone().unwrap_or_else(generate)
     }
 

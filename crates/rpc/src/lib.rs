@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod client;
+pub mod connections;
 mod convert;
 pub mod limits;
 pub mod methods;

@@ -57,7 +57,7 @@ macro_rules! row {
 }
 
 /// All methods.
-pub const METHODS: [Method; 14] = [
+pub const METHODS: [Method; 18] = [
     row!(Credential, "CredentialService", "StartJob", CLIENTS, false),
     row!(Credential, "CredentialService", "EndJob", CLIENTS, false),
     row!(Credential, "CredentialService", "Issue", CLIENTS, false),
@@ -70,6 +70,10 @@ pub const METHODS: [Method; 14] = [
     row!(Admin, "AdminService", "GetLease", OPERATORS, false),
     row!(Admin, "AdminService", "RevokeLeases", OPERATORS, true),
     row!(Admin, "AdminService", "Unblock", OPERATORS, false),
+    row!(Admin, "AdminService", "ListBlocks", OPERATORS, false),
+    row!(Admin, "AdminService", "Ban", OPERATORS, false),
+    row!(Admin, "AdminService", "Unban", OPERATORS, false),
+    row!(Admin, "AdminService", "ListBans", OPERATORS, false),
     row!(Admin, "AdminService", "FindToken", OPERATORS, false),
     row!(Admin, "AdminService", "CreateJoinToken", OPERATORS, false),
 ];

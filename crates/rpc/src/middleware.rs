@@ -1,6 +1,6 @@
 //! What every call passes before and after the domain, in this order.
 //!
-//! Request id, method table, shutdown, load, rate, certificate, kind of caller, enrolment; then the call itself under a
+//! Request id, method table, shutdown, load, rate, certificate, kind of caller, ban and enrolment; then the call itself under a
 //! time limit and a guard against panics; then its reason into the metrics. It is one plain function instead of a tower
 //! of layers, because the order is the point. The text of a panic and what a peer sent reach neither peer nor log.
 //!
@@ -20,7 +20,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use shorepass_core::caller::{Caller, Kind};
-use shorepass_core::id::RequestId;
+use shorepass_core::id::CallId;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,13 @@ pub(crate) struct Listener {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) shutdown: CancellationToken,
+}
+
+/// Who calls, and under which id: what the services find with a request.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) call: CallId,
 }
 
 /// One connection.
@@ -86,21 +93,21 @@ impl Connection {
         let method = methods::find(request.uri().path());
         let name = method.map_or(UNLISTED, |method| method.name);
         let span = self.span(name, &id);
-        let mut response = match self.pass(method, request).instrument(span.clone()).await {
+        let mut response = match self.pass(method, request, &id).instrument(span.clone()).await {
             Ok(response) => response,
             Err(status) => status.into_http(),
         };
         span.in_scope(|| record(name, &response, self.listener.clock.since_boot().saturating_sub(started)));
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
         response
     }
 
-    fn span(&self, method: &'static str, request_id: &str) -> Span {
+    fn span(&self, method: &'static str, request_id: &CallId) -> Span {
         match &self.caller {
-            Some(caller) => info_span!("rpc", method, request_id, caller = %caller.spiffe_id()),
-            None => info_span!("rpc", method, request_id, peer = %self.peer.ip()),
+            Some(caller) => info_span!("rpc", method, %request_id, caller = %caller.spiffe_id()),
+            None => info_span!("rpc", method, %request_id, peer = %self.peer.ip()),
         }
     }
 
@@ -108,6 +115,7 @@ impl Connection {
         &self,
         method: Option<&'static Method>,
         mut request: http::Request<Incoming>,
+        id: &CallId,
     ) -> Result<http::Response<Body>, Status> {
         let method = method.ok_or_else(|| Status::unimplemented("there is no such method"))?;
         if self.listener.shutdown.is_cancelled() {
@@ -121,7 +129,7 @@ impl Connection {
         }
         self.used.store(true, Ordering::Relaxed);
         if let Some(caller) = &self.caller {
-            request.extensions_mut().insert(caller.clone());
+            request.extensions_mut().insert(Origin { caller: caller.clone(), call: id.clone() });
         }
         let call = self.listener.routes.call(method.service, request);
         let response = guarded(time_limit(method, &self.listener.limits), call).await?;
@@ -143,7 +151,7 @@ impl Connection {
     async fn refuse(&self, method: &Method, refused: Refused) -> Result<http::Response<Body>, Status> {
         let decided = matches!(
             refused.reason,
-            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded
+            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded | Reason::Banned
         );
         if !decided {
             return Err(refused.into());
@@ -251,13 +259,10 @@ fn is_ours(status: Option<&Status>) -> bool {
 }
 
 /// The caller's own id for the request, if it is harmless to log, else a new one.
-fn request_id(headers: &HeaderMap, clock: &dyn Clock, entropy: &dyn Entropy) -> String {
-    let harmless = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-    };
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(harmless);
-    given.map_or_else(|| RequestId::generate(clock.now(), entropy).to_string(), str::to_owned)
+fn request_id(headers: &HeaderMap, clock: &dyn Clock, entropy: &dyn Entropy) -> CallId {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let harmless = given.and_then(|id| CallId::parse(id).ok());
+    harmless.unwrap_or_else(|| CallId::generate(clock.now(), entropy))
 }
 
 fn record(method: &'static str, response: &http::Response<Body>, took: Duration) {
@@ -287,6 +292,8 @@ pub(crate) fn describe_metrics() {
 
 #[cfg(test)]
 mod tests {
+    use shorepass_core::id::RequestId;
+
     use super::*;
 
     struct Fixed;
@@ -310,7 +317,7 @@ mod tests {
     fn id_for(header: &[u8]) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_bytes(header).unwrap());
-        request_id(&headers, &Fixed, &Fixed)
+        request_id(&headers, &Fixed, &Fixed).to_string()
     }
 
     #[test]

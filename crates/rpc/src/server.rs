@@ -2,10 +2,9 @@
 //!
 //! TLS, the accept loop and the number of all connections are elsewhere: here comes a stream of [`Peered`]. Each
 //! connection is a task that this function owns. It ends when the peer hangs up, when no call of it is admitted, at a
-//! drawn age (first GOAWAY, then after a grace for good), or when the listener is shut down and drained. A connection of
-//! a caller that has enough of them is closed instead: who calls is known here first.
+//! drawn age (first GOAWAY, then after a grace for good), at once when its caller is shut out, or when the listener is shut
+//! down and drained. A connection of a caller that has enough of them is closed instead: who calls is known here first.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use shorepass_core::caller::{Caller, SpiffeId};
+use shorepass_core::caller::Caller;
 use shorepass_core::time::{Clock, Entropy};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -24,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::api::{Administration, Credentials, Enrolments};
+use crate::connections::{Connections, Place};
 use crate::limits::Limits;
 use crate::middleware::{Connection, Listener, describe_metrics};
 use crate::rate::Rate;
@@ -47,6 +47,8 @@ pub struct Services {
     pub enrolments: Arc<dyn Enrolments>,
     /// For operators.
     pub administration: Arc<dyn Administration>,
+    /// Who is connected; also for whoever shuts callers out.
+    pub connections: Connections,
 }
 
 /// A connection and who is at its other end.
@@ -90,6 +92,7 @@ where
     }
     let work = Work { clock: clock.clone(), tasks: TaskTracker::new() };
     let tasks = work.tasks.clone();
+    let places = services.connections.clone();
     let listener = Arc::new(Listener {
         kind: listener,
         enrolments: services.enrolments.clone(),
@@ -101,7 +104,7 @@ where
         shutdown,
     });
     let mut connections = JoinSet::new();
-    let ended = accept(incoming, &listener, &mut connections).await;
+    let ended = accept(incoming, &listener, &places, &mut connections).await;
     let drained = timeout(listener.limits.drain, async {
         while connections.join_next().await.is_some() {}
         tasks.close();
@@ -117,6 +120,7 @@ where
 async fn accept<IO, P>(
     incoming: impl Stream<Item = Peered<IO, P>> + Send,
     listener: &Arc<Listener>,
+    places: &Connections,
     connections: &mut JoinSet<()>,
 ) -> Result<(), ServeError>
 where
@@ -124,41 +128,21 @@ where
     P: Send + 'static,
 {
     let mut incoming = pin!(incoming);
-    let mut callers = Callers { marks: HashMap::new(), most: listener.limits.connections_per_caller };
+    let most = listener.limits.connections_per_caller;
     loop {
         tokio::select! {
             () = listener.shutdown.cancelled() => return Ok(()),
             _ = connections.join_next(), if !connections.is_empty() => {}
             next = incoming.next() => match next {
-                Some(peered) => match callers.admit(peered.caller.as_ref(), connections.len()) {
-                    Some(mark) => {
-                        let conversation = converse(peered, listener.clone());
-                        connections.spawn(async move { (conversation.await, mark).0 });
+                Some(peered) => match places.admit(peered.caller.as_ref(), most) {
+                    Some(place) => {
+                        connections.spawn(converse(peered, place, listener.clone()));
                     }
                     None => refuse(&peered),
                 },
                 None => return Err(ServeError::AcceptEnded),
             },
         }
-    }
-}
-
-/// Who has connections open: each holds a clone of its caller's mark.
-struct Callers {
-    marks: HashMap<SpiffeId, Arc<()>>,
-    most: usize,
-}
-
-impl Callers {
-    /// A place for one more connection, until what is returned is dropped; none if the caller has enough.
-    fn admit(&mut self, caller: Option<&Caller>, open: usize) -> Option<Arc<()>> {
-        let Some(caller) = caller else { return Some(Arc::default()) };
-        // Now and then, because it looks at all of them: at least half are gone.
-        if self.marks.len() > 2 * open {
-            self.marks.retain(|_, mark| Arc::strong_count(mark) > 1);
-        }
-        let mark = self.marks.entry(caller.spiffe_id().clone()).or_default();
-        (Arc::strong_count(mark) <= self.most).then(|| mark.clone())
     }
 }
 
@@ -173,7 +157,7 @@ fn refused_connections() -> metrics::Counter {
 }
 
 /// One connection from its first byte to its last.
-async fn converse<IO, P>(peered: Peered<IO, P>, listener: Arc<Listener>)
+async fn converse<IO, P>(peered: Peered<IO, P>, place: Place, listener: Arc<Listener>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     P: Send + 'static,
@@ -194,6 +178,10 @@ where
                 if let Err(error) = result {
                     debug!(%peer, %error, "connection broke");
                 }
+                return;
+            }
+            () = place.closed() => {
+                info!(%peer, "its caller was shut out; closing");
                 return;
             }
             () = &mut first_call, if !waited => {

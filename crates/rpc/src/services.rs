@@ -21,7 +21,7 @@ use crate::api::{Administration, Credentials, Enrolments};
 use crate::convert::{answers, pages, requests};
 use crate::limits::Limits;
 use crate::methods::Service;
-use crate::middleware::internal;
+use crate::middleware::{Origin, internal};
 use crate::refused::{Reason, Refused};
 use crate::revocation::{self, Steps};
 use crate::server::{ListenerKind, Services};
@@ -39,7 +39,7 @@ pub(crate) struct Routes {
 
 impl Routes {
     pub(crate) fn new(services: Services, listener: ListenerKind, limits: &Limits, work: Work) -> Self {
-        let Services { credentials, enrolments, administration } = services;
+        let Services { credentials, enrolments, administration, connections: _ } = services;
         let credential = CredentialApi { credentials, work: work.clone() };
         let enrollment = EnrollmentApi { enrolments: enrolments.clone(), work: work.clone() };
         let admin = AdminApi { administration, enrolments, limits: limits.clone(), work };
@@ -118,8 +118,13 @@ impl Work {
 
 /// The verified caller that the middleware left, and the message.
 fn authentic<T>(request: Request<T>) -> Result<(Arc<Caller>, T), Status> {
-    match request.extensions().get::<Arc<Caller>>().cloned() {
-        Some(caller) => Ok((caller, request.into_inner())),
+    origin(request).map(|(origin, message)| (origin.caller, message))
+}
+
+/// The same with the id of the call, for what passes it on.
+fn origin<T>(request: Request<T>) -> Result<(Origin, T), Status> {
+    match request.extensions().get::<Origin>().cloned() {
+        Some(origin) => Ok((origin, request.into_inner())),
         None => Err(Refused::new(Reason::CallerKind, "this method needs a client certificate").into()),
     }
 }
@@ -157,11 +162,11 @@ impl CredentialService for CredentialApi {
     }
 
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
-        let (caller, message) = authentic(request)?;
+        let (Origin { caller, call }, message) = origin(request)?;
         let requests::Issue { request, job, ask } = requests::issue(message)?;
         let credentials = self.credentials.clone();
-        let call = async move { credentials.issue(&caller, request, job, ask).await };
-        let delivery = self.work.finish(call).await?;
+        let issuing = async move { credentials.issue(&caller, &call, request, job, ask).await };
+        let delivery = self.work.finish(issuing).await?;
         let (lease, credential) = answers::delivery(delivery, self.work.now());
         Ok(Response::new(v1::IssueResponse { lease: Some(lease), credential: Some(credential) }))
     }
@@ -170,11 +175,11 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<v1::RefreshRequest>,
     ) -> Result<Response<v1::RefreshResponse>, Status> {
-        let (caller, message) = authentic(request)?;
+        let (Origin { caller, call }, message) = origin(request)?;
         let (lease, lifetime) = requests::refresh(message)?;
         let credentials = self.credentials.clone();
-        let call = async move { credentials.refresh(&caller, lease, lifetime).await };
-        let delivery = self.work.finish(call).await?;
+        let refreshing = async move { credentials.refresh(&caller, &call, lease, lifetime).await };
+        let delivery = self.work.finish(refreshing).await?;
         let (lease, credential) = answers::delivery(delivery, self.work.now());
         Ok(Response::new(v1::RefreshResponse { lease: Some(lease), credential: Some(credential) }))
     }
@@ -296,6 +301,48 @@ impl AdminService for AdminApi {
         let administration = self.administration.clone();
         let block = self.work.finish(async move { administration.unblock(&caller, block).await }).await?;
         Ok(Response::new(v1::UnblockResponse { block: Some(answers::block(&block)) }))
+    }
+
+    async fn list_blocks(
+        &self,
+        request: Request<v1::ListBlocksRequest>,
+    ) -> Result<Response<v1::ListBlocksResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let asked = requests::list_blocks(message)?;
+        let administration = self.administration.clone();
+        let page = self.work.finish(async move { administration.list_blocks(&caller, asked).await }).await?;
+        let (blocks, next_page_token) = pages::write(page, answers::block, |block| block.id);
+        Ok(Response::new(v1::ListBlocksResponse { blocks, next_page_token }))
+    }
+
+    async fn ban(&self, request: Request<v1::BanRequest>) -> Result<Response<v1::BanResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let (whom, reason) = requests::ban(message)?;
+        let administration = self.administration.clone();
+        let shutout =
+            self.work.finish(async move { administration.ban(&caller, whom, reason).await }).await?;
+        Ok(Response::new(answers::shutout(&shutout)))
+    }
+
+    async fn unban(&self, request: Request<v1::UnbanRequest>) -> Result<Response<v1::UnbanResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let whom = requests::unban(message)?;
+        let administration = self.administration.clone();
+        let ban = self.work.finish(async move { administration.unban(&caller, whom).await }).await?;
+        Ok(Response::new(v1::UnbanResponse { ban: Some(answers::ban(&ban)) }))
+    }
+
+    async fn list_bans(
+        &self,
+        request: Request<v1::ListBansRequest>,
+    ) -> Result<Response<v1::ListBansResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let (include_lifted, after, limit) = requests::list_bans(message)?;
+        let administration = self.administration.clone();
+        let call = async move { administration.list_bans(&caller, include_lifted, after, limit).await };
+        let page = self.work.finish(call).await?;
+        let (bans, next_page_token) = pages::write(page, answers::ban, |ban| ban.banned.key());
+        Ok(Response::new(v1::ListBansResponse { bans, next_page_token }))
     }
 
     async fn find_token(

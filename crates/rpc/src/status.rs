@@ -54,7 +54,8 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::LeaseNotAvailable
         | Reason::JobNotAvailable
         | Reason::RunnerNameNotAllowed
-        | Reason::Blocked => Code::PermissionDenied,
+        | Reason::Blocked
+        | Reason::Banned => Code::PermissionDenied,
         Reason::LeaseEnded
         | Reason::JobEnded
         | Reason::EnrolmentExists
@@ -291,7 +292,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 31);
+        assert_eq!(all_reasons().count(), 32);
     }
 
     #[test]
@@ -317,7 +318,7 @@ mod tests {
             (
                 Code::PermissionDenied,
                 "CALLER_KIND ROLE_NOT_AVAILABLE LEASE_NOT_AVAILABLE BLOCKED JOB_NOT_AVAILABLE \
-                 RUNNER_NAME_NOT_ALLOWED",
+                 RUNNER_NAME_NOT_ALLOWED BANNED",
             ),
             (
                 Code::FailedPrecondition,

@@ -51,9 +51,20 @@ pub enum AuditError {
         /// Which file.
         path: PathBuf,
     },
+    /// It is not there, and was not rotated: that is done while the issuer is stopped in order.
+    #[error(
+        "the audit file {} is missing, and the issuer did not stop in order: restore it; to go on without it, make an \
+         empty one: touch {}",
+        path.display(), path.display()
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A line is damaged that was whole once, or a line is missing.
     #[error(
-        "the audit file {} is damaged at byte {offset} ({problem}): restore it from a copy",
+        "the audit file {} is damaged at byte {offset} ({problem}): restore it from a copy; to go on with a new one, move \
+         it away and run `shorepass-issuer store verify`, which says what the records lack without it",
         path.display()
     )]
     Damaged {
@@ -160,8 +171,26 @@ impl AuditFile {
         self.last
     }
 
-    /// Cuts off what a crash left unfinished at its end, after line `records` is known to be in the records.
-    pub(crate) fn settle(&mut self, records: u64) -> Result<(), AuditError> {
+    /// The number of its first line; none if it has none, or that cannot be read.
+    pub(crate) fn first(&self) -> Result<Option<u64>, AuditError> {
+        let first =
+            if self.length == 0 { None } else { self.number_at(0).map_err(|source| self.failed(source))? };
+        Ok(first)
+    }
+
+    /// Whether something stands at its end that is no whole line.
+    pub(crate) fn is_ragged(&self) -> bool {
+        self.ragged
+    }
+
+    /// Whether it begins early enough and goes on long enough to have all lines from one to the other.
+    pub(crate) fn spans(&self, from: u64, to: u64) -> Result<bool, AuditError> {
+        Ok(self.first()?.is_some_and(|first| first <= from) && to <= self.last)
+    }
+
+    /// Cuts off what a crash left unfinished at its end: after line `records`, which is in the records, and after line
+    /// `known`, which was in them once.
+    pub(crate) fn settle(&mut self, records: u64, known: u64) -> Result<(), AuditError> {
         if self.ragged && self.last < records {
             // Either an acknowledged line was damaged, or this file is new and its first line was never finished.
             let number = self.number_at(self.length).map_err(|source| self.failed(source))?;
@@ -171,6 +200,9 @@ impl AuditFile {
         }
         if self.last > records {
             if let Some(torn) = self.torn(records)? {
+                if torn.number <= known {
+                    return Err(self.damaged(torn.offset, torn.problem));
+                }
                 (self.length, self.last, self.ragged) = (torn.offset, torn.number - 1, true);
             }
             // After a kill, and no power failure, they may be in the page cache alone; the records get them next.

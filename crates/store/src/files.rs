@@ -1,9 +1,9 @@
 //! Files and directories that only we may read, and what makes them durable.
 //!
-//! [`Disk`] is a trait for one reason: tests record the order of the syncs and let them fail.
+//! [`Disk`] is a trait for one reason: tests record the order of the syncs, and let them and other steps fail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -14,6 +14,14 @@ pub(crate) trait Disk: Send {
 
     /// The database's file.
     fn sync_records(&self, file: &File) -> io::Result<()>;
+
+    /// The second copy of the security state.
+    fn sync_copy(&self, file: &File) -> io::Result<()>;
+
+    /// Asked before each step of what takes several; an error is a crash before that step.
+    fn step(&self, _step: &'static str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// fdatasync(2).
@@ -27,6 +35,26 @@ impl Disk for Fdatasync {
     fn sync_records(&self, file: &File) -> io::Result<()> {
         file.sync_data()
     }
+
+    fn sync_copy(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+/// Replaces a file, or makes it: whatever happens, afterwards it holds what it held or all of `bytes`, durably.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let temporary = path.with_extension("new");
+    disk.step("write the new file")?;
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    disk.step("sync the new file")?;
+    file.sync_all()?;
+    disk.step("rename the new file")?;
+    fs::rename(&temporary, path)?;
+    disk.step("sync the directory")?;
+    sync_parent(path)?;
+    Ok(file)
 }
 
 /// Who may use something, beyond its owner.

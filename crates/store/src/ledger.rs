@@ -40,10 +40,11 @@ macro_rules! ledger_over {
             fn request(
                 &self,
                 owner: &Owner,
+                job: Option<JobId>,
                 method: Method,
                 id: RequestId,
             ) -> Result<Option<Request>, LedgerError> {
-                self.read(|view| rows::request(view, owner, method, id))
+                self.read(|view| rows::request(view, owner, job, method, id))
             }
 
             fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {
@@ -58,6 +59,23 @@ macro_rules! ledger_over {
                 self.read(|view| rows::controls(view, cluster))
             }
 
+            fn find_blocks(
+                &self,
+                filter: &BlockFilter,
+                before: Option<BlockId>,
+                limit: usize,
+            ) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::find_blocks(view, filter, before, limit))
+            }
+
+            fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+                self.read(|view| rows::ban(view, key))
+            }
+
+            fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+                self.read(|view| rows::bans(view, after, limit))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }
@@ -70,6 +88,14 @@ macro_rules! ledger_over {
                 self.read(|view| rows::latest_enrolment(view, spiffe_id))
             }
 
+            fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
+                self.read(|view| rows::identity(view, certificate))
+            }
+
+            fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
+                self.read(rows::latest_identity)
+            }
+
             fn health(&self) -> Result<(), LedgerError> {
                 self.healthy()
             }
@@ -77,23 +103,34 @@ macro_rules! ledger_over {
             fn last_commit(&self) -> Option<Duration> {
                 self.last()
             }
+
+            fn security(&self) -> SecurityState {
+                self.security_state()
+            }
+
+            fn alarm(&self) -> Option<String> {
+                self.told_alarm()
+            }
         }
     };
 }
 
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
 use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Request};
+use shorepass_core::security::SecurityState;
 
 use crate::memory::MemoryLedger;
 use crate::rows;

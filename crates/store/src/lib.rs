@@ -4,16 +4,26 @@
 //! writes and what it must not find (`plan`) is one pure piece of code, used by both engines, and tested by one suite.
 //! No token and no secret of a join token ever comes here: the types that it is given hold digests.
 //!
-//! What is not here: deleting any record, and more than one issuer on one ledger.
+//! What is not here: more than one issuer on one ledger.
 
+mod anew;
 mod annotation;
 mod audit;
 mod convert;
+mod copy;
+mod error;
 mod files;
 mod ledger;
+mod manifest;
 mod memory;
+mod offline;
+mod opening;
+mod panics;
+mod place;
 mod plan;
 mod record;
+mod records;
+mod restore;
 mod rows;
 mod sled_ledger;
 mod storage;
@@ -22,8 +32,12 @@ mod tables;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 pub use annotation::{Sealer, SealerError};
 pub use audit::AuditError;
+pub use error::OpenError;
 pub use memory::MemoryLedger;
-pub use sled_ledger::{OpenError, Store};
+pub use offline::{Offline, Rebuilt, Report, TransferError};
+pub use opening::{OnFailure, Options};
+pub use sled_ledger::Store;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shorepass_core::ledger::{Change, LedgerError};
+use shorepass_core::security::SecurityState;
 use shorepass_core::time::Clock;
 
 use crate::plan::{Batch, Planned};
@@ -63,6 +64,15 @@ impl MemoryLedger {
 
     pub(crate) fn last(&self) -> Option<Duration> {
         self.memory().last_commit
+    }
+
+    /// It loses nothing but all of it, with the process.
+    pub(crate) fn security_state(&self) -> SecurityState {
+        SecurityState::Whole
+    }
+
+    pub(crate) fn told_alarm(&self) -> Option<String> {
+        None
     }
 
     /// A panic while it was held cannot have left half a commit: everything is planned before anything is written.

@@ -1,27 +1,34 @@
 //! Which rows a change writes, and what it must not find: pure, for any engine.
 //!
 //! A row is written over the revision before its own and over no other. A revision cannot see a row that somebody else
-//! *adds*, so three changes look further, at rows that may have moved on between the decision and the commit: a new lease
+//! *adds*, so some changes look further, at rows that may have moved on between the decision and the commit: a new lease
 //! is refused when its job has ended, its owner's enrolment was replaced, or a block was set; a token when its lease is
-//! no longer live; an enrolment when its name was taken. Rows that are not there refuse nothing.
+//! no longer live; an enrolment when its name was taken; and all that gives somebody something (a job, a lease, a token, a
+//! certificate) when that one was banned. Rows that are not there refuse nothing.
 //!
 //! [`puts`] needs no view: what a change writes depends on the change alone. That is why start-up can bring the records
 //! up to the audit file by writing the rows of its tail once more, whether they were written before or not.
 
+use std::time::Duration;
+
 use shorepass_core::caller::Owner;
 use shorepass_core::enrolment::Enrolment;
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
-use shorepass_proto::store::v1::Progress;
+use shorepass_core::request::Request;
+use shorepass_core::time::Timestamp;
+use shorepass_proto::store::v1::{LatestIdentity, Progress};
 
 use crate::audit;
 use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, lease_of_caller_key,
-    lease_of_job_key, token_of_lease_key,
+    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
+    lease_of_caller_key, lease_of_job_key, token_of_lease_key,
 };
+use crate::trim;
 
 /// The commits that are written together, planned one over the other.
 pub(crate) struct Batch<'a> {
@@ -64,6 +71,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Whether it writes anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Adds the removal of what is due; whether there may be more.
+    pub(crate) fn trim(&mut self, now: Timestamp, retention: Option<Duration>) -> bool {
+        trim::trim(&mut self.rows, now, retention)
+    }
+
     /// What came together.
     pub(crate) fn finish(self) -> Planned {
         let mut rows = self.rows.writes;
@@ -82,12 +99,13 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
     match change {
         Change::JobStarted { job, request } => {
             put(job, rows);
-            put(request, rows);
+            trim::put(trim::Kind::Job, job.started, &job.key(), rows);
+            put_request(request, job.latest_end.unwrap_or(job.started), rows);
         }
         Change::JobEnded { job } => put(job, rows),
         Change::LeasePending { lease, request } => {
             put_lease(lease, rows);
-            put(request, rows);
+            put_request(request, lease.deadline, rows);
         }
         Change::LeaseActive { lease }
         | Change::LeaseEnding { lease }
@@ -101,21 +119,29 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
         }
         Change::BlockSet { block } | Change::BlockLifted { block } => {
             put(block, rows);
+            trim::put(trim::Kind::Block, block.until, &block.key(), rows);
             let index = block_of_caller_key(&block.caller, &block.role, block.id);
             rows.put(Table::BlocksOfCaller.key(&index), Vec::new());
         }
         Change::JoinTokenCreated { join_token, request } => {
             put(join_token, rows);
-            put(request, rows);
+            trim::put(trim::Kind::JoinToken, join_token.expires, &join_token.key(), rows);
+            put_request(request, join_token.expires, rows);
         }
         Change::JoinTokenTaken { join_token } => put(join_token, rows),
         Change::Enrolled { enrolment } => {
             put(enrolment, rows);
+            trim::put(trim::Kind::Enrolment, enrolment.certificate_expires, &enrolment.key(), rows);
             put_latest(enrolment, rows);
         }
         Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
             put(enrolment, rows)
         }
+        Change::IdentityCreated { identity } => {
+            put(identity, rows);
+            put_latest_identity(identity, rows);
+        }
+        Change::BanSet { ban } | Change::BanLifted { ban } => put(ban, rows),
         Change::Refused { refusal: _ } => {}
     }
 }
@@ -138,13 +164,23 @@ pub(crate) fn unindexed(view: &dyn View, whole_key: &[u8], value: &[u8]) -> Resu
     Ok(wrong)
 }
 
-fn put<R: Row>(row: &R, rows: &mut Writes) {
+/// Writes a row.
+pub(crate) fn put<R: Row>(row: &R, rows: &mut Writes) {
     rows.put(R::TABLE.key(&row.key()), frame(&row.to_record()));
+}
+
+/// Writes a request that is kept until an hour after `over`, or longer where what came of it goes on.
+fn put_request(request: &Request, over: Timestamp, rows: &mut Writes) {
+    put(request, rows);
+    trim::put(trim::Kind::Request, over, &request.key(), rows);
 }
 
 fn put_lease(lease: &Lease, rows: &mut Writes) {
     put(lease, rows);
     index_lease(lease, rows);
+    if let State::Ended { gone, .. } = lease.state {
+        trim::put(trim::Kind::Lease, gone, &lease.key(), rows);
+    }
 }
 
 /// Writes where a lease is found. The row alone says so, whatever change it came with.
@@ -163,16 +199,23 @@ fn put_latest(enrolment: &Enrolment, rows: &mut Writes) {
     rows.put(Table::LatestEnrolment.key(key.as_bytes()), frame(&enrolment.owner().to_record()));
 }
 
+fn put_latest_identity(identity: &CreatedIdentity, rows: &mut Writes) {
+    let latest = LatestIdentity { certificate_digest: identity.certificate.as_bytes().to_vec() };
+    rows.put(Table::Meta.key(LATEST_IDENTITY), frame(&latest));
+}
+
 fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
     match change {
         Change::JobStarted { job, request } => {
             follows(job, view)?;
-            follows(request, view)
+            follows(request, view)?;
+            not_banned(&job.owner, view)
         }
         Change::JobEnded { job } => follows(job, view),
         Change::LeasePending { lease, request } => {
             follows(lease, view)?;
             follows(request, view)?;
+            not_banned(&lease.owner, view)?;
             still_wanted(lease, view)
         }
         Change::LeaseActive { lease }
@@ -181,8 +224,9 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         | Change::LeaseReceipt { lease } => follows(lease, view),
         Change::ControlPlanned { control } => follows(control, view),
         Change::ControlGone { control: _, at: _ } => Ok(()),
-        Change::TokenMinted { token, owner: _ } => {
+        Change::TokenMinted { token, owner } => {
             follows(token, view)?;
+            not_banned(owner, view)?;
             still_live(token, view)
         }
         Change::BlockSet { block } | Change::BlockLifted { block } => follows(block, view),
@@ -193,11 +237,16 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::JoinTokenTaken { join_token } => follows(join_token, view),
         Change::Enrolled { enrolment } => {
             follows(enrolment, view)?;
+            not_banned(&enrolment.owner(), view)?;
             still_free(enrolment, view)
         }
-        Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
-            follows(enrolment, view)
+        Change::Renewed { enrolment, at: _ } => {
+            follows(enrolment, view)?;
+            not_banned(&enrolment.owner(), view)
         }
+        Change::IdentityCreated { identity } => follows(identity, view),
+        Change::EnrolmentReplaced { enrolment } => follows(enrolment, view),
+        Change::BanSet { ban } | Change::BanLifted { ban } => follows(ban, view),
         Change::Refused { refusal: _ } => Ok(()),
     }
 }
@@ -210,6 +259,14 @@ fn follows<R: Row>(row: &R, view: &dyn View) -> Result<(), LedgerError> {
         (Some(current), revision) => revision.is_some() && revision == current.revision().map(Revision::next),
     };
     if follows { Ok(()) } else { Err(LedgerError::Conflict(row.name())) }
+}
+
+/// Who is banned gets nothing more, whatever was decided before.
+fn not_banned(owner: &Owner, view: &dyn View) -> Result<(), LedgerError> {
+    match rows::ban_on(view, owner)? {
+        Some(ban) => Err(LedgerError::Conflict(ban.name())),
+        None => Ok(()),
+    }
 }
 
 fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
@@ -239,9 +296,13 @@ fn still_live(token: &MintedToken, view: &dyn View) -> Result<(), LedgerError> {
 
 fn still_free(enrolment: &Enrolment, view: &dyn View) -> Result<(), LedgerError> {
     let name = &enrolment.spiffe_id;
-    match rows::latest_enrolment(view, name)?.filter(|latest| latest.is_live(enrolment.created)) {
-        Some(_) => Err(LedgerError::Conflict(name.to_string())),
-        None => Ok(()),
+    let latest = rows::latest_enrolment(view, name)?.filter(|latest| latest.is_live(enrolment.created));
+    match latest {
+        // A banned enrolment holds its name no more.
+        Some(latest) if rows::ban_on(view, &latest.owner())?.is_none() => {
+            Err(LedgerError::Conflict(name.to_string()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

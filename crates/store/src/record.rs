@@ -23,6 +23,13 @@ pub(crate) enum Damage {
     Content(String),
 }
 
+impl Damage {
+    /// Whether a newer version wrote it, so that it is nothing to repair.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(self, Self::Version(found) if *found > VERSION)
+    }
+}
+
 /// The value to store.
 pub(crate) fn frame(message: &impl prost::Message) -> Vec<u8> {
     let payload = message.encode_to_vec();

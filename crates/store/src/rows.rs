@@ -2,23 +2,26 @@
 //!
 //! A row that was found under a key that is not its own is damaged: the checksum of a value does not cover its key.
 
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
 use shorepass_core::receipt::Control;
-use shorepass_core::request::{Method, Request};
-use shorepass_proto::store::v1::Progress;
+use shorepass_core::request::{Method, Outcome, Request};
+use shorepass_proto::store::v1::{LatestIdentity, LedgerIdentity, Progress};
 
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    PROGRESS, ReadError, Table, View, blocks_prefix, id_of, jti_of, leases_prefix, request_key,
+    LATEST_IDENTITY, LEDGER_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of,
+    jti_of, leases_prefix, request_key,
 };
 
 /// Something that is one row.
@@ -67,6 +70,8 @@ row!(Lease, Lease, "lease",
 row!(Block, Block, "block",
     key: |block| block.id.as_bytes().to_vec(), name: |block| block.id.to_string(),
     revision: |block| Some(block.revision));
+row!(Ban, Ban, "the ban of",
+    key: |ban| ban_key(&ban.banned.key()), name: |ban| ban.banned.to_string(), revision: |ban| Some(ban.revision));
 row!(Enrolment, Enrolment, "enrolment",
     key: |enrolment| enrolment.id.as_bytes().to_vec(), name: |enrolment| enrolment.id.to_string(),
     revision: |enrolment| Some(enrolment.revision));
@@ -79,7 +84,10 @@ row!(Control, Control, "control",
     key: |control| control.anchor.as_str().as_bytes().to_vec(),
     name: |control| control.anchor.as_str().to_owned(), revision: |_| None);
 row!(Request, Request, "request",
-    key: |request| request_key(&request.owner, request.method, request.id), name: |request| request.id.to_string(),
+    key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
+    revision: |_| None);
+row!(CreatedIdentity, Identity, "identity",
+    key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
     revision: |_| None);
 
 /// A row by its key.
@@ -96,6 +104,12 @@ pub(crate) fn progress(view: &dyn View) -> Result<u64, ReadError> {
     Ok(progress.sequence)
 }
 
+/// Which ledger the records are; none in records that are new, or from before there was a manifest.
+pub(crate) fn ledger_identity(view: &dyn View) -> Result<Option<LedgerIdentity>, ReadError> {
+    let Some(value) = view.get(Table::Meta, LEDGER_IDENTITY)? else { return Ok(None) };
+    unframe(&value).map(Some).map_err(|damage| ReadError::Damaged { table: Table::Meta, damage })
+}
+
 /// Whether an entry of the whole space can be read.
 pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     let Some((table, key)) = Table::split(whole_key) else {
@@ -106,6 +120,12 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
     };
     let damaged = |damage| ReadError::Damaged { table, damage };
     match table {
+        Table::Meta if key == LATEST_IDENTITY => {
+            unframe::<LatestIdentity>(value).map(|_| ()).map_err(damaged)
+        }
+        Table::Meta if key == LEDGER_IDENTITY => {
+            unframe::<LedgerIdentity>(value).map(|_| ()).map_err(damaged)
+        }
         Table::Meta => unframe::<Progress>(value).map(|_| ()).map_err(damaged),
         Table::Job => read::<Job>(key, value).map(|_| ()),
         Table::Lease => read::<Lease>(key, value).map(|_| ()),
@@ -120,6 +140,39 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::LatestEnrolment => latest(value).map(|_| ()),
         Table::Request => read::<Request>(key, value).map(|_| ()),
         Table::Control => read::<Control>(key, value).map(|_| ()),
+        Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
+        Table::Ban => read::<Ban>(key, value).map(|_| ()),
+        Table::Due => key.get(9..).map(|_| ()).ok_or(damaged(Damage::Short)),
+    }
+}
+
+/// Whether an entry of an index names a row that is there.
+pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(), ReadError> {
+    let damaged = |damage| ReadError::Damaged { table: index, damage };
+    let named = match index {
+        Table::TokensOfLease => (Table::Token, jti_of(key).map_err(damaged)?),
+        Table::BlocksOfCaller => (Table::Block, id_of(key).map_err(damaged)?),
+        Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
+            (Table::Lease, id_of(key).map_err(damaged)?)
+        }
+        Table::Meta
+        | Table::Job
+        | Table::Lease
+        | Table::Token
+        | Table::Block
+        | Table::JoinToken
+        | Table::Enrolment
+        | Table::LatestEnrolment
+        | Table::Request
+        | Table::Control
+        | Table::Identity
+        | Table::Ban
+        // What it names may be gone before its time: a job with its last lease.
+        | Table::Due => return Ok(()),
+    };
+    match view.get(named.0, named.1)? {
+        Some(_) => Ok(()),
+        None => Err(damaged(Damage::Content("it names a row that is not there".to_owned()))),
     }
 }
 
@@ -185,7 +238,13 @@ fn candidates<'a>(view: &'a dyn View, filter: &LeaseFilter, before: Option<Lease
     }
 }
 
-type Leases<'a> = Box<dyn Iterator<Item = Result<Lease, ReadError>> + 'a>;
+/// The leases that have not ended, newest first.
+pub(crate) fn unfinished(view: &dyn View) -> Leases<'_> {
+    by_index(view, Table::UnfinishedLeases, &[], None)
+}
+
+/// Leases as they are found.
+pub(crate) type Leases<'a> = Box<dyn Iterator<Item = Result<Lease, ReadError>> + 'a>;
 
 /// The leases whose ids begin so.
 fn whole_table<'a>(view: &'a dyn View, prefix: &[u8], before: Option<LeaseId>) -> Leases<'a> {
@@ -216,10 +275,20 @@ pub(crate) fn token(view: &dyn View, jti: &str) -> Result<Option<MintedToken>, R
 pub(crate) fn request(
     view: &dyn View,
     owner: &Owner,
+    job: Option<JobId>,
     method: Method,
     id: RequestId,
 ) -> Result<Option<Request>, ReadError> {
-    fetch(view, &request_key(owner, method, id))
+    let found: Option<Request> = fetch(view, &request_key(owner, job, method, id))?;
+    if found.is_some() || job.is_none() {
+        return Ok(found);
+    }
+    // Recorded before the session was part of the key: what came of it says which session it was for.
+    let older: Option<Request> = fetch(view, &request_key(owner, None, method, id))?;
+    let Some((older, Outcome::Lease(made))) = older.map(|older| (older.clone(), older.outcome)) else {
+        return Ok(None);
+    };
+    Ok(lease(view, made)?.filter(|made| Some(made.job) == job).map(|_| older))
 }
 
 /// A block.
@@ -238,6 +307,44 @@ pub(crate) fn controls(view: &dyn View, cluster: &Name) -> Result<Vec<Control>, 
     let all = view.newest_first(Table::Control, &[], None);
     let read = all.map(|entry| entry.and_then(|(key, value)| read::<Control>(&key, &value)));
     read.filter(|control| control.as_ref().map_or(true, |control| control.cluster == *cluster)).collect()
+}
+
+/// Up to `limit` blocks that match, newest first, older than `before`. Reads all of them, for people who ask.
+pub(crate) fn find_blocks(
+    view: &dyn View,
+    filter: &BlockFilter,
+    before: Option<BlockId>,
+    limit: usize,
+) -> Result<Vec<Block>, ReadError> {
+    let before = before.map(|id| *id.as_bytes());
+    let entries = view.newest_first(Table::Block, &[], before.as_ref().map(<[u8; 16]>::as_slice));
+    entries
+        .map(|entry| entry.and_then(|(key, value)| read::<Block>(&key, &value)))
+        .filter(|block| block.as_ref().map_or(true, |block| filter.matches(block)))
+        .take(limit)
+        .collect()
+}
+
+/// The ban that is found by this.
+pub(crate) fn ban(view: &dyn View, key: &BanKey) -> Result<Option<Ban>, ReadError> {
+    fetch(view, &ban_key(key))
+}
+
+/// Up to `limit` bans, last key first, before the key of `after`.
+pub(crate) fn bans(view: &dyn View, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, ReadError> {
+    let after = after.map(ban_key);
+    let entries = view.newest_first(Table::Ban, &[], after.as_deref());
+    entries.take(limit).map(|entry| entry.and_then(|(key, value)| read(&key, &value))).collect()
+}
+
+/// The ban in force that holds for this owner.
+pub(crate) fn ban_on(view: &dyn View, owner: &Owner) -> Result<Option<Ban>, ReadError> {
+    for key in [BanKey::Name(owner.spiffe_id.clone()), BanKey::Enrolment(owner.enrolment)] {
+        if let Some(ban) = ban(view, &key)?.filter(Ban::in_force) {
+            return Ok(Some(ban));
+        }
+    }
+    Ok(None)
 }
 
 /// A join token by the digest of its secret.
@@ -260,4 +367,17 @@ pub(crate) fn latest_enrolment(
     };
     let owner = latest(&value)?;
     indexed(view, Table::LatestEnrolment, Ok(owner.enrolment.as_bytes())).map(Some)
+}
+
+/// An identity by the digest of its certificate.
+pub(crate) fn identity(view: &dyn View, certificate: Digest) -> Result<Option<CreatedIdentity>, ReadError> {
+    fetch(view, certificate.as_bytes())
+}
+
+/// The identity that was recorded last.
+pub(crate) fn latest_identity(view: &dyn View) -> Result<Option<CreatedIdentity>, ReadError> {
+    let Some(value) = view.get(Table::Meta, LATEST_IDENTITY)? else { return Ok(None) };
+    let latest: LatestIdentity =
+        unframe(&value).map_err(|damage| ReadError::Damaged { table: Table::Meta, damage })?;
+    indexed(view, Table::Meta, Ok(&latest.certificate_digest)).map(Some)
 }

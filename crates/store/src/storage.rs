@@ -1,40 +1,40 @@
-//! The storage thread: owns all writes, and writes many commits at a time.
+//! The storage thread: owns all writes, writes many commits at a time, and mends itself when the disk comes back.
 //!
-//! For each batch: plan; append to the audit file and fdatasync it; apply to sled, `flush()`, and fdatasync sled's file
-//! (`flush` alone is sync_file_range, which does not empty a disk's cache); then answer. `flush_async` is not used, it
-//! can hang for ever. A batch is what waited while the one before it was written, so a slow disk makes larger batches
-//! and no timer is needed.
+//! For each batch: plan; append to the audit file and sync it; append to the security copy and sync it, if the batch
+//! touches security state; apply to the records, flush and sync them; then answer. A batch is what waited while the one
+//! before it was written, so a slow disk makes larger batches and no timer is needed.
+//!
+//! With a batch goes the removal of what is over ([`crate::trim`]): where nothing is recorded, nothing grows.
+//!
+//! A failed write of the audit file is undone and refuses its batch alone. After a failed write of copy or records their
+//! state is unknown, while the audit file has the batch: everything is closed, commits and reads are refused, and every
+//! [`RETRY`] the ledger is opened as at a start, which brings in what the audit file has. That is sound after a failed
+//! fsync too: nothing is believed but what can be read back, and what is missing then or later is in the audit file.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use shorepass_core::ledger::{Change, LedgerError};
-use shorepass_core::time::Clock;
+use shorepass_core::security::SecurityState;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::AuditFile;
-use crate::files::{self, Disk};
-use crate::plan::{self, Batch, Planned};
-use crate::rows;
-use crate::sled_ledger::{OpenError, State, describe};
-use crate::tables::{ReadError, Writes};
+use crate::copy::{self, SecurityCopy};
+use crate::error::OpenError;
+use crate::manifest;
+use crate::opening::{OnFailure, Opened, Opening};
+use crate::panics::describe;
+use crate::plan::{Batch, Planned};
 
 /// How many commits are written together at most.
 pub(crate) const BATCH: usize = 256;
-/// How many audit lines are brought in together at most.
-const REPLAY: u64 = 1024;
-/// How much of the records sled keeps in memory, in bytes; its default is a gigabyte.
-pub(crate) const CACHE: u64 = 16 * 1024 * 1024;
-/// How often sled's own lock is tried.
-const LOCK_TRIES: u32 = 100;
-/// How long after one try the next comes.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// What sled says when its lock is taken; it has no kind of error for that.
-const LOCK_TAKEN: &str = "could not acquire lock";
+/// How long after one try to open the ledger again the next comes.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+/// How often history is looked at, by a commit that comes after that time.
+const TRIM: Duration = Duration::from_secs(60);
+/// How often the queue is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A commit that waits.
 pub(crate) struct Item {
@@ -44,50 +44,189 @@ pub(crate) struct Item {
     pub(crate) answer: oneshot::Sender<Result<(), LedgerError>>,
 }
 
-/// What the thread needs.
-pub(crate) struct Opening {
-    /// How to sync.
-    pub(crate) disk: Box<dyn Disk>,
-    /// Where the records are.
-    pub(crate) directory: PathBuf,
-    /// Where the audit file is.
-    pub(crate) audit: PathBuf,
-    /// For how long commits take.
-    pub(crate) clock: Arc<dyn Clock>,
-    /// The queue.
-    pub(crate) waiting: mpsc::Receiver<Item>,
+/// What the storage thread tells.
+#[derive(Default)]
+pub(crate) struct State {
+    /// The records to read; none while they are not open.
+    pub(crate) records: RwLock<Option<sled::Db>>,
+    told: Mutex<Told>,
 }
 
-/// Opens the records on a thread of their own, which then serves the queue until its senders are gone.
-pub(crate) fn start(opening: Opening, state: Arc<State>) -> Result<(sled::Db, JoinHandle<()>), OpenError> {
-    let directory = opening.directory.clone();
-    let damaged = move |problem| OpenError::Damaged { directory: directory.clone(), problem };
-    let ended = damaged.clone();
-    let (opened, result) = std::sync::mpsc::sync_channel(1);
-    let body = move || {
-        let storage = catch_unwind(AssertUnwindSafe(|| Storage::open(opening, Arc::clone(&state))));
-        // Nobody takes the answer only if `start` is gone, and with it the queue.
-        match storage.unwrap_or_else(|panic| Err(damaged(describe(panic.as_ref())))) {
-            Ok((storage, waiting)) => {
-                let _ = opened.send(Ok(storage.records.clone()));
-                serve(storage, waiting, &state);
-            }
-            Err(error) => {
-                let _ = opened.send(Err(error));
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("shorepass-ledger".to_owned()).spawn(body);
-    let thread = thread.map_err(|error| ended(format!("no thread could be started: {error}")))?;
-    match result.recv() {
-        Ok(opened) => Ok((opened?, thread)),
-        Err(_) => Err(ended("the storage thread ended".to_owned())),
+/// What is told besides the records.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    /// Why nothing works at the moment.
+    pub(crate) failed: Option<String>,
+    /// Why the audit file could not be written the last time.
+    pub(crate) audit_problem: Option<String>,
+    /// How long the last batch took.
+    pub(crate) last_commit: Option<Duration>,
+    /// What an operator should look at.
+    pub(crate) alarm: Option<String>,
+    /// When security state was found lost.
+    pub(crate) lost: Option<shorepass_core::time::Timestamp>,
+    /// How many entries were read to open the records.
+    pub(crate) read: usize,
+}
+
+impl State {
+    /// What is told.
+    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything works at the moment.
+    pub(crate) fn check(&self) -> Result<(), LedgerError> {
+        self.told().failed.clone().map_or(Ok(()), |reason| Err(LedgerError::Unavailable(reason)))
+    }
+
+    /// Why the queue is closed.
+    pub(crate) fn gone(&self) -> LedgerError {
+        let reason = self.told().failed.clone();
+        LedgerError::Unavailable(reason.unwrap_or_else(|| "it was shut down".to_owned()))
+    }
+
+    /// What is known of the security state.
+    pub(crate) fn security(&self) -> SecurityState {
+        self.told().lost.map_or(SecurityState::Whole, SecurityState::LostSince)
+    }
+
+    fn opened(&self, opened: &Opened) {
+        *self.records.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.records.db().clone());
+        let mut told = self.told();
+        (told.failed, told.audit_problem) = (None, None);
+        told.alarm = opened.alarm.clone().or(told.alarm.take());
+        told.lost = opened.manifest.lost;
+        told.read = opened.read;
+    }
+
+    /// Nothing works any more. Told before the records are closed, so that who reads learns why.
+    fn failed(&self, reason: String) {
+        self.told().failed = Some(reason);
+        *self.records.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// Serves until the queue's senders are gone or the records have failed.
-fn serve(mut storage: Storage, mut waiting: mpsc::Receiver<Item>, state: &State) {
-    let served = catch_unwind(AssertUnwindSafe(|| {
+/// Opens the ledger on a thread of its own, which then serves the queue until its senders are gone.
+pub(crate) fn start(
+    opening: Opening,
+    waiting: mpsc::Receiver<Item>,
+    state: Arc<State>,
+) -> Result<JoinHandle<()>, OpenError> {
+    let directory = opening.place.records();
+    let (told, result) = std::sync::mpsc::sync_channel(1);
+    let body = move || match open(&opening, opening.options.on_failure) {
+        Ok(opened) => {
+            state.opened(&opened);
+            // Nobody takes the answer only if `start` is gone, and with it the queue.
+            let _ = told.send(Ok(()));
+            Thread { opening, waiting, state }.run(opened);
+        }
+        Err(error) => {
+            let _ = told.send(Err(error));
+        }
+    };
+    let failed = |problem: String| OpenError::Damaged { directory: directory.clone(), problem };
+    let thread = std::thread::Builder::new().name("shorepass-ledger".to_owned()).spawn(body);
+    let thread = thread.map_err(|error| failed(format!("no thread could be started: {error}")))?;
+    match result.recv() {
+        Ok(opened) => opened.map(|()| thread),
+        Err(_) => Err(failed("the storage thread ended".to_owned())),
+    }
+}
+
+fn open(opening: &Opening, on_failure: OnFailure) -> Result<Opened, OpenError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| opening.open(on_failure)));
+    opened.unwrap_or_else(|panic| {
+        Err(OpenError::Damaged { directory: opening.place.records(), problem: describe(panic.as_ref()) })
+    })
+}
+
+struct Thread {
+    opening: Opening,
+    waiting: mpsc::Receiver<Item>,
+    state: Arc<State>,
+}
+
+/// Copy or records cannot be written; everything must be opened again.
+struct Failed(String);
+
+impl Thread {
+    fn run(mut self, opened: Opened) {
+        let mut opened = Some(opened);
+        while let Some(open) = opened.take() {
+            let mut storage = Storage {
+                opened: open,
+                next_trim: Duration::ZERO,
+                opening: &self.opening,
+                state: &self.state,
+            };
+            let served = catch_unwind(AssertUnwindSafe(|| storage.serve(&mut self.waiting)));
+            let reason = match served {
+                Ok(Ok(())) => return storage.close(),
+                Ok(Err(Failed(reason))) => reason,
+                Err(panic) => describe(panic.as_ref()),
+            };
+            tracing::error!(reason, "the ledger takes nothing until its files can be written again");
+            self.state.failed(reason);
+            // Before it is opened again: sled has a lock of its own.
+            drop(storage);
+            opened = self.mend();
+        }
+    }
+
+    /// Opens the ledger again as soon as that works; none once nobody wants it any more.
+    fn mend(&mut self) -> Option<Opened> {
+        loop {
+            if !self.refuse_for(RETRY) {
+                return None;
+            }
+            // Damage that shows only now is looked at by the next start, and by somebody who reads the log.
+            match open(&self.opening, OnFailure::Stop) {
+                Ok(opened) => {
+                    self.state.opened(&opened);
+                    tracing::warn!(sequence = opened.sequence, "the ledger works again");
+                    return Some(opened);
+                }
+                Err(error) => {
+                    let error = std::error::Error::source(&error)
+                        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+                    tracing::warn!(error, "the ledger does not work yet");
+                }
+            }
+        }
+    }
+
+    /// Refuses what comes meanwhile; false once nothing can come any more.
+    fn refuse_for(&mut self, time: Duration) -> bool {
+        let mut left = time;
+        loop {
+            match self.waiting.try_recv() {
+                Ok(Item { answer, .. }) => {
+                    let _ = answer.send(Err(self.state.gone()));
+                }
+                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+                Err(mpsc::error::TryRecvError::Empty) if left.is_zero() => return true,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    std::thread::sleep(LOOK);
+                    left = left.saturating_sub(LOOK);
+                }
+            }
+        }
+    }
+}
+
+struct Storage<'a> {
+    opened: Opened,
+    /// When history is looked at again.
+    next_trim: Duration,
+    opening: &'a Opening,
+    state: &'a State,
+}
+
+impl Storage<'_> {
+    /// Serves until the queue's senders are gone.
+    fn serve(&mut self, waiting: &mut mpsc::Receiver<Item>) -> Result<(), Failed> {
         while let Some(first) = waiting.blocking_recv() {
             let mut items = vec![first];
             while items.len() < BATCH
@@ -95,182 +234,87 @@ fn serve(mut storage: Storage, mut waiting: mpsc::Receiver<Item>, state: &State)
             {
                 items.push(next);
             }
-            storage.commit(items)?;
+            self.commit(items)?;
         }
-        Ok(())
-    }));
-    let reason = match served {
-        Ok(Ok(())) => return,
-        Ok(Err(Failed(reason))) => reason,
-        Err(panic) => describe(panic.as_ref()),
-    };
-    tracing::error!(reason, "the ledger takes nothing more until the issuer is restarted");
-    let _ = state.failed.set(reason);
-}
-
-/// The records cannot be written; nothing goes on.
-struct Failed(String);
-
-struct Storage {
-    records: sled::Db,
-    file: File,
-    audit: AuditFile,
-    disk: Box<dyn Disk>,
-    clock: Arc<dyn Clock>,
-    /// The number of the last audit line, which is in the records.
-    sequence: u64,
-    state: Arc<State>,
-}
-
-impl Storage {
-    fn open(opening: Opening, state: Arc<State>) -> Result<(Self, mpsc::Receiver<Item>), OpenError> {
-        let Opening { disk, directory, audit, clock, waiting } = opening;
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::File { path, source }
-        };
-        let records = open_records(&directory)?;
-        let path = directory.join("db");
-        let file = File::open(&path).map_err(failed(&path))?;
-        files::sync_directory(&directory).map_err(failed(&directory))?;
-        let damaged = |problem: ReadError| OpenError::Damaged {
-            directory: directory.clone(),
-            problem: problem.to_string(),
-        };
-        let unindexed = scan(&records).map_err(damaged)?;
-        let sequence = rows::progress(&records).map_err(damaged)?;
-        let mut audit = AuditFile::open(&audit)?;
-        audit.settle(sequence)?;
-        if (1..sequence).contains(&audit.last()) {
-            tracing::warn!(
-                records = sequence,
-                audit = audit.last(),
-                "the audit file ends before the records"
-            );
-        }
-        let mut storage = Self { records, file, audit, disk, clock, sequence, state };
-        // First: what is replayed next is newer.
-        storage.reindex(unindexed).map_err(|Failed(problem)| unwritten(&directory, problem))?;
-        storage.replay(&directory)?;
-        Ok((storage, waiting))
-    }
-
-    /// Brings the indices up to the rows.
-    fn reindex(&self, unindexed: Writes) -> Result<(), Failed> {
-        if unindexed.is_empty() { Ok(()) } else { self.write(unindexed) }
-    }
-
-    /// Brings in what the audit file has and the records do not.
-    fn replay(&mut self, directory: &Path) -> Result<(), OpenError> {
-        let from = self.sequence;
-        let write = |mut rows: Writes, sequence| {
-            plan::put_progress(sequence, &mut rows);
-            self.write(rows).map_err(|Failed(problem)| unwritten(directory, problem))
-        };
-        let (mut rows, mut sequence) = (Writes::default(), from);
-        for entry in self.audit.entries_after(from)? {
-            let entry = entry?;
-            if let Some(change) = &entry.change {
-                plan::puts(change, &mut rows);
-            }
-            sequence = entry.sequence;
-            if (sequence - from).is_multiple_of(REPLAY) {
-                write(std::mem::take(&mut rows), sequence)?;
-            }
-        }
-        if sequence > from {
-            write(rows, sequence)?;
-            tracing::info!(from, to = sequence, "brought the records up to the audit file");
-        }
-        self.sequence = sequence;
         Ok(())
     }
 
     /// Writes what waits, and answers.
     fn commit(&mut self, items: Vec<Item>) -> Result<(), Failed> {
-        let started = self.clock.since_boot();
-        let mut batch = Batch::over(&self.records, self.sequence);
+        let started = self.opening.clock.since_boot();
+        let mut batch = Batch::over(self.opened.records.db(), self.opened.sequence);
         let planned: Vec<_> = items.into_iter().map(|item| (batch.add(&item.changes), item.answer)).collect();
+        if !batch.is_empty() && started >= self.next_trim {
+            let more = batch.trim(self.opening.clock.now(), self.opening.options.retention);
+            self.next_trim = if more { started } else { started + TRIM };
+        }
         let Planned { rows, lines, sequence } = batch.finish();
         if !lines.is_empty() {
-            if let Err(error) = self.audit.append(&lines, self.disk.as_ref()) {
-                *self.state.audit_problem.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(error.to_string());
+            if let Err(error) = self.opened.audit.append(&lines, self.opening.disk.as_ref()) {
+                self.state.told().audit_problem = Some(error.to_string());
                 // Also for what conflicted: it may have conflicted with what is now not recorded.
                 for (_, answer) in planned {
                     let _ = answer.send(Err(LedgerError::AuditUnavailable(error.to_string())));
                 }
                 return Ok(());
             }
-            *self.state.audit_problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            if let Err(failed) = self.write(rows) {
+            self.state.told().audit_problem = None;
+            if let Err(failed) = self.write(rows, sequence) {
                 // Told before the waiting are let go, so that they learn why.
-                let _ = self.state.failed.set(failed.0.clone());
+                self.state.failed(failed.0.clone());
                 return Err(failed);
             }
-            self.sequence = sequence;
         }
-        let took = self.clock.since_boot().saturating_sub(started);
-        *self.state.last_commit.lock().unwrap_or_else(PoisonError::into_inner) = Some(took);
+        let took = self.opening.clock.since_boot().saturating_sub(started);
+        self.state.told().last_commit = Some(took);
         for (outcome, answer) in planned {
             let _ = answer.send(outcome);
+        }
+        self.keep_up()
+    }
+
+    /// Writes the rows of lines that are in the audit file.
+    fn write(&mut self, rows: crate::tables::Writes, sequence: u64) -> Result<(), Failed> {
+        let disk = self.opening.disk.as_ref();
+        let copied = self.opened.copy.append(disk, sequence, &rows);
+        copied
+            .map_err(|error| Failed(format!("the copy of the security state cannot be written: {error}")))?;
+        let written = self.opened.records.write(rows, disk);
+        written.map_err(|error| Failed(format!("the records cannot be written: {error}")))?;
+        self.opened.sequence = sequence;
+        Ok(())
+    }
+
+    /// Moves the manifest's mark and compacts the copy, when it is time; nobody waits for that.
+    fn keep_up(&mut self) -> Result<(), Failed> {
+        if self.opened.copy.has_grown() {
+            let rows = self.opened.records.read(copy::rows_of).map_err(|error| Failed(error.to_string()))?;
+            let path = self.opening.place.copy();
+            let id = self.opened.manifest.id;
+            let written =
+                SecurityCopy::write(self.opening.disk.as_ref(), &path, id, self.opened.sequence, &rows);
+            self.opened.copy = written.map_err(|error| {
+                Failed(format!("the copy of the security state cannot be compacted: {error}"))
+            })?;
+        }
+        if self.opened.sequence >= self.opened.manifest.sequence + manifest::EVERY {
+            self.mark(false);
         }
         Ok(())
     }
 
-    /// Makes rows durable, all or none.
-    fn write(&self, rows: Writes) -> Result<(), Failed> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in rows.into_rows() {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        let failed = |error: sled::Error| Failed(format!("the records cannot be written: {error}"));
-        self.records.apply_batch(batch).map_err(failed)?;
-        self.records.flush().map_err(failed)?;
-        let synced = self.disk.sync_records(&self.file);
-        synced.map_err(|error| Failed(format!("the records cannot be synced: {error}")))
-    }
-}
-
-fn open_records(directory: &Path) -> Result<sled::Db, OpenError> {
-    // No flusher thread: each batch is flushed where it is written.
-    let config = sled::Config::new().path(directory).cache_capacity(CACHE).flush_every_ms(None);
-    let mut tries = LOCK_TRIES;
-    loop {
-        match config.open() {
-            Ok(records) => return Ok(records),
-            // We hold the directory's lock, so whoever has sled's is on its way out.
-            Err(sled::Error::Io(source)) if source.to_string().contains(LOCK_TAKEN) && tries > 0 => {
-                tries -= 1;
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Err(sled::Error::Io(source)) => {
-                return Err(OpenError::File { path: directory.to_owned(), source });
-            }
-            Err(other) => {
-                return Err(OpenError::Damaged {
-                    directory: directory.to_owned(),
-                    problem: other.to_string(),
-                });
-            }
+    /// Moves the manifest's mark to where the records are. Where that fails the old mark stands, which proves less.
+    fn mark(&mut self, clean: bool) {
+        let manifest = &mut self.opened.manifest;
+        (manifest.sequence, manifest.clean) = (self.opened.sequence, clean);
+        manifest.security = self.opened.copy.sequence();
+        if let Err(error) = self.opening.write_manifest(manifest) {
+            tracing::warn!(%error, "the MANIFEST was not brought up to date");
         }
     }
-}
 
-/// Reads everything once: damage is found at the start and not in the middle of an act. Gives what the indices lack.
-fn scan(records: &sled::Db) -> Result<Writes, ReadError> {
-    let mut unindexed = Writes::default();
-    for entry in records.iter() {
-        let (key, value) = entry.map_err(crate::sled_ledger::engine)?;
-        rows::check(&key, &value)?;
-        unindexed.absorb(plan::unindexed(records, &key, &value)?);
+    /// The orderly end.
+    fn close(mut self) {
+        self.mark(true);
     }
-    Ok(unindexed)
-}
-
-fn unwritten(directory: &Path, problem: String) -> OpenError {
-    OpenError::File { path: directory.to_owned(), source: std::io::Error::other(problem) }
 }

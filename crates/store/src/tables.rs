@@ -1,30 +1,34 @@
 //! The key space: one ordered map, whatever the engine.
 //!
 //! Each key begins with its table's byte; one map and not one per table, because a batch is atomic on one map only.
-//! Rows are values in the frame of `record`; the indices have empty values, all that they say is in the key. No row is
-//! ever removed but two: a lease's entry in [`Table::UnfinishedLeases`], when it has ended, and a control, when it is gone;
-//! what is asked every few seconds costs what is going on, and not what ever happened.
+//! Rows are values in the frame of `record`; the indices have empty values, all that they say is in the key. A lease that
+//! has ended leaves [`Table::UnfinishedLeases`] and is history: what is asked every few seconds, and what is read at start,
+//! costs what is going on and not what ever happened. `trim` removes history when it is old.
 //!
 //! | table | key |
 //! | --- | --- |
-//! | Meta | `progress` |
+//! | Meta | `progress`, `identity` |
 //! | Job, Lease, Block, Enrolment | id, 16 bytes: UUIDv7, so that keys sort by time |
 //! | Token | `jti` |
 //! | TokensOfLease (index) | lease id, time recorded, `jti` |
 //! | BlocksOfCaller (index) | SPIFFE ID, 0, role, 0, block id |
 //! | JoinToken | digest, 32 bytes |
 //! | LatestEnrolment | SPIFFE ID |
-//! | Request | SPIFFE ID, 0, enrolment id, method, request id |
+//! | Request | SPIFFE ID, 0, enrolment id, method, request id, and the job id where there is one |
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
 //! | Control | the anchor's name |
+//! | Identity | digest of its certificate, 32 bytes |
+//! | Ban | `n` and the SPIFFE ID, or `e` and the enrolment's id |
+//! | Due (index) | kind, time, key of the row |
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::{Owner, SpiffeId};
-use shorepass_core::id::{BlockId, RequestId};
+use shorepass_core::id::{BlockId, JobId, RequestId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
@@ -37,7 +41,7 @@ use crate::record::Damage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Table {
-    /// How far the audit file is in the records.
+    /// How far the audit file, and the file that hands identities over, are in the records, and which ledger they are.
     Meta = 0,
     /// Job sessions.
     Job = 1,
@@ -67,10 +71,17 @@ pub(crate) enum Table {
     LeasesOfCaller = 13,
     /// Anchors of nobody's lease that are not known to be gone.
     Control = 23,
+    /// Identities of operators and platforms.
+    Identity = 14,
+    /// Bans.
+    Ban = 25,
+    /// What is removed when.
+    Due = 30,
 }
 
 impl Table {
-    const ALL: [Self; 15] = [
+    /// All tables.
+    pub(crate) const ALL: [Self; 18] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -86,7 +97,35 @@ impl Table {
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
         Self::Control,
+        Self::Identity,
+        Self::Ban,
+        Self::Due,
     ];
+
+    /// Whether its rows are security state: what refuses somebody. Losing one would let somebody in, so that there is a
+    /// second copy of them.
+    pub(crate) fn is_security(self) -> bool {
+        match self {
+            Self::Block
+            | Self::BlocksOfCaller
+            | Self::Ban
+            | Self::JoinToken
+            | Self::Enrolment
+            | Self::LatestEnrolment => true,
+            Self::Meta
+            | Self::Job
+            | Self::Lease
+            | Self::Token
+            | Self::TokensOfLease
+            | Self::Request
+            | Self::UnfinishedLeases
+            | Self::LeasesOfJob
+            | Self::LeasesOfCaller
+            | Self::Control
+            | Self::Identity
+            | Self::Due => false,
+        }
+    }
 
     /// A key of this table in the whole space.
     pub(crate) fn key(self, key: &[u8]) -> Vec<u8> {
@@ -100,18 +139,24 @@ impl Table {
     }
 }
 
-/// The only key of [`Table::Meta`].
+/// The key in [`Table::Meta`] of how far the audit file is in the records.
 pub(crate) const PROGRESS: &[u8] = b"progress";
+/// The key in [`Table::Meta`] of which ledger the records are.
+pub(crate) const LEDGER_IDENTITY: &[u8] = b"ledger";
 
-/// Where a request is found: scoped to its owner and method.
-pub(crate) fn request_key(owner: &Owner, method: Method, id: RequestId) -> Vec<u8> {
+/// The key of [`Table::Meta`] that names the identity that was recorded last.
+pub(crate) const LATEST_IDENTITY: &[u8] = b"identity";
+
+/// Where a request is found: scoped to its owner, job session and method.
+pub(crate) fn request_key(owner: &Owner, job: Option<JobId>, method: Method, id: RequestId) -> Vec<u8> {
     let method = match method {
         Method::StartJob => 1,
         Method::Issue => 2,
         Method::CreateJoinToken => 3,
     };
     let spiffe_id = owner.spiffe_id.to_string();
-    [spiffe_id.as_bytes(), &[0], owner.enrolment.as_bytes(), &[method], id.as_bytes()].concat()
+    let job = job.as_ref().map_or(&[] as &[u8], |job| job.as_bytes());
+    [spiffe_id.as_bytes(), &[0], owner.enrolment.as_bytes(), &[method], id.as_bytes(), job].concat()
 }
 
 /// Where a token stands among those of its lease.
@@ -134,6 +179,14 @@ pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
 /// Where a block stands among those of its caller and role.
 pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -> Vec<u8> {
     [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
+}
+
+/// Where a ban is.
+pub(crate) fn ban_key(key: &BanKey) -> Vec<u8> {
+    match key {
+        BanKey::Name(name) => [b"n", name.to_string().as_bytes()].concat(),
+        BanKey::Enrolment(enrolment) => [b"e", enrolment.as_bytes().as_slice()].concat(),
+    }
 }
 
 /// Where a lease stands among those of its job.
@@ -185,6 +238,12 @@ pub(crate) trait View {
 
     /// The entries whose keys begin with `prefix` and come before `before`, last key first: keys sort by time.
     fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_>;
+
+    /// The same entries the other way round, for whoever takes the first few of many.
+    fn oldest_first(&self, table: Table, prefix: &[u8], before: &[u8]) -> Entries<'_> {
+        let entries: Vec<_> = self.newest_first(table, prefix, Some(before)).collect();
+        Box::new(entries.into_iter().rev())
+    }
 }
 
 /// The range of whole keys of [`View::newest_first`], its end excluded.
@@ -263,6 +322,11 @@ impl Writes {
     }
 
     /// The whole keys and values; none for what is to be removed.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.0.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
+    /// The same, given away.
     pub(crate) fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
         self.0.into_iter()
     }
@@ -279,6 +343,26 @@ impl<'a> Overlay<'a> {
     /// With nothing to be written yet.
     pub(crate) fn over(base: &'a dyn View) -> Self {
         Self { base, writes: Writes::default() }
+    }
+
+    /// The key space as it is now.
+    pub(crate) fn base(&self) -> &'a dyn View {
+        self.base
+    }
+
+    /// Whether any key of a table will begin so.
+    pub(crate) fn any(&self, table: Table, prefix: &[u8]) -> Result<bool, ReadError> {
+        let (start, end) = range(table, prefix, None);
+        let mut written = self.writes.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)));
+        if written.any(|(_, value)| value.is_some()) {
+            return Ok(true);
+        }
+        for entry in self.base.newest_first(table, prefix, None) {
+            if !self.writes.0.contains_key(&table.key(&entry?.0)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

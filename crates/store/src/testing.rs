@@ -1,15 +1,19 @@
 //! Things to record, for the tests of this crate: plain ones by number, and any at all for properties.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use proptest::option;
 use proptest::prelude::*;
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{Activation, AnchorName, EndCause, Lease, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
@@ -18,6 +22,8 @@ use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
+
+use crate::{OnFailure, OpenError, Options, Store};
 
 /// Entropy that gives the same bytes for the same seed.
 pub(crate) struct Seed(AtomicU8);
@@ -45,6 +51,16 @@ impl Clock for Still {
     fn since_boot(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// The ledger in that directory, which stays closed when its records are lost.
+pub(crate) fn open(directory: &Path) -> Result<Store, OpenError> {
+    open_with(directory, Options { on_failure: OnFailure::Stop, retention: None })
+}
+
+/// The same, kept otherwise.
+pub(crate) fn open_with(directory: &Path, options: Options) -> Result<Store, OpenError> {
+    Store::open(directory, options, Arc::new(Still), Arc::new(Seed::new(1)))
 }
 
 pub(crate) fn second(second: i64) -> Timestamp {
@@ -107,7 +123,8 @@ pub(crate) fn control(number: u8) -> Control {
 
 pub(crate) fn request(number: u8, method: Method, outcome: Outcome) -> Request {
     let id = RequestId::generate(second(number.into()), &Seed::new(number));
-    Request { owner: owner(), method, id, content: Digest::of_bytes(&[number]), outcome }
+    let job = (method == Method::Issue).then(|| job(number).id);
+    Request { owner: owner(), job, method, id, content: Digest::of_bytes(&[number]), outcome }
 }
 
 pub(crate) fn job_started(number: u8) -> Change {
@@ -160,6 +177,12 @@ pub(crate) fn block(number: u8) -> Block {
     }
 }
 
+/// Set at second 5.
+pub(crate) fn ban(banned: Banned) -> Ban {
+    let reason = "stolen".to_owned();
+    Ban { banned, set: second(5), by: operator(), reason, lifted: None, revision: Revision::FIRST }
+}
+
 pub(crate) fn join_token(number: u8) -> JoinToken {
     JoinToken {
         digest: Digest::of_bytes(&[number]),
@@ -199,6 +222,21 @@ pub(crate) fn enrolment(number: u8) -> Enrolment {
 
 pub(crate) fn enrolled(number: u8) -> Change {
     Change::Enrolled { enrolment: enrolment(number) }
+}
+
+pub(crate) fn identity(number: u8) -> CreatedIdentity {
+    CreatedIdentity {
+        certificate: Digest::of_bytes(&[number]),
+        owner: Owner { spiffe_id: operator(), ..owner() },
+        created: second(number.into()),
+        expires: second(i64::from(number) + 3600),
+        uid: 1000,
+        line_end: 300 * u64::from(number),
+    }
+}
+
+pub(crate) fn identity_created(number: u8) -> Change {
+    Change::IdentityCreated { identity: identity(number) }
 }
 
 fn any_time() -> impl Strategy<Value = Timestamp> {
@@ -259,6 +297,7 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
         Just(EndCause::AnchorLost),
         Just(EndCause::ServiceAccountReplaced),
         Just(EndCause::EnrolmentReplaced),
+        (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
     ]
 }
 
@@ -354,8 +393,9 @@ fn any_request() -> impl Strategy<Value = Request> {
         any_id!(LeaseId).prop_map(Outcome::Lease),
         any_digest().prop_map(Outcome::JoinToken),
     ];
-    (any_owner(), method, any_id!(RequestId), any_digest(), outcome)
-        .prop_map(|(owner, method, id, content, outcome)| Request { owner, method, id, content, outcome })
+    (any_owner(), option::of(any_id!(JobId)), method, any_id!(RequestId), any_digest(), outcome).prop_map(
+        |(owner, job, method, id, content, outcome)| Request { owner, job, method, id, content, outcome },
+    )
 }
 
 fn any_token() -> impl Strategy<Value = MintedToken> {
@@ -389,6 +429,14 @@ fn any_block() -> impl Strategy<Value = Block> {
             lifted,
             revision,
         },
+    )
+}
+
+fn any_ban() -> impl Strategy<Value = Ban> {
+    let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
+    let banned = prop_oneof![any_spiffe_id().prop_map(Banned::Name), any_owner().prop_map(Banned::Enrolment)];
+    (banned, any_time(), any_spiffe_id(), any::<String>(), option::of(lifted), any_revision()).prop_map(
+        |(banned, set, by, reason, lifted, revision)| Ban { banned, set, by, reason, lifted, revision },
     )
 }
 
@@ -429,6 +477,20 @@ fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     )
 }
 
+fn any_identity() -> impl Strategy<Value = CreatedIdentity> {
+    let times = (any_time(), any_time());
+    (any_digest(), any_owner(), times, any::<u32>(), any::<u64>()).prop_map(
+        |(certificate, owner, (created, expires), uid, line_end)| CreatedIdentity {
+            certificate,
+            owner,
+            created,
+            expires,
+            uid,
+            line_end,
+        },
+    )
+}
+
 /// A refused request.
 pub(crate) fn refused() -> Change {
     let decision = DecisionId::generate(second(0), &Seed::new(0));
@@ -465,6 +527,9 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
+        any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
+        any_ban().prop_map(|ban| Change::BanSet { ban }),
+        any_ban().prop_map(|ban| Change::BanLifted { ban }),
         Just(()).prop_map(|()| refused()),
     ]
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
+use shorepass_core::id::CallId;
 use shorepass_core::lease::AnchorName;
 use shorepass_core::mint::{Claims, Minted, Order};
 use shorepass_core::name::Name;
@@ -99,6 +100,7 @@ struct State {
     next_cut: Option<CutError>,
     service_account_uid: Option<String>,
     annotations: Vec<String>,
+    calls: Vec<CallId>,
 }
 
 impl FakeCluster {
@@ -172,6 +174,11 @@ impl FakeCluster {
     /// The annotations of all anchors ever made.
     pub fn annotations(&self) -> Vec<String> {
         self.state().annotations.clone()
+    }
+
+    /// For which calls it was asked to mint, one after the other.
+    pub fn calls(&self) -> Vec<CallId> {
+        self.state().calls.clone()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -251,7 +258,8 @@ impl Cluster for FakeCluster {
         &self.endpoint
     }
 
-    async fn mint(&self, order: &Order, annotation: &str) -> Result<Minted, MintError> {
+    async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
+        self.state().calls.push(call.clone());
         let anchor_uid = self.anchor_for(order, annotation)?;
         tokio::task::yield_now().await;
         if let Some(act) = self.during_mint.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -281,6 +289,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn cut(&self, _namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+        tokio::task::yield_now().await;
         let mut state = self.state();
         if let Some(cause) = state.next_cut.take() {
             return Err(cause);

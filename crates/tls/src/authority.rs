@@ -36,7 +36,7 @@ use crate::serving::{ServingError, ServingIdentity};
 /// What a certificate lives at most.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Certificates begin earlier than now, for peers whose clock is behind.
-const BACKDATED: Duration = Duration::from_secs(60);
+pub(crate) const BACKDATED: Duration = Duration::from_secs(60);
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";

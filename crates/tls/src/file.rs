@@ -17,7 +17,7 @@ const SIZE_LIMIT: u64 = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
-    #[error("cannot read {path}")]
+    #[error("cannot read {path}; it must be on a disk that works and readable by this user")]
     Read {
         /// Which file.
         path: PathBuf,

@@ -13,7 +13,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use shorepass_core::caller::{Kind, VerifiedPeer};
 use shorepass_core::name::TrustDomain;
+use shorepass_core::time::after;
 
+use crate::authority::BACKDATED;
 use crate::crypto::{self, ChainError, Finding};
 use crate::leaf::{self, LeafError};
 
@@ -102,6 +104,7 @@ impl ClientVerifier {
         Ok(VerifiedPeer {
             spiffe_id: leaf.spiffe_id,
             enrolment,
+            issued: after(leaf.not_before, BACKDATED),
             expires: leaf.expires,
             certificate: leaf.certificate,
         })

@@ -34,6 +34,7 @@ fn expected(reason: Reason) -> (Code, &'static str) {
             (Code::PermissionDenied, "an operator finds the reason by the decision id")
         }
         Reason::LeaseNotAvailable => (Code::PermissionDenied, "check the id with whoever gave it to you"),
+        Reason::Banned => (Code::PermissionDenied, "an operator lifts it with `shorepass unban "),
         Reason::Blocked => (Code::PermissionDenied, "an operator lifts it with `shorepass unblock "),
         Reason::LeaseEnded => (Code::FailedPrecondition, "ask for a new"),
         Reason::JobEnded => (Code::FailedPrecondition, "start a new one"),
@@ -75,6 +76,7 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
         Reason::CallerKind => callers::wrong_kinds(stage).await,
         Reason::RoleNotAvailable => callers::unknown_and_forbidden_roles(stage).await,
         Reason::LeaseNotAvailable => callers::unknown_and_foreign_leases(stage).await,
+        Reason::Banned => callers::banned_callers(stage).await,
         Reason::Blocked => callers::blocked_runner(stage).await,
         Reason::LeaseEnded => callers::ended_lease(stage).await,
         Reason::JobEnded => callers::ended_job(stage).await,

@@ -148,10 +148,16 @@ async fn a_role_that_is_not_allowed_looks_like_one_that_does_not_exist() -> Resu
     }
     let anonymous = |done: &Done, role: &str| {
         let text = done.stderr.replace(role, "ROLE");
+        let told: Vec<_> = text.lines().filter(|line| !line.starts_with("  request: ")).collect();
+        let text = told.join("\n");
         text.split("under decision").next().unwrap_or_default().to_owned()
     };
     assert_eq!(anonymous(&not_allowed, DEPLOY.name), anonymous(&unknown, "nothing"));
     assert!(scene.leases()?.is_empty());
+    // The job is told, in its row too; the agent itself is as well as before.
+    let status = Done::of(scene.agent.tool("shorepass").arg("status"))?.succeeded()?;
+    assert!(status.contains("STATE") && status.contains("well"), "{status}");
+    assert!(status.contains("is not available to this caller and job"), "{status}");
     scene.agent.exec("No Role")?.failed(2, &["role"])
 }
 

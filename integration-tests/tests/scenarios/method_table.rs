@@ -18,6 +18,7 @@ use shorepass_core::id::EnrolmentId;
 use shorepass_core::time::Clock as _;
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_proto::v1;
+use shorepass_rpc::client::ApiClient;
 use shorepass_testing::certificates::{Fault, Pair, Subject, TestCa};
 use shorepass_tls::{ConnectError, Connector, CurrentIdentity, Identity, KeyAndRequest};
 use tokio::io::AsyncReadExt as _;
@@ -40,6 +41,10 @@ fn declared(method: &str) -> Result<&'static [Kind]> {
         | "AdminService/GetLease"
         | "AdminService/RevokeLeases"
         | "AdminService/Unblock"
+        | "AdminService/ListBlocks"
+        | "AdminService/Ban"
+        | "AdminService/Unban"
+        | "AdminService/ListBans"
         | "AdminService/FindToken"
         | "AdminService/CreateJoinToken" => &[Kind::Operator],
         other => bail!("{other} has no declared callers: say here who may call it, and in the method table"),
@@ -69,6 +74,10 @@ struct Scene {
     lease: v1::Lease,
     token_id: String,
     block: String,
+    /// Who has the living lease.
+    owner: SpiffeId,
+    /// Somebody who is banned.
+    banned: String,
     join_token: String,
     site: Site,
 }
@@ -88,8 +97,13 @@ async fn scene() -> Result<Scene> {
     let block =
         steps.into_iter().find_map(|step| step.lease?.block).context("a revocation without a block")?;
     let join_token = issuer.join_token("test-new", false).await?;
+    issuer.identities_are_audited().await?; // not in the middle of what is compared
+    let banned = format!("spiffe://{TRUST_DOMAIN}/runner/test-banned");
+    let ban = v1::BanRequest { subject: banned.clone(), reason: "table".to_owned() };
+    operator.call(ApiClient::ban, ban).await?;
     let (lease, token_id) = (issued.lease, issued.credential.token_id.clone());
-    Ok(Scene { issuer, operator, authority, lease, token_id, block: block.id, join_token, site })
+    let (owner, block) = (owner.spiffe_id, block.id);
+    Ok(Scene { issuer, operator, authority, lease, token_id, block, owner, banned, join_token, site })
 }
 
 impl Scene {
@@ -119,12 +133,20 @@ impl Scene {
                 v1::RevokeLeasesRequest { selector, reason, ..Default::default() }.encode_to_vec()
             }
             "AdminService/Unblock" => v1::UnblockRequest { block_id: self.block.clone() }.encode_to_vec(),
+            "AdminService/Ban" => {
+                let (subject, reason) = (self.owner.to_string(), "table".to_owned());
+                v1::BanRequest { subject, reason }.encode_to_vec()
+            }
+            "AdminService/Unban" => v1::UnbanRequest { subject: self.banned.clone() }.encode_to_vec(),
             "AdminService/FindToken" => {
                 v1::FindTokenRequest { token_id: self.token_id.clone() }.encode_to_vec()
             }
             "AdminService/CreateJoinToken" => client::create_join_token("test-*", true).encode_to_vec(),
             // Their empty messages ask for everything.
-            "CredentialService/ListRoles" | "AdminService/ListLeases" => Vec::new(),
+            "CredentialService/ListRoles"
+            | "AdminService/ListLeases"
+            | "AdminService/ListBlocks"
+            | "AdminService/ListBans" => Vec::new(),
             other => bail!("{other} has no message here"),
         })
     }
@@ -281,7 +303,7 @@ async fn impostor(pair: &Pair) -> Result<(SocketAddr, tokio::sync::mpsc::Unbound
 #[test]
 fn every_method_of_the_descriptor_set_has_declared_callers() -> Result<()> {
     let described: BTreeSet<String> = methods()?.into_iter().collect();
-    ensure!(described.len() >= 14, "the descriptor set has lost methods: {described:?}");
+    ensure!(described.len() >= 18, "the descriptor set has lost methods: {described:?}");
     for method in &described {
         declared(method)?;
     }

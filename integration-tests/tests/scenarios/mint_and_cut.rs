@@ -5,13 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration_tests::admin::{Admin, Place};
 use integration_tests::audit_log::AuditLog;
-use integration_tests::decisions::{Decisions, role};
+use integration_tests::decisions::{Decisions, call, role};
 use integration_tests::issuer_identity::InstalledIssuer;
 use integration_tests::use_of_tokens::{is_refused_for_good, who_am_i};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use shorepass_cluster::KubeCluster;
 use shorepass_core::cluster::{Cluster, CutError};
+use shorepass_core::id::CallId;
 use shorepass_core::lease::Lease;
 use shorepass_core::mint::Minted;
 use shorepass_core::name::Name;
@@ -43,8 +44,12 @@ async fn scene() -> Result<Scene> {
 impl Scene {
     /// A new lease with its first token. The answer is given back beside the check of its copy's claims.
     async fn mint(&self) -> Result<(Lease, String, String)> {
+        self.mint_for(&call()).await
+    }
+
+    async fn mint_for(&self, call: &CallId) -> Result<(Lease, String, String)> {
         let order = self.decisions.order("deploy", Some(LIFE))?;
-        let minted = self.cluster.mint(&order, ANNOTATION).await?;
+        let minted = self.cluster.mint(&order, ANNOTATION, call).await?;
         let (token, jti) = seen(&minted);
         let verified = order.verify(minted, SystemClock.now())?;
         Ok((verified.lease().clone(), token, jti))
@@ -68,7 +73,7 @@ async fn all_tokens_of_a_lease_share_its_anchor_and_die_with_it() -> Result<()> 
     let scene = scene().await?;
     let (lease, first, _) = scene.mint().await?;
     let order = scene.decisions.refresh(&lease)?;
-    let minted = scene.cluster.mint(&order, ANNOTATION).await?;
+    let minted = scene.cluster.mint(&order, ANNOTATION, &call()).await?;
     let (second, _) = seen(&minted);
     let claims = minted.claims.clone();
     let lease = order.verify(minted, SystemClock.now())?.lease().clone();
@@ -110,7 +115,7 @@ async fn an_anchor_is_an_empty_secret_that_says_whose_it_is() -> Result<()> {
 async fn the_answer_tells_the_life_that_was_granted() -> Result<()> {
     let scene = scene().await?;
     let order = scene.decisions.order("deploy", Some(LIFE))?;
-    let minted = scene.cluster.mint(&order, ANNOTATION).await?;
+    let minted = scene.cluster.mint(&order, ANNOTATION, &call()).await?;
     let life = until(minted.created, minted.expires);
     ensure!(life <= LIFE && life + Duration::from_secs(1) >= LIFE, "{life:?}");
     ensure!(
@@ -123,18 +128,27 @@ async fn the_answer_tells_the_life_that_was_granted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_clusters_audit_log_links_lease_and_token() -> Result<()> {
+async fn the_clusters_audit_log_links_request_lease_and_token() -> Result<()> {
     let scene = scene().await?;
-    let (lease, _, jti) = scene.mint().await?;
+    let call = call();
+    let (lease, _, jti) = scene.mint_for(&call).await?;
     let id = lease.id.to_string();
-    let event = AuditLog::open(&scene.admin.environment)
+    let log = AuditLog::open(&scene.admin.environment);
+    let anchor = log
+        .wait_for("the anchor in the audit log", |event| {
+            event["objectRef"]["name"] == scene.anchor(&lease) && event["verb"] == "create"
+        })
+        .await?;
+    let event = log
         .wait_for("the TokenRequest in the audit log", |event| {
             event["objectRef"]["subresource"] == "token"
                 && event["objectRef"]["namespace"] == scene.place.namespace.as_str()
         })
         .await?;
-    let agent = format!("shorepass-issuer/{} lease/{id}", env!("CARGO_PKG_VERSION"));
-    assert_eq!(event["userAgent"], agent.as_str());
+    let agent = format!("shorepass-issuer/{} lease/{id} request/{call}", env!("CARGO_PKG_VERSION"));
+    for event in [&anchor, &event] {
+        assert_eq!(event["userAgent"], agent.as_str());
+    }
     let annotations = &event["annotations"];
     assert_eq!(annotations[format!("{}/lease-id", scene.issuer.policy)], id.as_str());
     assert_eq!(

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use integration_tests::admin::{Admin, Place};
-use integration_tests::decisions::{Decisions, role};
+use integration_tests::admin::{Admin, Place, write_private};
+use integration_tests::decisions::{Decisions, call, role};
 use integration_tests::issuer_identity::InstalledIssuer;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
@@ -55,7 +55,7 @@ async fn scene() -> Result<Scene> {
 impl Scene {
     async fn refused(&self, cluster: &KubeCluster, role: &str) -> Result<MintError> {
         let order = self.decisions.order(role, Some(LIFE * 2))?;
-        match cluster.mint(&order, ANNOTATION).await {
+        match cluster.mint(&order, ANNOTATION, &call()).await {
             Err(error) => Ok(error),
             Ok(_) => bail!("a token was minted for role {role}"),
         }
@@ -63,13 +63,13 @@ impl Scene {
 
     async fn active_lease(&self) -> Result<Lease> {
         let order = self.decisions.order("deploy", None)?;
-        let minted = self.cluster.mint(&order, ANNOTATION).await?;
+        let minted = self.cluster.mint(&order, ANNOTATION, &call()).await?;
         Ok(order.verify(minted, SystemClock.now())?.lease().clone())
     }
 
     async fn refused_refresh(&self, lease: &Lease) -> Result<MintError> {
         let order = self.decisions.refresh(lease)?;
-        self.cluster.mint(&order, ANNOTATION).await.err().context("a token was minted")
+        self.cluster.mint(&order, ANNOTATION, &call()).await.err().context("a token was minted")
     }
 
     /// The same issuer with another credential.
@@ -100,7 +100,7 @@ async fn a_recreated_service_account_gets_no_token_of_the_old_lease() -> Result<
     scene.place.service_accounts().delete("deployer", &DeleteParams::default()).await?;
     scene.place.service_account("deployer").await?;
     let order = scene.decisions.refresh(&lease)?;
-    match scene.cluster.mint(&order, ANNOTATION).await {
+    match scene.cluster.mint(&order, ANNOTATION, &call()).await {
         Err(error) => assert!(matches!(error, MintError::ServiceAccountReplaced { .. }), "{error}"),
         // Before 1.34 the API server does not look at the pinned UID, so the check of the answer has to.
         Ok(minted) => {
@@ -177,7 +177,7 @@ async fn a_server_that_is_down_is_unreachable() -> Result<()> {
     let server =
         text.split("server: '").nth(1).and_then(|rest| rest.split('\'').next()).context("no server")?;
     let kubeconfig = scene.issuer.folder().join("down.kubeconfig");
-    std::fs::write(&kubeconfig, text.replace(server, &format!("https://127.0.0.1:{port}")))?;
+    write_private(&kubeconfig, &text.replace(server, &format!("https://127.0.0.1:{port}")))?;
     let down = scene.issuer.connect_with(Connection { kubeconfig, ..scene.issuer.connection() }).await?;
     let error = scene.refused(&down, "deploy").await?;
     let MintError::Unreachable { cause, .. } = &error else { bail!("{error}") };

@@ -42,8 +42,8 @@ const BAD_DOCUMENTS: &[Case] = &[
         what: "a feature that is not there",
         file: "issuer.yaml",
         part: "state: {directory: state}",
-        exchange: "state: {directory: state, onStoreFailure: continue}",
-        said: &["spec.state.onStoreFailure: unknown key"],
+        exchange: "state: {directory: state, encrypt: true}",
+        said: &["spec.state.encrypt: unknown key"],
     },
     Case {
         what: "a role for nobody",
@@ -112,6 +112,30 @@ async fn documents_that_are_wrong_are_told_with_place_and_remedy_and_leave_no_st
 }
 
 #[tokio::test]
+async fn a_role_that_no_runner_can_have_yet_is_warned_of_and_loads() -> Result<()> {
+    let site = Site::new("warned").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let file = issuer.folder().join("roles/roles.yaml");
+    let check = || Done::of(issuer.command(&["config", "check", "--config"]).arg(issuer.config()));
+    ensure!(!check()?.stderr.contains("warning"), "there is nothing to warn of");
+    edit(&file, "    - runners: [test-*]\n      acceptJobs: asserted\n", "    - runners: [test-*]\n")?;
+    let line = fs::read_to_string(&file)?.lines().take_while(|line| !line.contains("runners:")).count() + 1;
+    let place = format!("{}:{line}:7", file.display());
+    let checked = check()?;
+    ensure!(checked.code == Some(0) && checked.stdout.contains("fine; "), "{checked:?}");
+    for part in [place.as_str(), "spec.subjects[0].runners", "write `acceptJobs: asserted`"] {
+        ensure!(checked.stderr.contains(part), "{part}: {checked:?}");
+    }
+    issuer.run().await?;
+    ensure!(
+        issuer.log().lines().any(|line| line.contains("WARN") && line.contains(&place)),
+        "{}",
+        issuer.log()
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() -> Result<()> {
     let site = Site::new("port").await?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
@@ -124,12 +148,22 @@ async fn a_port_in_use_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_state_directory_that_cannot_be_made_is_named() -> Result<()> {
+async fn a_state_directory_that_cannot_be_is_named_with_the_remedy() -> Result<()> {
     let site = Site::new("state").await?;
     let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
     // Below a file nobody can make a directory, not even root.
     edit(&issuer.config(), "directory: state}", "directory: issuer.yaml/state}")?;
-    start(&issuer)?.failed(1, &["issuer.yaml/state"])?;
+    start(&issuer)?.failed(1, &["issuer.yaml/state", "name another directory in state.directory"])?;
+    edit(&issuer.config(), "directory: issuer.yaml/state}", "directory: /proc}")?;
+    start(&issuer)?.failed(1, &["/proc takes no files", "name another directory in state.directory"])?;
+
+    let issuer = IssuerUnderTest::start(&site, Knobs::default()).await?;
+    let join_token = issuer.join_token("test-1", false).await?;
+    let agent = AgentUnderTest::prepare(&issuer, "test-1", &join_token, agent::Knobs::default())?;
+    edit(&agent.config(), "directory: state", "directory: absent/state")?;
+    start_agent(&agent)?.failed(1, &["absent/state", "its parent must exist", "in state.directory"])?;
+    edit(&agent.config(), "directory: absent/state", "directory: /proc")?;
+    start_agent(&agent)?.failed(1, &["/proc takes no files", "in state.directory"])?;
     Ok(())
 }
 
@@ -176,6 +210,38 @@ async fn a_kubeconfig_without_the_context_names_those_that_it_has() -> Result<()
     Ok(())
 }
 
+#[tokio::test]
+async fn a_kubeconfig_that_others_can_read_is_refused_with_the_remedy() -> Result<()> {
+    let site = Site::new("readable").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let file = &site.identity.kubeconfig;
+    let remedy = format!("chmod 600 {}", file.display());
+    for mode in [0o640, 0o604] {
+        fs::set_permissions(file, Permissions::from_mode(mode))?;
+        start(&issuer)?.failed(1, &["holds a credential", &format!("mode {mode:04o}"), &remedy])?;
+        ensure!(!issuer.state().exists(), "state was made");
+    }
+    fs::set_permissions(file, Permissions::from_mode(0o600))?;
+    issuer.run().await.context("with the usual mode it starts")
+}
+
+#[tokio::test]
+async fn a_command_line_that_is_wrong_is_usage_and_makes_nothing() -> Result<()> {
+    let site = Site::new("usage").await?;
+    let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let out = issuer.folder().join("alice").display().to_string();
+    let create = |rest: &[&str]| {
+        let mut command = issuer.command(&["identity", "create", "--kind", "operator", "--out", &out]);
+        Done::of(command.arg("--config").arg(issuer.config()).args(rest))
+    };
+    create(&["--name", "Alice"])?.failed(2, &["--name", "\"Alice\" is not a name"])?;
+    create(&["--name", "alice", "--api", "issuer"])?.failed(2, &["--api", "\"issuer\""])?;
+    // The config gives no port that a client could know.
+    create(&["--name", "alice"])?.failed(2, &["say with --api HOST:PORT"])?;
+    ensure!(!Path::new(&out).exists() && !issuer.state().exists(), "something was made");
+    Ok(())
+}
+
 /// Starts the agent and waits for its end.
 fn start_agent(agent: &AgentUnderTest) -> Result<Done> {
     let config = agent.config().display().to_string();
@@ -195,6 +261,7 @@ async fn an_agent_with_a_join_token_that_is_not_good_says_which_and_sends_nothin
     integration_tests::client::enroll(&issuer, &used, "test-2").await?;
     let foreign =
         JoinTokenText::generate(Digest::of_bytes(b"another CA"), &SystemEntropy).expose().to_string();
+    issuer.identities_are_audited().await?;
     let mistyped = good.replacen("spjt1.", "spjt1.x", 1);
     for (join_token, name, said) in [
         (mistyped.as_str(), "test-1", "copy the whole line again"),

@@ -13,6 +13,8 @@ use integration_tests::scene::Scene;
 use integration_tests::site::{DEPLOY, Site};
 use integration_tests::wait::{self, Seen};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use shorepass_proto::v1::EndCause;
 
 /// How long nobody waits who asks for a token that is held (1 s, our own promise), with a second for the machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -188,7 +190,7 @@ async fn an_agent_that_is_there_before_its_issuer_says_so_and_then_works() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_between_pending_and_active_leaves_no_secret() -> Result<()> {
+async fn a_lease_that_a_crash_left_pending_is_taken_up_by_the_request_that_comes_again() -> Result<()> {
     let site = Site::new("crash").await?;
     let proxy = Proxy::start(&site).await?;
     let knobs = issuer::Knobs { kubeconfig: Some(proxy.kubeconfig()), ..issuer::Knobs::default() };
@@ -206,27 +208,90 @@ async fn a_crash_between_pending_and_active_leaves_no_secret() -> Result<()> {
     .await?;
     scene.issuer.kill()?;
     assert!(plugin.end()?.iter().all(|run| run.done.code == Some(4)), "there is no token to give");
-    assert_eq!(scene.anchors().await?.len(), 1, "the crash left its anchor");
+    let left_anchor = scene.only_anchor().await?;
     drop(hang);
 
     scene.issuer.run().await?;
-    // The sweeper looks every two seconds; a lease stays ending as long as its mint might be in flight (75 s).
-    wait::until("no anchor", Duration::from_secs(90), async || {
-        let anchors = scene.anchors().await?;
-        let leases = scene.leases()?;
-        let ended =
-            leases.iter().any(|lease| lease["state"] == "ended" && lease["end"]["cause"] == "abandoned");
-        let live = leases.iter().filter(|lease| lease["state"] == "active").count();
-        // The agent asks again meanwhile, and then has the one lease that lives.
-        Ok(match ended && anchors.len() == live {
+    let left = scene.only_lease()?;
+    works(&scene, TRIED_AGAIN).await?;
+    let lease = scene.only_lease()?;
+    assert_eq!((&lease["state"], &lease["id"]), (&json!("active"), &left["id"]));
+    let (anchor, uid) = scene.only_anchor().await?;
+    assert_eq!(anchor, left["anchor"].as_str().unwrap_or_default());
+    assert_ne!(uid, left_anchor.1, "nobody knows the UID of the first one");
+    let minted = scene.issuer.audit()?.into_iter().filter(|line| line["event"] == "token.minted").count();
+    assert_eq!(minted, 1, "the token whose answer was lost is on no record, and is dead");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_pending_and_active_leaves_no_secret_when_nobody_comes_again() -> Result<()> {
+    let site = Site::new("crash-alone").await?;
+    let proxy = Proxy::start(&site).await?;
+    let knobs = issuer::Knobs { kubeconfig: Some(proxy.kubeconfig()), ..issuer::Knobs::default() };
+    let mut issuer = IssuerUnderTest::start(&site, knobs).await?;
+    let platform = issuer.platform("test-portal")?;
+    let job = platform.start_job().await?;
+    let hang = proxy.fault(Target::Tokens, Fault::Hang);
+    let asking = tokio::spawn(async move { platform.issue(&job, DEPLOY.name).await.map(|_| ()) });
+    wait::until("an anchor without a token", GIVEN_UP, async || {
+        let anchors = site.place.secrets().list(&Default::default()).await?.items.len();
+        let asked = proxy.seen().iter().any(|seen| seen.path.ends_with("/token") && seen.status.is_none());
+        Ok(if anchors == 1 && asked { Seen::Ready(()) } else { Seen::NotYet(format!("{anchors} anchors")) })
+    })
+    .await?;
+    issuer.kill()?;
+    assert!(asking.await?.is_err());
+    drop(hang);
+    issuer.run().await?;
+    // It waits for its request for 60 s; the sweeper looks every two. It stays ending for as long as its mint might be in
+    // flight (75 s), and its anchor is deleted again and again meanwhile.
+    wait::until("no anchor", Duration::from_secs(75), async || {
+        let anchors = site.place.secrets().list(&Default::default()).await?.items.len();
+        let leases = issuer.operator()?.leases().await?;
+        let lease = leases.first().and_then(|record| record.lease.clone()).unwrap_or_default();
+        let cause = lease.end.as_ref().map(|end| end.cause());
+        Ok(match anchors == 0 && cause == Some(EndCause::Abandoned) {
             true => Seen::Ready(()),
-            false => Seen::NotYet(format!("{anchors:?} {leases:#?}")),
+            false => Seen::NotYet(format!("{anchors} anchors, {lease:?}")),
         })
     })
     .await?;
-    works(&scene, TRIED_AGAIN).await?;
-    let live: Vec<_> = scene.leases()?.into_iter().filter(|lease| lease["state"] == "active").collect();
-    assert_eq!(live.len(), 1);
-    assert_eq!(scene.only_anchor().await?.0, live[0]["anchor"].as_str().unwrap_or_default());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_whose_records_are_damaged_makes_them_anew_and_goes_on() -> Result<()> {
+    let mut scene = Scene::refreshing("damaged", "2s").await?;
+    calls(&scene)?;
+    let lease = scene.only_lease()?["id"].clone();
+    let store = |scene: &Scene, verb: &str| {
+        Done::of(scene.issuer.command(&["store", verb, "--config"]).arg(scene.issuer.config()))
+    };
+    store(&scene, "verify")?.failed(1, &["is in use by another process"])?;
+    scene.issuer.stop()?;
+    let told = store(&scene, "verify")?.succeeded()?;
+    ensure!(told.ends_with("nothing is damaged\n"), "{told}");
+    for by_hand in [false, true] {
+        let database = scene.issuer.state().join("ledger/db");
+        std::fs::write(&database, vec![0; 100_000])?;
+        store(&scene, "verify")?.failed(1, &["store rebuild"])?;
+        if by_hand {
+            let told = store(&scene, "rebuild")?.succeeded()?;
+            ensure!(told.contains("all of them came back from the audit file"), "{told}");
+        }
+        scene.issuer.run().await?;
+        calls_again(&scene).await?;
+        assert_eq!(scene.only_lease()?["id"], lease);
+        wait::until("the alarm", GIVEN_UP, async || {
+            let ready = scene.issuer.get("/readyz").await?;
+            Ok(match ready.contains("ledger: ") && ready.contains("ledger.damaged-") {
+                true => Seen::Ready(()),
+                false => Seen::NotYet(ready),
+            })
+        })
+        .await?;
+        scene.issuer.stop()?;
+    }
     Ok(())
 }

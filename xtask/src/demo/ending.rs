@@ -4,6 +4,7 @@
 //! authentication cache, and a second of slack), and from its first refusal on, nothing of either may succeed any more.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -94,7 +95,7 @@ impl Kept {
 
 /// Runs; none if it succeeded, else the last line of what it said.
 fn refusal(command: &mut Command) -> Result<Option<String>> {
-    let done = command.output().context("cannot run kubectl")?;
+    let done = command.process_group(0).output().context("cannot run kubectl")?;
     if done.status.success() {
         return Ok(None);
     }

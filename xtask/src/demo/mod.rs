@@ -54,6 +54,8 @@ impl Command {
         };
         let mut daemons = None;
         let outcome = steps(&mut show, &mut site, &mut daemons, self.keep);
+        // What goes wrong because of a signal is no failure of a step.
+        let outcome = outcome.map_err(|error| signals::check().err().unwrap_or(error));
         if let (Err(error), Some(daemons)) = (&outcome, &daemons)
             && !error.is::<signals::Interrupted>()
         {
@@ -85,15 +87,18 @@ fn steps(show: &mut Show, site: &mut Site, daemons: &mut Option<Daemons>, keep: 
     let set_up = site.set_up()?;
     step.end(show, &set_up);
 
+    signals::check()?;
     let step = show.begin(3, "shorepass-issuer");
     let daemons = daemons.insert(Daemons::new(site)?);
     let started = daemons.start_issuer(site)?;
     step.end(show, &started);
 
+    signals::check()?;
     let step = show.begin(4, "shorepass-agent");
     let enrolled = daemons.start_agent()?;
     step.end(show, &enrolled);
 
+    signals::check()?;
     let step = show.begin(5, "kubectl");
     let kubectl = daemons.kubectl(site)?;
     evidence::first_token(daemons)?;
@@ -102,6 +107,7 @@ fn steps(show: &mut Show, site: &mut Site, daemons: &mut Option<Daemons>, keep: 
     lines.push(credential.agreement());
     step.end(show, &lines);
 
+    signals::check()?;
     let step = show.begin(6, "shorepass lease list");
     let table = daemons.operator(&["lease", "list"])?;
     ensure!(table.contains(&credential.jti), "`shorepass lease list` does not show jti {}", credential.jti);
@@ -112,6 +118,7 @@ fn steps(show: &mut Show, site: &mut Site, daemons: &mut Option<Daemons>, keep: 
         return wait_for_the_end();
     }
 
+    signals::check()?;
     let step = show.begin(7, "shorepass lease revoke");
     let revoked = ending::revoke_and_watch(daemons, site, &kubectl, &credential)?;
     step.end(show, &revoked);
@@ -136,6 +143,7 @@ pub(crate) fn build() -> Result<()> {
         .current_dir(paths::root())
         .status()
         .context("cannot run cargo")?;
+    signals::check()?;
     ensure!(status.success(), "shorepass does not build; cargo says why above");
     Ok(())
 }

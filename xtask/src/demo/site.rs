@@ -6,8 +6,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +18,11 @@ use serde_json::{Value, json};
 use crate::control_plane::{self, Options, Release, Running};
 use crate::paths;
 use crate::process::{self, Seen};
+
+/// For a cluster of the user's to remove two namespaces with nothing in them.
+const REMOVAL: Duration = Duration::from_secs(20);
+/// Between two looks at whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The cluster and what we made in it.
 pub(crate) struct Site {
@@ -133,12 +140,12 @@ impl Site {
 
     /// A namespace, a ServiceAccount with a Role, the issuer's identity, RBAC and admission policy.
     pub(crate) fn set_up(&mut self) -> Result<Vec<String>> {
-        self.made = true;
         let namespace = self.namespace();
-        self.admin.run(&["apply", "-f", "-"], Some(&job_side(&namespace).to_string()))?;
         fs::write(self.roles().join("demo-deployer.yaml"), role_document(&namespace))
             .context("cannot write the role document")?;
         let rbac = self.rbac()?;
+        self.made = true;
+        self.admin.run(&["apply", "-f", "-"], Some(&job_side(&namespace).to_string()))?;
         self.admin.run(&["apply", "-f", "-"], Some(&rbac))?;
         self.write_issuer_kubeconfig()?;
         Ok(vec![
@@ -177,28 +184,56 @@ impl Site {
 
     /// Deletes what was made, stops what was started.
     pub(crate) fn remove(&mut self) -> Result<String> {
-        let cleaned = if self.made && self.running.is_none() { self.clean() } else { Ok(()) };
+        let cleaned = if self.made && self.running.is_none() { self.clean() } else { Ok(Vec::new()) };
         if let Some(running) = &mut self.running {
             running.stop()?;
         }
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("cannot remove {}", self.folder.display()))?;
-        cleaned?;
+        let kept = cleaned?.join(" and ");
         Ok(match self.running {
             Some(_) => "nothing is left: daemons, control plane and files are gone".to_owned(),
-            None => {
-                "nothing is left: daemons and files are gone, and your cluster deletes what was made in it"
-                    .to_owned()
+            None if kept.is_empty() => {
+                "nothing is left: daemons, files and what was made in your cluster are gone".to_owned()
             }
+            None => format!(
+                "daemons and files are gone, and all that was made in your cluster is deleted; it has not removed {kept} \
+                 yet, empty as they are (a cluster without kube-controller-manager never does)"
+            ),
         })
     }
 
-    fn clean(&self) -> Result<()> {
+    /// Deletes all that was made in the user's cluster; gives the namespaces that the cluster has not removed yet. What
+    /// is in the job's namespace is deleted one by one: a cluster may take its time to empty a namespace.
+    fn clean(&self) -> Result<Vec<String>> {
         let rbac = self.rbac()?;
-        let job_side = job_side(&self.namespace()).to_string();
-        let delete = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
-        let deleted = [&rbac, &job_side].map(|what| self.admin.run(&delete, Some(what)));
-        deleted.into_iter().try_for_each(|result| result.map(|_| ()))
+        let namespace = self.namespace();
+        let job_side = job_side(&namespace).to_string();
+        let delete = ["delete", "--ignore-not-found", "--wait=false"];
+        let leases = ["secrets", "-n", &namespace, "--field-selector", "type=shorepass.dev/lease"];
+        let made = ["configmaps", "-n", &namespace, "release"];
+        let deleted = [
+            self.admin.run(&[&delete[..], &leases[..]].concat(), None),
+            self.admin.run(&[&delete[..], &made[..]].concat(), None),
+            self.admin.run(&[&delete[..], &["-f", "-"]].concat(), Some(&rbac)),
+            self.admin.run(&[&delete[..], &["-f", "-"]].concat(), Some(&job_side)),
+        ];
+        deleted.into_iter().try_for_each(|result| result.map(|_| ()))?;
+        self.wait_for_namespaces(&[&namespace, &self.home()])
+    }
+
+    /// Not by way of `signals`: a removal goes on after Ctrl-C.
+    fn wait_for_namespaces(&self, namespaces: &[&str]) -> Result<Vec<String>> {
+        let started = Instant::now();
+        let get = ["get", "namespaces", "--ignore-not-found", "-o", "name"];
+        loop {
+            let found = self.admin.run(&[&get[..], namespaces].concat(), None)?;
+            let left: Vec<String> = found.lines().map(str::to_owned).collect();
+            if left.is_empty() || started.elapsed() >= REMOVAL {
+                return Ok(left);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -217,12 +252,14 @@ impl Admin {
     }
 }
 
-/// Runs to its end; its stdout, or an error with its stderr.
+/// Runs to its end; its stdout, or an error with its stderr. In a process group of its own: a Ctrl-C on the terminal is
+/// for xtask, and a program that is removing something finishes that.
 pub(crate) fn output(command: &mut Command, input: Option<&str>) -> Result<String> {
     let program = command.get_program().to_owned();
     let name = Path::new(&program).file_name().unwrap_or(OsStr::new("program")).display().to_string();
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = command
+        .process_group(0)
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

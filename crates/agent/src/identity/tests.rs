@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 
-use shorepass_core::id::EnrolmentId;
+use shorepass_core::id::{CallId, EnrolmentId, RequestId};
 use shorepass_core::name::TrustDomain;
 use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_tls::{Authority, CertificateRequest};
@@ -21,11 +21,13 @@ struct FakeAuthority {
     enrolment: EnrolmentId,
     fails: Mutex<Option<Reason>>,
     keys: Mutex<Vec<String>>,
+    calls: Mutex<Vec<CallId>>,
     adopted: Mutex<Vec<Timestamp>>,
 }
 
 impl FakeAuthority {
-    fn sign(&self, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+    fn sign(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+        self.calls.lock().unwrap().push(call.clone());
         let request = CertificateRequest::parse(request_pem).unwrap();
         self.keys.lock().unwrap().push(request.key().to_string());
         if let Some(reason) = *self.fails.lock().unwrap() {
@@ -44,12 +46,17 @@ impl FakeAuthority {
 
 #[async_trait]
 impl Enrolment for FakeAuthority {
-    async fn enroll(&self, _: &JoinTokenText, request_pem: &[u8]) -> Result<Granted, EnrolFailure> {
-        Ok(self.sign(request_pem)?)
+    async fn enroll(
+        &self,
+        call: &CallId,
+        _: &JoinTokenText,
+        request_pem: &[u8],
+    ) -> Result<Granted, EnrolFailure> {
+        Ok(self.sign(call, request_pem)?)
     }
 
-    async fn renew(&self, request_pem: &[u8]) -> Result<Granted, IssuerError> {
-        self.sign(request_pem)
+    async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+        self.sign(call, request_pem)
     }
 
     fn adopt(&self, identity: &Identity) {
@@ -82,6 +89,7 @@ impl World {
             enrolment: EnrolmentId::generate(clock.now(), &*entropy),
             fails: Mutex::new(None),
             keys: Mutex::default(),
+            calls: Mutex::default(),
             adopted: Mutex::default(),
         });
         let join_token_file = directory.path().join("join-token");
@@ -145,7 +153,9 @@ async fn a_refused_join_token_ends_the_agent_with_the_code_for_denied() {
     let mut world = World::new();
     world.fail(Some(Reason::JoinTokenUsed));
     let error = world.start().await.unwrap();
-    assert!(matches!(error, EnrolError::Refused(_)) && error.exit_code() == 3);
+    assert!(matches!(error, EnrolError::Refused { .. }) && error.exit_code() == 3);
+    let call = world.authority.calls.lock().unwrap()[0].clone();
+    assert!(error.to_string().contains(call.as_str()), "{error}");
     assert!(!world.directory.path().join("identity.pem").exists());
 }
 
@@ -181,6 +191,8 @@ async fn the_certificate_is_renewed_at_half_of_its_life_with_a_new_key() {
     assert_eq!(*world.authority.adopted.lock().unwrap(), [first, world.stored().expires()]);
     let keys = world.authority.keys.lock().unwrap();
     assert_ne!(keys[0], keys[1]);
+    let calls = world.authority.calls.lock().unwrap();
+    assert!(calls[0] != calls[1] && calls.iter().all(|call| RequestId::parse(call.as_str()).is_ok()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The refresher against an honest issuer, on paused time.
 
+mod ids;
+
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -64,7 +66,7 @@ impl World {
 
     async fn ask_of(&self, uid: u32, job: &str, role: &str) -> Result<(String, Duration), Denial> {
         let key = Key { job: JobKey::parse(uid, job).unwrap(), role: Name::parse(role).unwrap() };
-        let lent = self.handle.credential(key).await?;
+        let lent = self.handle.credential(key, id("any")).await?;
         Ok((lent.token.expose().to_owned(), lent.valid_for))
     }
 
@@ -75,6 +77,10 @@ impl World {
     fn mood(&self, mood: Mood) {
         self.issuer.books().mood = mood;
     }
+}
+
+fn id(text: &str) -> CallId {
+    CallId::parse(text).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +314,7 @@ async fn leaving_ends_all_jobs_and_wipes_all_tokens() {
     let world = World::new(None);
     world.ask_as("one", "web").await.unwrap();
     world.ask_as("two", "web").await.unwrap();
-    let given_back = world.handle.leave().await.unwrap();
+    let given_back = world.handle.leave(id("leave")).await.unwrap();
     assert_eq!((given_back.jobs, given_back.leases), (2, 2));
     assert!(world.handle.overview().await.leases.is_empty());
     sleep(Duration::from_secs(1)).await;
@@ -321,10 +327,10 @@ async fn what_could_not_be_given_back_is_kept() {
     let world = World::new(None);
     world.token().await;
     world.mood(Mood::Refuses(Reason::ShuttingDown));
-    let given_back = world.handle.leave().await.unwrap();
+    let given_back = world.handle.leave(id("leave")).await.unwrap();
     assert_eq!((given_back.jobs, given_back.problem.unwrap().class), (0, ErrorClass::Unreachable));
     world.mood(Mood::Works);
-    assert_eq!(world.handle.leave().await.unwrap().leases, 1);
+    assert_eq!(world.handle.leave(id("leave")).await.unwrap().leases, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,4 +458,29 @@ async fn a_rush_of_new_leases_does_not_keep_a_refresh_waiting() {
     sleep(Duration::from_secs(12)).await;
     assert_eq!((world.issuer.count("issue"), world.issuer.count("refresh")), (1 + OTHER_CALLS, 1));
     assert_eq!(world.token().await, "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_a_job_may_not_have_is_its_own_error_and_one_that_it_had_is_not() {
+    let world = World::new(Some(Duration::from_secs(5)));
+    world.token().await;
+    world.mood(Mood::Refuses(Reason::RoleNotAvailable));
+    world.ask_as("", "db").await.unwrap_err();
+    sleep(Duration::from_secs(6)).await; // the refresh of the other one is refused, too
+    let leases = world.handle.overview().await.leases;
+    let shown: Vec<_> =
+        leases.iter().map(|kept| (kept.key.role.as_str(), kept.problem.is_empty(), kept.denied)).collect();
+    assert_eq!(shown, [("db", false, true), ("web", false, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_is_no_error_of_the_jobs() {
+    for reason in [Reason::LeaseEnded, Reason::LeaseNotAvailable, Reason::EnrolmentEnded] {
+        let world = World::new(Some(Duration::from_secs(5)));
+        world.token().await;
+        world.mood(Mood::Refuses(reason));
+        sleep(Duration::from_secs(6)).await;
+        let lost = &world.handle.overview().await.leases[0];
+        assert!(lost.lease.is_none() && !lost.problem.is_empty() && !lost.denied, "{reason:?}: {lost:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The socket over real connections, with an honest issuer behind.
 
+use shorepass_core::id::RequestId;
 use shorepass_exec::{Agent, AskError};
 use shorepass_proto::local::v1::StatusRequest;
 use shorepass_proto::v1::ErrorReason as Reason;
@@ -24,11 +25,11 @@ impl World {
         let issuer = FakeIssuer::new();
         let stored = Sessions::of(Vec::new());
         let (recorder, writer) = session::recorder(directory.path().join("sessions.json"), stored.clone());
-        let clock = FakeClock::new();
+        let (clock, entropy) = (FakeClock::new(), Arc::new(Counting::default()));
         let parts = Parts {
             issuer: issuer.clone(),
             clock: clock.clone(),
-            entropy: Arc::new(Counting::default()),
+            entropy: entropy.clone(),
             job_system: Name::parse("local").unwrap(),
             max_age: None,
         };
@@ -40,6 +41,7 @@ impl World {
             issuer_address: "issuer.example.org:8443".to_owned(),
             standing: watch::channel(Standing::default()).1,
             clock,
+            entropy,
         });
         let stop = CancellationToken::new();
         tokio::spawn(writer.run(stop.clone()));
@@ -60,11 +62,13 @@ fn us() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-fn check_refused<T>(outcome: Result<T, AskError>, code: u8, says: &str) {
+/// The id that the refusal names.
+fn check_refused<T>(outcome: Result<T, AskError>, code: u8, says: &str) -> CallId {
     let Err(error) = outcome else { panic!("should have been refused with {code}") };
     assert_eq!(error.exit_code(), code, "{error}");
     let text = format!("{error}: {}", error.remedy());
     assert!(text.contains(says), "{says:?} is missing in {text}");
+    CallId::parse(error.request_id().expect("a refusal names its request")).unwrap()
 }
 
 #[tokio::test]
@@ -107,20 +111,26 @@ async fn strangers_are_answered_soon_though_they_say_nothing_and_however_many_th
     for _ in 0..100 {
         let (client, stream) = UnixStream::pair().unwrap();
         clients.push(client);
+        let client = world.server.client(stranger, stream);
         match seats.admit(stranger) {
-            Ok(admission) => drop(tokio::spawn(world.server.clone().answer(stranger, stream, admission))),
-            Err(full) => turn_away(stream, full.denial(stranger)),
+            Ok(admission) => drop(tokio::spawn(world.server.clone().answer(client, admission))),
+            Err(full) => turn_away(client, full.denial(stranger)),
         }
     }
+    let mut ids = BTreeSet::new();
     for client in &mut clients {
         let mut answer = Vec::new();
         let closed = timeout(TRANSFER, client.read_to_end(&mut answer)).await;
         closed.expect("closed before a user's deadline").unwrap();
         match Response::decode(&answer[4..]).unwrap().response {
-            Some(Answer::Error(error)) => assert_eq!(error.class(), ErrorClass::Denied),
+            Some(Answer::Error(error)) => {
+                assert_eq!(error.class(), ErrorClass::Denied);
+                ids.insert(error.request_id);
+            }
             other => panic!("expected an error, got {other:?}"),
         }
     }
+    assert_eq!(ids.len(), 100);
 }
 
 #[test]
@@ -146,6 +156,22 @@ async fn refusals_have_their_class() {
 }
 
 #[tokio::test]
+async fn a_refusal_names_the_call_that_gave_it_or_else_its_own_request() {
+    let world = World::new(&[us()], us()).await;
+    let own = check_refused(world.ask(|agent| agent.credential("Not A Role", "")).await, 2, "");
+    let another = check_refused(world.ask(|agent| agent.credential("Not A Role", "")).await, 2, "");
+    assert!(own != another && RequestId::parse(own.as_str()).is_ok(), "{own} {another}");
+
+    world.issuer.books().mood = Mood::Refuses(Reason::RoleNotAvailable);
+    let credential = check_refused(world.ask(|agent| agent.credential("web", "")).await, 3, "");
+    let role = check_refused(world.ask(|agent| agent.role("web")).await, 3, "");
+    assert_eq!(world.issuer.books().ids, [credential.clone(), role]);
+    // It is remembered, and so is what gave it.
+    let again = check_refused(world.ask(|agent| agent.credential("web", "")).await, 3, "");
+    assert_eq!(again, credential);
+}
+
+#[tokio::test]
 async fn a_token_in_the_place_of_a_role_is_not_repeated() {
     let world = World::new(&[us()], us()).await;
     let refused = world.ask(|agent| agent.credential("eyJhbGciOi.eyJqdGkiOi.c2ln", "")).await;
@@ -158,8 +184,18 @@ async fn an_issuer_that_says_nothing_is_told_before_the_client_gives_up() {
     let world = World::new(&[us()], us()).await;
     world.issuer.books().mood = Mood::Silent;
     let asked = std::time::Instant::now();
-    check_refused(world.ask(|agent| agent.credential("web", "")).await, 4, "did not answer within 4 s");
-    assert!(asked.elapsed() < PATIENCE + Duration::from_secs(1));
+    let ask = || world.ask(|agent| agent.credential("web", ""));
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        ask().await
+    };
+    let (first, second) = tokio::join!(ask(), late);
+    assert!(asked.elapsed() < PATIENCE + Duration::from_secs(2));
+    // Both are told the call that they waited for.
+    for outcome in [first, second] {
+        let told = check_refused(outcome, 4, "did not answer within 4 s");
+        assert_eq!(world.issuer.books().ids, [told]);
+    }
 }
 
 #[tokio::test]
@@ -172,7 +208,10 @@ async fn what_is_no_request_is_answered_with_a_usage_error_or_not_at_all() {
         let mut answer = vec![0; length as usize];
         stream.read_exact(&mut answer).await.unwrap();
         match Response::decode(answer.as_slice()).unwrap().response {
-            Some(Answer::Error(error)) => assert_eq!(error.class(), ErrorClass::Usage),
+            Some(Answer::Error(error)) => {
+                assert_eq!(error.class(), ErrorClass::Usage);
+                assert!(RequestId::parse(&error.request_id).is_ok(), "{error:?}");
+            }
             other => panic!("expected an error, got {other:?}"),
         }
     }

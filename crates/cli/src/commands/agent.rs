@@ -133,17 +133,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_keeps_the_agents_words_and_class() {
+    async fn a_refusal_keeps_the_agents_words_and_class_and_names_the_request() {
         let error = local::Error {
             class: local::ErrorClass::Denied.into(),
             message: "the role web-deployer is not available".to_owned(),
             remedy: "ask an operator".to_owned(),
+            request_id: "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d".to_owned(),
         };
         let scripted = Scripted::answering(Answer::Error(error));
         let failure =
             kubeconfig(scripted.agent(), &kubeconfig_args(None), &mut Vec::new()).await.unwrap_err();
         assert_eq!(failure.exit_code(), 3);
-        let expected = "shorepass: the role web-deployer is not available\n  try: ask an operator\n";
+        let expected = "shorepass: the role web-deployer is not available\n  \
+                        request: 0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d\n  try: ask an operator\n";
         assert_eq!(failure.report(), expected);
     }
 

@@ -1,15 +1,17 @@
 //! One module for each family of commands. They ask, and hand the answer to `output`.
 
 mod agent;
+mod bans;
 mod leases;
 mod others;
+mod pages;
 mod revoke;
 
 use std::io::Write;
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Command, Format, JoinTokenCommand, LeaseCommand};
+use crate::args::{BlockCommand, Cli, Command, Format, JoinTokenCommand, LeaseCommand};
 use crate::failure::Failure;
 
 /// Runs a command.
@@ -21,7 +23,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Lease(LeaseCommand::List(args)) => leases::list(&args, &mut out).await,
         Command::Lease(LeaseCommand::Show(args)) => leases::show(&args, &mut out).await,
         Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,
+        Command::Block(BlockCommand::List(args)) => others::list_blocks(&args, &mut out).await,
         Command::Unblock(args) => others::unblock(&args, &mut out).await,
+        Command::Ban(args) => bans::ban(&args, &mut out).await,
+        Command::Unban(args) => bans::unban(&args, &mut out).await,
         Command::Whois(args) => others::whois(&args, &mut out).await,
         Command::JoinToken(JoinTokenCommand::Create(args)) => {
             others::create_join_token(&args, &mut out).await

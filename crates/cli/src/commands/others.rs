@@ -1,14 +1,16 @@
-//! `unblock`, `whois` and `join-token create`.
+//! `unblock`, `block list`, `whois` and `join-token create`.
 
 use std::io::Write;
 
 use shorepass_proto::v1;
 
+use super::pages::{PAGE_SIZE, all_pages};
 use super::{emit, emit_as};
-use crate::args::{CreateArgs, Format, UnblockArgs, WhoisArgs};
+use crate::args::{BlockListArgs, CreateArgs, Format, UnblockArgs, WhoisArgs};
 use crate::failure::Failure;
 use crate::operator::{Operator, request_id};
 use crate::output::Incomplete;
+use crate::output::block;
 use crate::output::join_token::JoinToken;
 use crate::output::lease::{BlockView, TokenOwner, block_document, block_sentence};
 use crate::progress;
@@ -19,6 +21,24 @@ pub(super) async fn unblock(args: &UnblockArgs, out: &mut dyn Write) -> Result<(
     let answer = progress::during("the issuer", call).await?;
     let block = BlockView::of(answer.block.ok_or(Incomplete("the block"))?);
     emit_as(out, args.operator.output, || block_document(&block), || block_sentence(&block))
+}
+
+pub(super) async fn list_blocks(args: &BlockListArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let operator = Operator::new(&args.operator)?;
+    let asked = v1::ListBlocksRequest {
+        caller: args.runner.as_ref().map_or_else(String::new, |runner| operator.caller(runner)),
+        role: args.role.as_ref().map_or_else(String::new, ToString::to_string),
+        include_ended: args.all,
+        page_size: PAGE_SIZE,
+        page_token: String::new(),
+    };
+    let fetch = async |page_token| {
+        let page = operator.client.list_blocks(v1::ListBlocksRequest { page_token, ..asked.clone() }).await?;
+        Ok((page.blocks, page.next_page_token))
+    };
+    let blocks = progress::during("the issuer", all_pages(fetch)).await?;
+    let blocks: Vec<_> = blocks.into_iter().map(BlockView::of).collect();
+    emit_as(out, args.operator.output, || block::list_document(&blocks), || block::list_table(&blocks))
 }
 
 pub(super) async fn whois(args: &WhoisArgs, out: &mut dyn Write) -> Result<(), Failure> {

@@ -12,29 +12,31 @@ use crate::args::{Format, RevokeArgs};
 use crate::failure::Failure;
 use crate::operator::Operator;
 use crate::output::revocation::{Revocation, Step};
-use crate::progress;
+use crate::progress::Progress;
 
 pub(super) async fn revoke(args: &RevokeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let operator = Operator::new(&args.operator)?;
+    let selector = selector(&operator, args.lease, &args.conditions, false);
     let request = v1::RevokeLeasesRequest {
-        selector: Some(selector(&operator, args.lease, &args.conditions, false)),
+        selector: Some(v1::LeaseSelector { all: args.all, ..selector }),
         reason: args.reason.clone(),
         dry_run: args.dry_run,
         wait: args.wait,
     };
-    let mut stream = progress::during("the issuer", operator.client.revoke_leases(request)).await?;
-    let next = async |what: &str| Ok(progress::during(what, stream.next()).await?);
+    let mut progress = Progress::new();
+    let mut stream = progress.during("the issuer", operator.client.revoke_leases(request)).await?;
+    let next = async |so_far: String| Ok(progress.during(&so_far, stream.next()).await?);
     follow(next, args.operator.output, Revocation::new(args.dry_run, args.wait), out).await
 }
 
 async fn follow(
-    mut next: impl AsyncFnMut(&str) -> Result<Option<v1::RevokeLeasesResponse>, Failure>,
+    mut next: impl AsyncFnMut(String) -> Result<Option<v1::RevokeLeasesResponse>, Failure>,
     format: Format,
     mut revocation: Revocation,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let broken_off = loop {
-        let step = match next(&revocation.next()).await {
+        let step = match next(revocation.so_far()).await {
             Ok(Some(wire)) => Step::of(wire).map_err(Failure::from),
             Ok(None) => break None,
             Err(failure) => Err(failure),
@@ -83,7 +85,7 @@ mod tests {
         waits: bool,
     ) -> (String, Result<(), Failure>) {
         let (mut steps, mut end) = (steps.into_iter(), end);
-        let next = async |_: &str| match (steps.next(), end.take()) {
+        let next = async |_| match (steps.next(), end.take()) {
             (Some(step), kept) => {
                 end = kept;
                 Ok(Some(step))
@@ -101,7 +103,7 @@ mod tests {
         let steps = vec![step(revoked(), v1::RevokeOutcome::Revoked)];
         let (told, outcome) = followed(steps, None, Format::Table, false).await;
         assert!(outcome.is_ok());
-        assert!(told.starts_with("revoked ") && told.ends_with("\n1 revoked\n"), "{told}");
+        assert!(told.starts_with("revoked ") && told.ends_with("\n1 revoked; no new block\n"), "{told}");
     }
 
     #[tokio::test]

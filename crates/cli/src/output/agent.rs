@@ -32,6 +32,9 @@ struct KeptLease {
     valid_for_seconds: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     problem: String,
+    /// The job asked for what it may not have: that is no problem of the agent's.
+    #[serde(skip)]
+    denied: bool,
 }
 
 impl AgentStatus {
@@ -39,7 +42,7 @@ impl AgentStatus {
     pub(crate) fn of(status: StatusResponse) -> Self {
         let leases: Vec<KeptLease> = status.leases.into_iter().map(KeptLease::of).collect();
         Self {
-            degraded: !status.problem.is_empty() || leases.iter().any(|lease| !lease.problem.is_empty()),
+            degraded: !status.problem.is_empty() || leases.iter().any(KeptLease::is_degraded),
             spiffe_id: status.spiffe_id,
             certificate_expires_at: time(status.certificate_expires_at),
             issuer: status.issuer,
@@ -49,9 +52,10 @@ impl AgentStatus {
         }
     }
 
-    /// What is wrong, if anything is: the agent's own problem first.
+    /// What makes it degraded, if anything does: the agent's own problem first.
     pub(crate) fn problem(&self) -> Option<&str> {
-        let all = std::iter::once(&self.problem).chain(self.leases.iter().map(|lease| &lease.problem));
+        let of_leases = self.leases.iter().filter(|lease| lease.is_degraded()).map(|lease| &lease.problem);
+        let all = std::iter::once(&self.problem).chain(of_leases);
         all.map(String::as_str).find(|problem| !problem.is_empty())
     }
 
@@ -104,7 +108,13 @@ impl KeptLease {
             jti: lease.token_id,
             valid_for_seconds: seconds(lease.valid_for),
             problem: lease.problem,
+            denied: lease.denied,
         }
+    }
+
+    /// Whether an operator of the runner has something to do.
+    fn is_degraded(&self) -> bool {
+        !self.problem.is_empty() && !self.denied
     }
 
     fn row(&self) -> [String; 6] {
@@ -137,6 +147,7 @@ mod tests {
             token_id: token().token_id,
             valid_for: Some(prost_types::Duration { seconds: 1_740, nanos: 0 }),
             problem: String::new(),
+            denied: false,
         };
         StatusResponse {
             spiffe_id: "spiffe://ci.example.org/runner/prod-1".to_owned(),
@@ -148,12 +159,14 @@ mod tests {
         }
     }
 
-    fn refused() -> StatusResponse {
+    /// With one that has a problem, such as that its job may not have the role.
+    fn with_problem(problem: &str, denied: bool) -> StatusResponse {
         let mut status = well();
         status.leases.push(LeaseStatus {
             role: "db-admin".to_owned(),
             job: "nightly".to_owned(),
-            problem: "the role is not available".to_owned(),
+            problem: problem.to_owned(),
+            denied,
             ..LeaseStatus::default()
         });
         status
@@ -161,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_status_for_people() {
-        assert_eq!(AgentStatus::of(refused()).table(), include_str!("golden/status.txt"));
+        let status = AgentStatus::of(with_problem("the issuer does not answer", false));
+        assert_eq!(status.table(), include_str!("golden/status.txt"));
     }
 
     #[test]
@@ -170,11 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn any_problem_is_a_degraded_agent() {
+    fn a_problem_of_agent_or_lease_is_a_degraded_agent() {
         assert_eq!(AgentStatus::of(well()).problem(), None);
-        assert_eq!(AgentStatus::of(refused()).problem(), Some("the role is not available"));
-        let own = StatusResponse { problem: "the issuer does not answer".to_owned(), ..refused() };
+        let lost = with_problem("the lease was revoked", false);
+        assert_eq!(AgentStatus::of(lost.clone()).problem(), Some("the lease was revoked"));
+        let own = StatusResponse { problem: "the issuer does not answer".to_owned(), ..lost };
         assert_eq!(AgentStatus::of(own).problem(), Some("the issuer does not answer"));
+    }
+
+    #[test]
+    fn a_job_that_asked_for_what_it_may_not_have_is_shown_and_degrades_nothing() {
+        let status = AgentStatus::of(with_problem("the role is not available", true));
+        assert_eq!((status.problem(), status.degraded), (None, false));
+        let shown = status.table();
+        assert!(
+            shown.contains("STATE        well") && shown.contains("the role is not available"),
+            "{shown}"
+        );
+        let document: serde_json::Value = serde_json::from_str(&status.document()).unwrap();
+        assert_eq!(document["leases"][1]["problem"], "the role is not available");
     }
 
     #[test]

@@ -6,12 +6,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use shorepass_core::caller::{Kind, SpiffeId};
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::receipt::{PinsView, ReceiptView, TransitionView};
-use super::{Incomplete, document, fields, seconds, spoken, table, time, to_the_second};
+use super::{Incomplete, document, fields, seconds, short_caller, spoken, table, time, to_the_second};
 
 /// A lease with what belongs to it.
 #[derive(Debug, Serialize)]
@@ -86,13 +85,17 @@ pub(crate) struct TokenView {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BlockView {
     pub(crate) id: String,
-    caller: String,
-    role: String,
+    pub(crate) caller: String,
+    pub(crate) role: String,
     create_time: Option<Timestamp>,
     pub(crate) until: Option<Timestamp>,
-    by: String,
-    reason: String,
+    pub(crate) by: String,
+    pub(crate) reason: String,
     lease_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lift_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    lifted_by: String,
 }
 
 impl LeaseView {
@@ -125,11 +128,7 @@ impl LeaseView {
 
     /// The runner's name, or what else holds the lease.
     pub(crate) fn runner(&self) -> String {
-        match SpiffeId::parse(&self.caller) {
-            Ok(SpiffeId { kind: Kind::Runner, name, .. }) => name.to_string(),
-            Ok(SpiffeId { kind, name, .. }) => format!("{kind}/{name}"),
-            Err(_) => self.caller.clone(),
-        }
+        short_caller(&self.caller)
     }
 
     /// `namespace/name` of the ServiceAccount.
@@ -258,6 +257,8 @@ impl BlockView {
             by: block.by,
             reason: block.reason,
             lease_id: block.lease_id,
+            lift_time: time(block.lift_time),
+            lifted_by: block.lifted_by,
         }
     }
 }
@@ -377,6 +378,7 @@ pub(crate) fn cause(cause: v1::EndCause) -> &'static str {
         v1::EndCause::AnchorLost => "anchor-lost",
         v1::EndCause::ServiceAccountReplaced => "service-account-replaced",
         v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
+        v1::EndCause::OwnerBanned => "owner-banned",
     }
 }
 

@@ -4,6 +4,8 @@
 //! drive the terminal.
 
 pub(crate) mod agent;
+pub(crate) mod ban;
+pub(crate) mod block;
 pub(crate) mod join_token;
 pub(crate) mod lease;
 pub(crate) mod receipt;
@@ -15,6 +17,7 @@ mod table;
 use std::time::Duration;
 
 use serde::Serialize;
+use shorepass_core::caller::{Kind, SpiffeId};
 use shorepass_core::time::Timestamp;
 
 pub(crate) use table::{fields, table};
@@ -54,6 +57,15 @@ pub(crate) fn printable(text: &str) -> String {
         other => other,
     };
     text.chars().map(visible).collect()
+}
+
+/// The runner's name, or the kind and name of another caller.
+pub(crate) fn short_caller(spiffe_id: &str) -> String {
+    match SpiffeId::parse(spiffe_id) {
+        Ok(SpiffeId { kind: Kind::Runner, name, .. }) => name.to_string(),
+        Ok(SpiffeId { kind, name, .. }) => format!("{kind}/{name}"),
+        Err(_) => spiffe_id.to_owned(),
+    }
 }
 
 /// A time from the wire.

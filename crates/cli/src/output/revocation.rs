@@ -17,6 +17,17 @@ pub(crate) struct Revocation {
     steps: Vec<Step>,
 }
 
+/// How many of each.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    would_revoke: usize,
+    revoked: usize,
+    ending: usize,
+    already_ended: usize,
+    blocks_set: usize,
+}
+
 /// What became of one lease.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +35,10 @@ pub(crate) struct Step {
     outcome: Outcome,
     #[serde(skip_serializing_if = "String::is_empty")]
     obstacle: String,
+    /// Whether this revocation set the lease's block.
+    block_set: bool,
+    #[serde(skip)]
+    total: u32,
     lease: LeaseView,
     #[serde(skip)]
     receipt: v1::RevokeReceipt,
@@ -66,7 +81,14 @@ impl Step {
     pub(crate) fn of(wire: v1::RevokeLeasesResponse) -> Result<Self, Incomplete> {
         let (outcome, receipt) = (Outcome::of(wire.outcome())?, wire.receipt());
         let lease = LeaseView::of(wire.lease.ok_or(Incomplete("a lease"))?)?;
-        Ok(Self { outcome, obstacle: wire.obstacle, lease, receipt })
+        Ok(Self {
+            outcome,
+            obstacle: wire.obstacle,
+            block_set: wire.block_set,
+            total: wire.total,
+            lease,
+            receipt,
+        })
     }
 
     /// For people, when it has happened.
@@ -118,17 +140,6 @@ impl Revocation {
         }
     }
 
-    /// What is waited for next.
-    pub(crate) fn next(&self) -> String {
-        let (mut known, mut all) = (0, 0);
-        for step in &self.steps {
-            all += usize::from(step.receipt != v1::RevokeReceipt::Unspecified);
-            known +=
-                usize::from(matches!(step.receipt, v1::RevokeReceipt::Arrived | v1::RevokeReceipt::Missing));
-        }
-        if all == 0 { "the next lease".to_owned() } else { format!("receipts, {known} of {all} are there") }
-    }
-
     /// How many are not proved to be dead, though that was waited for. What had ended before has its receipt from then.
     pub(crate) fn unproved(&self) -> usize {
         let acted = |step: &&Step| matches!(step.outcome, Outcome::Revoked | Outcome::Ending);
@@ -151,11 +162,30 @@ impl Revocation {
             count => Some(format!("{count} {}", outcome.words())),
         };
         let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
-        if parts.is_empty() {
-            return "no live lease matches\n".to_owned();
+        let told = match (parts.is_empty(), self.dry_run, self.blocks_set()) {
+            (true, _, _) => return "no live lease matches\n".to_owned(),
+            (false, true, _) => return format!("{}\n", parts.join(", ")),
+            (false, false, 0) => format!("{}; no new block\n", parts.join(", ")),
+            (false, false, 1) => format!("{}; 1 block set\n", parts.join(", ")),
+            (false, false, blocks) => format!("{}; {blocks} blocks set\n", parts.join(", ")),
+        };
+        if self.waits { told + &self.receipts() } else { told }
+    }
+
+    /// For people who wait: how far it is.
+    pub(crate) fn so_far(&self) -> String {
+        let Some(step) = self.steps.last() else { return "the first lease".to_owned() };
+        let (done, total) = (self.steps.len(), step.total as usize);
+        let with = |wanted: &[v1::RevokeReceipt]| {
+            self.steps.iter().filter(|step| wanted.contains(&step.receipt)).count()
+        };
+        let there = with(&[v1::RevokeReceipt::Arrived, v1::RevokeReceipt::Missing]);
+        match there + with(&[v1::RevokeReceipt::Follows]) {
+            receipts if receipts > 0 && done >= total => {
+                format!("receipts, {there} of {receipts} are there")
+            }
+            _ => format!("the revocation: {done} of {total} leases done"),
         }
-        let receipts = if self.waits && !self.dry_run { self.receipts() } else { String::new() };
-        format!("{}\n{receipts}", parts.join(", "))
     }
 
     fn receipts(&self) -> String {
@@ -178,9 +208,21 @@ impl Revocation {
         struct Body<'a> {
             dry_run: bool,
             complete: bool,
+            summary: Summary,
             items: &'a [Step],
         }
-        document("RevokeResult", Body { dry_run: self.dry_run, complete, items: &self.steps })
+        let summary = Summary {
+            would_revoke: self.count(Outcome::WouldRevoke),
+            revoked: self.count(Outcome::Revoked),
+            ending: self.ending(),
+            already_ended: self.count(Outcome::AlreadyEnded),
+            blocks_set: self.blocks_set(),
+        };
+        document("RevokeResult", Body { dry_run: self.dry_run, complete, summary, items: &self.steps })
+    }
+
+    fn blocks_set(&self) -> usize {
+        self.steps.iter().filter(|step| step.block_set).count()
     }
 
     fn count(&self, outcome: Outcome) -> usize {
@@ -198,6 +240,8 @@ mod tests {
             lease: Some(lease),
             outcome: outcome.into(),
             obstacle: obstacle.to_owned(),
+            total: 3,
+            block_set: outcome == v1::RevokeOutcome::Revoked,
             ..v1::RevokeLeasesResponse::default()
         };
         Step::of(wire).unwrap()
@@ -210,6 +254,8 @@ mod tests {
             outcome: v1::RevokeOutcome::Revoked.into(),
             obstacle: String::new(),
             receipt: v1::RevokeReceipt::Arrived.into(),
+            total: 2,
+            block_set: true,
         };
         Step::of(wire).unwrap()
     }
@@ -237,21 +283,35 @@ mod tests {
         assert_eq!(document["items"][0]["outcome"], "revoked");
         assert_eq!(document["items"][0]["lease"]["state"], "ended");
         assert_eq!(document["items"][1]["obstacle"], "the cluster does not answer");
+        let summary = serde_json::json!(
+            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "blocksSet": 1});
+        assert_eq!(document["summary"], summary);
+    }
+
+    #[test]
+    fn who_waits_is_told_how_far_it_is() {
+        assert_eq!(Revocation::new(false, false).so_far(), "the first lease");
+        assert_eq!(revocation().so_far(), "the revocation: 2 of 3 leases done");
     }
 
     #[test]
     fn receipts_are_told_as_they_come_and_counted_at_the_end() {
         let mut revocation = Revocation::new(false, true);
-        for lease in [revoked(), active()] {
+        for (lease, so_far) in
+            [(revoked(), "the first lease"), (active(), "the revocation: 1 of 2 leases done")]
+        {
+            assert_eq!(revocation.so_far(), so_far);
             let wire = v1::RevokeLeasesResponse {
                 lease: Some(v1::LeaseRecord { receipt: None, ..lease }),
                 outcome: v1::RevokeOutcome::Revoked.into(),
                 receipt: v1::RevokeReceipt::Follows.into(),
+                total: 2,
+                block_set: true,
                 ..v1::RevokeLeasesResponse::default()
             };
             revocation.push(Step::of(wire).unwrap());
         }
-        assert_eq!((revocation.unproved(), revocation.next().as_str()), (2, "receipts, 0 of 2 are there"));
+        assert_eq!((revocation.unproved(), revocation.so_far().as_str()), (2, "receipts, 0 of 2 are there"));
         let arrived = receipt(&revoked(), proved());
         assert_eq!(
             arrived.lines(),
@@ -259,12 +319,12 @@ mod tests {
              10.0.0.2:6443 said\n"
         );
         revocation.push(arrived);
-        assert_eq!((revocation.unproved(), revocation.next().as_str()), (1, "receipts, 1 of 2 are there"));
+        assert_eq!((revocation.unproved(), revocation.so_far().as_str()), (1, "receipts, 1 of 2 are there"));
         let arrived = receipt(&active(), unproved());
         assert!(arrived.lines().contains("unproved: the delete did not wait"), "{}", arrived.lines());
         revocation.push(arrived);
         assert_eq!(revocation.unproved(), 1);
-        assert_eq!(revocation.summary(), "2 revoked\nreceipts: 1 proved, 1 unproved\n");
+        assert_eq!(revocation.summary(), "2 revoked; 2 blocks set\nreceipts: 1 proved, 1 unproved\n");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) fn block() -> v1::Block {
         by: "spiffe://ci.example.org/operator/alice".to_owned(),
         reason: "laptop stolen".to_owned(),
         lease_id: REVOKED.to_owned(),
+        ..Default::default()
     }
 }
 

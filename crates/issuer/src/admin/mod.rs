@@ -8,11 +8,11 @@ use shorepass_core::caller::Caller;
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, MintedToken, Revision};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Revision};
 use shorepass_core::name::NamePattern;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::after;
-use shorepass_rpc::api::{LeaseView, NewJoinToken, Page, RequestKey};
+use shorepass_rpc::api::{BlocksAsked, LeaseView, NewJoinToken, Page, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::JoinTokenText;
 
@@ -72,6 +72,17 @@ impl Views {
         self.of(found.ok_or_else(missing)?, TOKENS_SHOWN)
     }
 
+    /// One page of blocks, newest first.
+    pub fn blocks(&self, asked: BlocksAsked) -> Result<Page<Block, BlockId>, Refused> {
+        let BlocksAsked { caller, role, include_ended, before, limit } = asked;
+        let in_force = (!include_ended).then(|| self.outside.clock.now());
+        let filter = BlockFilter { caller, role, in_force };
+        let found = self.outside.ledger.find_blocks(&filter, before, limit);
+        let items = found.map_err(|cause| ledger_refused(&cause))?;
+        let next = if items.len() == limit { items.last().map(|block| block.id) } else { None };
+        Ok(Page { items, next })
+    }
+
     /// Who held a token.
     pub fn token(&self, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {
         let found = self.outside.ledger.token(jti).map_err(|cause| ledger_refused(&cause))?;
@@ -99,8 +110,8 @@ impl Acts {
     /// Lifts a block, and with it all others of the same runner and role, before their end. One that has ended by itself, or was lifted, stays as it is.
     pub async fn unblock(&self, caller: &Caller, id: BlockId) -> Result<Block, Refused> {
         let found = self.outside.ledger.block(id).map_err(|cause| ledger_refused(&cause))?;
-        let block = found
-            .ok_or_else(|| not_found(format!("there is no block {id}; `shorepass lease show` names it")))?;
+        let block =
+            found.ok_or_else(|| not_found(format!("there is no block {id}; see `shorepass block list`")))?;
         let now = self.outside.clock.now();
         if !block.in_force(now) {
             return Ok(block);
@@ -126,10 +137,10 @@ impl Acts {
         replace: bool,
     ) -> Result<NewJoinToken, Refused> {
         let owner = caller.owner();
-        let earlier = self.outside.ledger.request(&owner, Method::CreateJoinToken, request.id);
-        if earlier.map_err(|cause| ledger_refused(&cause))?.is_some() {
+        let earlier = self.outside.ledger.request(&owner, None, Method::CreateJoinToken, request.id);
+        if let Some(earlier) = earlier.map_err(|cause| ledger_refused(&cause))? {
             let message = "this request id has created a join token, and its secret cannot be shown twice; create another";
-            return Err(Refused::new(Reason::RequestIdReused, message));
+            return Err(self.outside.refuse_reused(caller, "CreateJoinToken", &earlier, message).await);
         }
         let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
         let now = self.outside.clock.now();
@@ -147,6 +158,7 @@ impl Acts {
         let outcome = Outcome::JoinToken(join_token.digest);
         let request = Request {
             owner,
+            job: None,
             method: Method::CreateJoinToken,
             id: request.id,
             content: request.content,

@@ -1,7 +1,8 @@
 //! `shorepass-issuer identity create`: a folder with identity, bundle and a ready config for an operator or a platform.
 //!
 //! It signs with the CA's key on the issuer's machine, beside the running daemon: whoever can read that key can do the
-//! same, so there is nothing to ask the daemon for. Operators get 12 h, platforms what the config gives to certificates.
+//! same, so there is nothing to ask the daemon for. What it makes it hands over to the daemon, which writes the audit
+//! file ([`crate::identities`]). Operators get 12 h, platforms what the config gives to certificates.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,18 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use shorepass_config::{ClientConfig, IssuerConfig};
 use shorepass_config::{Host, HostPort};
-use shorepass_core::caller::{Kind, SpiffeId};
+use shorepass_core::caller::{Kind, Owner, SpiffeId};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::Name;
-use shorepass_core::time::{Clock as _, for_people};
+use shorepass_core::time::{Clock as _, Timestamp, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_tls::IdentityFile;
+use shorepass_tls::{Authority, Identity, IdentityFile};
 
-use crate::state::{CreatedIdentity, StateDirectory};
+use super::UsageError;
+use crate::identities::{self, Handover, Line};
+use crate::state::StateDirectory;
 
 /// What an operator's certificate lasts at most.
 const OPERATOR_LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -42,14 +45,14 @@ pub(super) struct Create {
     #[arg(long)]
     kind: IdentityKind,
     /// Its name: 1 to 63 of a-z, 0-9 and '-'.
-    #[arg(long)]
-    name: String,
+    #[arg(long, value_parser = Name::parse)]
+    name: Name,
     /// The folder to make; it must not exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// How it reaches the issuer. [default: the first of spec.issuer.dnsNames with the port of spec.listen.api]
-    #[arg(long, value_name = "HOST:PORT")]
-    api: Option<String>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::parse)]
+    api: Option<HostPort>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,26 +77,20 @@ impl Create {
             IdentityKind::Operator => (Kind::Operator, OPERATOR_LIFETIME.min(config.certificate_lifetime)),
             IdentityKind::Platform => (Kind::Platform, config.certificate_lifetime),
         };
-        let name = Name::parse(&self.name).context("--name")?;
         let issuer_api = self.api(&config)?;
         let now = SystemClock.now();
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = state.authority(&config.trust_domain, now, Arc::new(SystemEntropy))?;
-        let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name };
-        // The same caller as before owns what it owned before.
-        let enrolment =
-            state.enrolment_of(&spiffe_id)?.unwrap_or_else(|| EnrolmentId::generate(now, &SystemEntropy));
-        let identity = authority.create_identity(&spiffe_id, enrolment, lifetime, now)?;
-        state.record(&CreatedIdentity {
-            time: now.to_string(),
-            event: "identity.created".to_owned(),
-            caller: spiffe_id.clone(),
-            enrolment,
-            until: identity.expires().to_string(),
-            certificate: identity.certificate().to_string(),
-            uid: rustix::process::getuid().as_raw(),
-        })?;
+        let spiffe_id = SpiffeId { trust_domain: config.trust_domain.clone(), kind, name: self.name };
+        // Before anything is signed: an identity that is in the audit file was handed out, as far as we can tell.
         make_folder(&self.out)?;
+        let identity = match make(&state, &authority, &spiffe_id, lifetime, now) {
+            Ok(identity) => identity,
+            Err(cause) => {
+                let _ = std::fs::remove_dir(&self.out); // it is empty
+                return Err(cause);
+            }
+        };
         IdentityFile::new(self.out.join("identity.pem")).store(&identity)?;
         write(&self.out.join("bundle.pem"), &authority.bundle_pem())?;
         let client = ClientConfig {
@@ -113,15 +110,33 @@ impl Create {
     }
 
     fn api(&self, config: &IssuerConfig) -> Result<HostPort> {
-        if let Some(text) = &self.api {
-            return HostPort::parse(text).context("--api");
+        if let Some(api) = &self.api {
+            return Ok(api.clone());
         }
         let host: Option<Host> = config.dns_names.first().cloned();
         let (Some(host), port @ 1..) = (host, config.listen.api.port()) else {
-            bail!("say with --api HOST:PORT how the issuer is reached");
+            return Err(UsageError("say with --api HOST:PORT how the issuer is reached".to_owned()).into());
         };
         Ok(HostPort { host, port })
     }
+}
+
+/// Signs, and writes down what was signed.
+fn make(
+    state: &StateDirectory,
+    authority: &Authority,
+    spiffe_id: &SpiffeId,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Identity> {
+    let mut handover = Handover::open(&state.join(identities::FILE))?;
+    // The same caller as before owns what it owned before.
+    let enrolment = handover.enrolment_of(spiffe_id)?;
+    let enrolment = enrolment.unwrap_or_else(|| EnrolmentId::generate(now, &SystemEntropy));
+    let identity = authority.create_identity(spiffe_id, enrolment, lifetime, now)?;
+    let owner = Owner { spiffe_id: spiffe_id.clone(), enrolment };
+    handover.append(&Line::new(&owner, now, identity.expires(), identity.certificate()))?;
+    Ok(identity)
 }
 
 fn make_folder(path: &Path) -> Result<()> {

@@ -1,8 +1,9 @@
-//! The command line: `serve`, `config check`, `rbac`, `identity create`.
+//! The command line: `serve`, `config check`, `rbac`, `identity create`, `store`.
 
 mod identity;
 mod rbac;
 mod serve;
+mod store;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use shorepass_config::role::Roles;
 use shorepass_config::{ConfigErrors, IssuerConfig};
 use shorepass_daemon::telemetry::TelemetryError;
 
@@ -33,6 +35,9 @@ enum Command {
     /// Make identities for operators and platforms.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    /// Verify, export, import or rebuild the ledger, while the issuer is stopped.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 #[derive(Subcommand)]
@@ -49,6 +54,11 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// A command line that does not say enough; one that clap cannot see by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 /// The exit code for what the command line or a document gets wrong.
 const USAGE: u8 = 2;
 
@@ -59,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Config(ConfigCommand::Check(file)) => check(&file.config),
         Command::Rbac(command) => command.run(),
         Command::Identity(command) => command.run(),
+        Command::Store(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,18 +77,22 @@ pub fn run() -> ExitCode {
             // Not `{error:?}`: a backtrace tells an operator nothing.
             eprintln!("shorepass-issuer: {error}");
             error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
-            if error.is::<ConfigErrors>() || error.is::<TelemetryError>() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::FAILURE
-            }
+            exit_code(&error)
         }
     }
 }
 
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let usage = error.is::<ConfigErrors>() || error.is::<TelemetryError>() || error.is::<UsageError>();
+    if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+}
+
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
-    let roles = config.load_roles()?;
+    let Roles { roles, warnings } = config.load_roles()?;
+    for warning in warnings {
+        eprintln!("shorepass-issuer: warning: {warning}");
+    }
     let (clusters, roles) = (config.clusters.len(), roles.len());
     say(&format!("{}: fine; {clusters} cluster(s), {roles} role(s)\n", file.display()))
 }
@@ -90,5 +105,46 @@ fn say(text: &str) -> Result<()> {
             Err(cause).context("cannot write to stdout")
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_as_usage_before_anything_is_done() {
+        let create = ["identity", "create", "--config", "c", "--kind", "operator", "--out", "o"].as_slice();
+        let rbac = ["rbac", "--roles", "r"].as_slice();
+        for (command, option, value) in [
+            (create, "--name", "Alice"),
+            (create, "--name", ""),
+            (create, "--api", "issuer"),
+            (rbac, "--cluster", "a_b"),
+            (rbac, "--issuer", "a.b"),
+            (rbac, "--namespace", "-"),
+            (rbac, "--service-account", "A"),
+        ] {
+            let rest = if option == "--api" { ["--name", "alice"].as_slice() } else { &[] };
+            let line = [&["shorepass-issuer"], command, rest, &[option, value]].concat();
+            let refused = Cli::try_parse_from(line).err().unwrap();
+            assert_eq!(refused.exit_code(), i32::from(USAGE), "{option} {value}");
+            assert!(refused.to_string().contains(option), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_a_person_has_to_say_otherwise_ends_with_2() {
+        let code = |error: anyhow::Error| format!("{:?}", exit_code(&error));
+        let usage = format!("{:?}", ExitCode::from(USAGE));
+        assert_eq!(code(UsageError("say more".to_owned()).into()), usage);
+        assert_ne!(code(anyhow::anyhow!("the disk is full")), usage);
     }
 }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use shorepass_cluster::rbac::{Audiences, IssuerIdentity, render};
+use anyhow::{Result, bail};
+use shorepass_cluster::rbac::{Audiences, IssuerIdentity, RenderError, render};
 use shorepass_config::role;
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
+
+use super::UsageError;
 
 /// Which roles, which cluster, who the issuer is there.
 #[derive(clap::Args)]
@@ -15,17 +17,17 @@ pub(super) struct Rbac {
     #[arg(long, value_name = "DIR")]
     roles: PathBuf,
     /// The cluster, if the roles name more than one.
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = Name::parse)]
+    cluster: Option<Name>,
     /// The issuer's name in its config (`spec.issuer.name`), unique in the cluster: it names the admission policy.
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    issuer: String,
+    #[arg(long, value_name = "NAME", default_value = "main", value_parser = Name::parse)]
+    issuer: Name,
     /// The namespace of the issuer's own ServiceAccount, which is printed too.
-    #[arg(long, value_name = "NAME", default_value = "shorepass")]
-    namespace: String,
+    #[arg(long, value_name = "NAME", default_value = "shorepass", value_parser = Name::parse)]
+    namespace: Name,
     /// The issuer's own ServiceAccount.
-    #[arg(long, value_name = "NAME", default_value = "shorepass-issuer")]
-    service_account: String,
+    #[arg(long, value_name = "NAME", default_value = "shorepass-issuer", value_parser = Name::parse)]
+    service_account: Name,
     /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
     #[arg(long, value_name = "NAME", conflicts_with_all = ["namespace", "service_account"])]
     user: Option<String>,
@@ -38,19 +40,21 @@ impl Rbac {
     pub(super) fn run(self) -> Result<()> {
         let roles = role::load_directory(&self.roles)?;
         let cluster = match &self.cluster {
-            Some(name) => Name::parse(name).context("--cluster")?,
+            Some(name) => name.clone(),
             None => the_only_cluster(&roles)?,
         };
-        let issuer = Name::parse(&self.issuer).context("--issuer")?;
         let identity = match self.user {
             Some(user) => IssuerIdentity::User(user),
-            None => IssuerIdentity::ServiceAccount {
-                namespace: Name::parse(&self.namespace).context("--namespace")?,
-                name: Name::parse(&self.service_account).context("--service-account")?,
-            },
+            None => IssuerIdentity::ServiceAccount { namespace: self.namespace, name: self.service_account },
         };
-        let audiences = Audiences::new(self.audiences).context("--audience")?;
-        super::say(&render(&roles, &cluster, &identity, &issuer, &audiences)?)
+        let audiences = Audiences::new(self.audiences);
+        let audiences = audiences.map_err(|problem| UsageError(format!("--audience: {problem}")))?;
+        let rendered = render(&roles, &cluster, &identity, &self.issuer, &audiences);
+        super::say(&rendered.map_err(|problem| match &problem {
+            RenderError::User(_) => UsageError(format!("--user: {problem}")).into(),
+            RenderError::NoRoles { .. } => UsageError(format!("--cluster: {problem}")).into(),
+            RenderError::Audience(_) => anyhow::Error::from(problem),
+        })?)
     }
 }
 
@@ -63,7 +67,9 @@ fn the_only_cluster(roles: &[Role]) -> Result<Name> {
         [] => bail!("there is no role document; write one, or see deploy/examples"),
         _ => {
             let names: Vec<&str> = clusters.iter().map(|name| name.as_str()).collect();
-            bail!("the roles name several clusters ({}); choose one with --cluster", names.join(", "))
+            let names = names.join(", ");
+            Err(UsageError(format!("the roles name several clusters ({names}); choose one with --cluster"))
+                .into())
         }
     }
 }

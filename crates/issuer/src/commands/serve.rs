@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use shorepass_config::IssuerConfig;
+use shorepass_config::role::Roles;
+use shorepass_config::{Fault, IssuerConfig};
 use shorepass_daemon::{hardening, telemetry};
 
 use crate::compose;
@@ -14,7 +15,11 @@ pub(super) fn run(file: &Path) -> Result<()> {
     hardening::no_core_dumps()?;
     hardening::private_files();
     let config = IssuerConfig::load(file)?;
-    let roles = config.load_roles()?;
+    let Roles { roles, warnings } = config.load_roles()?;
+    for Fault { file, line, column, path, problem, .. } in warnings {
+        let place = format!("{}:{line}:{column}", file.display());
+        tracing::warn!(place, path, problem, "a role document does not do what it seems to");
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(compose::serve(config, roles))

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::caller::{Caller, Kind, SpiffeId};
+use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
 use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Taken};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::lease::Lease;
@@ -21,6 +21,9 @@ use shorepass_tls::JoinTokenText;
 
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
+
+/// When an agent may ask again while no runner is enrolled: an operator has to act first.
+const SECURITY_RETRY: Duration = Duration::from_secs(30);
 
 /// Gives runners their identity.
 #[derive(Clone)]
@@ -67,6 +70,9 @@ impl Enrolling {
             };
             self.outside.refuse(refusing).await
         };
+        if let Some(problem) = self.outside.ledger.security().problem() {
+            return Err(refused(security_lost(problem)).await);
+        }
         let asked = match self.read(&presented) {
             Ok(asked) => asked,
             Err(cause) => return Err(refused(cause).await),
@@ -90,6 +96,8 @@ impl Enrolling {
     /// Renews the certificate that the call was made with; idempotent for one key.
     pub async fn renew(&self, caller: &Caller, request_pem: &[u8]) -> Result<Certificate, Refused> {
         let request = self.read_request(request_pem, caller.spiffe_id())?;
+        let _together = self.outside.gate.read().await; // a ban comes before or after
+        self.outside.not_banned(&caller.owner())?;
         let enrolment = self.enrolment_of(caller)?;
         let now = self.outside.clock.now();
         let renewed = enrolment.renew(request.key(), after(now, self.lifetime));
@@ -99,8 +107,16 @@ impl Enrolling {
         self.sign(&request, &renewed)
     }
 
-    /// Whether the caller's enrolment still stands. Platforms and operators have none in the ledger.
+    /// Whether the caller's enrolment still stands and nobody has banned it. Platforms and operators have no enrolment in
+    /// the ledger.
+    ///
+    /// Whoever was shut out may be forgotten where security state was lost, so that no certificate of before counts then.
     pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
+        self.outside.not_banned(&caller.owner())?;
+        let security = self.outside.ledger.security();
+        if let Some(problem) = security.problem().filter(|_| !security.admits(caller.issued())) {
+            return Err(certificate_of_before(caller, &problem));
+        }
         match caller.kind() {
             Kind::Runner => self.enrolment_of(caller).map(|_| ()),
             Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
@@ -178,14 +194,19 @@ impl Enrolling {
     fn plan_first(&self, join_token: JoinToken, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let ledger = &self.outside.ledger;
+        let id = EnrolmentId::generate(now, self.outside.entropy.as_ref());
+        self.outside.not_banned(&Owner { spiffe_id: asked.spiffe_id.clone(), enrolment: id })?;
         let before = ledger.latest_enrolment(&asked.spiffe_id).map_err(|cause| ledger_refused(&cause))?;
         let before = before.filter(|enrolment| enrolment.replaced.is_none());
-        if let Some(live) = before.as_ref().filter(|enrolment| enrolment.is_live(now) && !join_token.replace)
-        {
+        // A banned enrolment holds its name no more.
+        let holds = |enrolment: &&Enrolment| {
+            enrolment.is_live(now) && self.outside.bans.on(&enrolment.owner()).is_none()
+        };
+        if let Some(live) = before.as_ref().filter(holds).filter(|_| !join_token.replace) {
             return Err(enrolment_exists(&asked.spiffe_id.name, live));
         }
         let enrolment = Enrolment {
-            id: EnrolmentId::generate(now, self.outside.entropy.as_ref()),
+            id,
             spiffe_id: asked.spiffe_id.clone(),
             key: asked.request.key(),
             created: now,
@@ -216,6 +237,7 @@ impl Enrolling {
                 && enrolment.key == asked.request.key()
         };
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
+        self.outside.not_banned(&enrolment.owner())?;
         let again = enrolment.renew(asked.request.key(), after(now, self.lifetime));
         Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
     }
@@ -233,6 +255,21 @@ impl Enrolling {
             Err(cause) => Err(Refused::field("certificate_request_pem", cause)),
         }
     }
+}
+
+/// A used join token may look unused, and an enrolment that is in the way may be forgotten.
+fn security_lost(problem: String) -> Refused {
+    Refused::new(Reason::StoreUnavailable, problem).retry(SECURITY_RETRY)
+}
+
+fn certificate_of_before(caller: &Caller, problem: &str) -> Refused {
+    let renewal = match caller.kind() {
+        Kind::Operator | Kind::Platform => {
+            "; a new identity made with `shorepass-issuer identity create` is accepted"
+        }
+        Kind::Runner | Kind::Issuer => "",
+    };
+    Refused::new(Reason::EnrolmentEnded, format!("{problem}{renewal}"))
 }
 
 fn join_refused(refusal: JoinRefusal) -> Refused {

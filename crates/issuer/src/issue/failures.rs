@@ -52,6 +52,19 @@ impl Issuing {
         self.outside.refuse(Refusing { caller, method, subject: role.as_str(), refused, explanation }).await
     }
 
+    /// Refuses, on record, whoever was banned since the call began.
+    pub(super) async fn not_banned(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        role: &Name,
+    ) -> Result<(), Refused> {
+        let Err(refused) = self.outside.not_banned(&caller.owner()) else { return Ok(()) };
+        let (caller, explanation) = (Some(caller.spiffe_id()), refused.message.clone());
+        let subject = role.as_str();
+        Err(self.outside.refuse(Refusing { caller, method, subject, refused, explanation }).await)
+    }
+
     /// The cluster gave no token.
     pub(super) async fn give_up(&self, order: Order, cause: MintError) -> Refused {
         tracing::warn!(lease = %order.lease_id(), error = %cause, "minting failed");
@@ -105,6 +118,7 @@ impl Issuing {
     /// pending until the ledger works again and the sweeper settles it.
     pub(super) fn unrecorded(&self, verified: &Verified, cause: &LedgerError) -> Refused {
         if verified.is_first() {
+            self.outside.attempts.spoil(verified.lease().id); // who takes it up would lose the anchor under its hands
             self.ends.delete_in_background(verified.lease());
         }
         ledger_refused(cause)
@@ -113,6 +127,9 @@ impl Issuing {
     /// The lease was ended while its token was being minted: the token dies with the anchor.
     pub(super) async fn ended_meanwhile(&self, verified: &Verified) -> Refused {
         let id = verified.lease().id;
+        if let Err(refused) = self.outside.not_banned(&verified.lease().owner) {
+            return refused; // its leases are being ended, if not by the ban then by the sweeper
+        }
         if let Ok(Some(lease)) = self.outside.ledger.lease(id) {
             self.ends.cut_in_background(lease);
         }
@@ -152,7 +169,9 @@ impl Issuing {
 fn nothing_was_made(cause: &MintError) -> bool {
     match cause {
         MintError::PolicyMissing { .. } => true,
-        MintError::Forbidden { rule } => rule.starts_with("create secrets"),
+        MintError::Forbidden { rule: act } | MintError::AdmissionRefused { act, words: _ } => {
+            act.starts_with("create secrets")
+        }
         MintError::ServiceAccountMissing { .. }
         | MintError::ServiceAccountReplaced { .. }
         | MintError::ClockSkew { .. }

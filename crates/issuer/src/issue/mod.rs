@@ -2,15 +2,17 @@
 //!
 //! Decisions are made in `core`, effects behind ports; this file puts them in order. It does not know gRPC, YAML, kube or
 //! sled. Question a newcomer will ask: why two commits? The first makes the anchor findable after a crash, the second
-//! lets the token out. What happens when a step fails is in [`failures`].
+//! lets the token out. What happens when a step fails is in [`failures`]; a request that comes again is in [`again`].
 
+mod again;
+pub mod attempts;
 mod failures;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{JobId, LeaseId};
+use shorepass_core::id::{CallId, JobId, LeaseId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, LedgerError, Recorded};
@@ -18,8 +20,9 @@ use shorepass_core::mint::{Order, Verified};
 use shorepass_core::policy::{Ask, Grant};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_rpc::api::{Delivery, RequestKey};
-use shorepass_rpc::refused::{Reason, Refused};
+use shorepass_rpc::refused::Refused;
 
+use self::attempts::Attempt;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
 use crate::revoke::Ends;
@@ -42,16 +45,17 @@ impl Issuing {
     pub async fn issue(
         &self,
         caller: &Caller,
+        call: &CallId,
         request: RequestKey,
         job: JobId,
         ask: Ask,
     ) -> Result<Delivery, Refused> {
         let job = self.jobs.owned(caller, "Issue", job).await?; // a foreign job is "not available"
-        if let Some(lease) = self.answered(caller, request)? {
-            return self.mint_again(caller, &job, lease, ask.token_lifetime).await; // same lease, new token
+        if let Some(lease) = self.answered(caller, job.id, request).await? {
+            return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
-        let order = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
-        let verified = self.mint_and_check(order).await?; // anchor, token, and what was really granted
+        let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
+        let verified = self.mint_and_check(order, call).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
         self.deliver(caller, verified, &recorded) // the only way out for a token
     }
@@ -60,50 +64,37 @@ impl Issuing {
     pub async fn refresh(
         &self,
         caller: &Caller,
+        call: &CallId,
         lease: LeaseId,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         let lease = self.ends.owned(caller, "Refresh", lease).await?; // a foreign lease is "not available"
         let job = self.jobs.owned(caller, "Refresh", lease.job).await?;
-        self.mint_again(caller, &job, lease, token_lifetime).await
+        self.mint_again(caller, call, &job, lease, token_lifetime).await
     }
 
     async fn mint_again(
         &self,
         caller: &Caller,
+        call: &CallId,
         job: &Job,
         lease: Lease,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         if lease.pins().is_none() && lease.is_live() {
-            let busy = "the first attempt of this request is still being worked on; try again";
-            return Err(Refused::new(Reason::ClusterBusy, busy).retry(Duration::from_secs(1)));
+            return Err(again::at_work());
         }
         let role = lease.role.clone();
+        self.not_banned(caller, "Refresh", &role).await?;
         let now = self.outside.clock.now();
         let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };
-        let verified = self.mint_and_check(order).await?;
+        let verified = self.mint_and_check(order, call).await?;
         let recorded = self.record(&verified).await?;
         self.still_live(verified.lease().id)?; // a token of a lease that ended meanwhile does not leave
         self.deliver(caller, verified, &recorded)
-    }
-
-    /// The lease that the same request led to before.
-    fn answered(&self, caller: &Caller, request: RequestKey) -> Result<Option<Lease>, Refused> {
-        let found = self.outside.ledger.request(&caller.owner(), Method::Issue, request.id);
-        let Some(earlier) = found.map_err(|cause| ledger_refused(&cause))? else {
-            return Ok(None);
-        };
-        let outcome = earlier
-            .answer(request.content)
-            .map_err(|reused| Refused::new(Reason::RequestIdReused, reused.to_string()))?;
-        match outcome {
-            Outcome::Lease(id) => self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause)),
-            Outcome::Job(_) | Outcome::JoinToken(_) => Ok(None),
-        }
     }
 
     /// From the decision until *pending* is durable, no end may come in between: see [`Outside::gate`].
@@ -113,9 +104,10 @@ impl Issuing {
         job: &Job,
         request: RequestKey,
         ask: Ask,
-    ) -> Result<Order, Refused> {
+    ) -> Result<(Order, Attempt), Refused> {
         let _together = self.outside.gate.read().await;
         let outside = &self.outside;
+        self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
         let blocks =
             outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
         let job = self.jobs.current(job.id)?;
@@ -130,28 +122,32 @@ impl Issuing {
         caller: &Caller,
         request: RequestKey,
         grant: Grant,
-    ) -> Result<Order, Refused> {
+    ) -> Result<(Order, Attempt), Refused> {
         let outside = &self.outside;
         let mut random = [0; 16];
         outside.entropy.fill(&mut random);
         let id = LeaseId::generate(outside.clock.now(), outside.entropy.as_ref());
         let order = grant.into_order(id, AnchorName::from_random(random));
-        let request = Request {
+        let attempt = outside.attempts.begin(id).ok_or_else(again::at_work)?;
+        let record = Request {
             owner: caller.owner(),
+            job: Some(order.lease().job),
             method: Method::Issue,
             id: request.id,
             content: request.content,
             outcome: Outcome::Lease(id),
         };
-        let pending = Change::LeasePending { lease: order.lease().clone(), request };
-        outside.ledger.commit(vec![pending]).await.map_err(|cause| ledger_refused(&cause))?;
-        Ok(order)
+        let pending = Change::LeasePending { lease: order.lease().clone(), request: record };
+        match outside.ledger.commit(vec![pending]).await {
+            Ok(_) => Ok((order, attempt)),
+            Err(cause) => Err(self.not_begun(caller, order.lease().job, request, &cause).await),
+        }
     }
 
-    async fn mint_and_check(&self, order: Order) -> Result<Verified, Refused> {
+    async fn mint_and_check(&self, order: Order, call: &CallId) -> Result<Verified, Refused> {
         let cluster = self.outside.cluster(&order.target().cluster)?;
         let annotation = self.outside.seal.seal(order.lease());
-        let minted = match cluster.mint(&order, &annotation).await {
+        let minted = match cluster.mint(&order, &annotation, call).await {
             Ok(minted) => minted,
             Err(cause) => return Err(self.give_up(order, cause).await), // settled now, or by the sweeper
         };

@@ -34,7 +34,7 @@ impl Jobs {
         evidence: Evidence,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
-        if let Some(job) = self.started_before(caller, request)? {
+        if let Some(job) = self.started_before(caller, request).await? {
             return Ok(job);
         }
         let now = self.outside.clock.now();
@@ -49,6 +49,7 @@ impl Jobs {
         };
         let record = Request {
             owner: caller.owner(),
+            job: None,
             method: Method::StartJob,
             id: request.id,
             content: request.content,
@@ -59,23 +60,23 @@ impl Jobs {
             Ok(_) => Ok(job),
             // The same request at the same time: one of them opened the session.
             Err(cause @ LedgerError::Conflict(_)) => {
-                self.started_before(caller, request)?.ok_or_else(|| ledger_refused(&cause))
+                self.started_before(caller, request).await?.ok_or_else(|| ledger_refused(&cause))
             }
             Err(cause) => Err(ledger_refused(&cause)),
         }
     }
 
-    fn started_before(&self, caller: &Caller, request: RequestKey) -> Result<Option<Job>, Refused> {
-        let earlier = self.outside.ledger.request(&caller.owner(), Method::StartJob, request.id);
+    async fn started_before(&self, caller: &Caller, request: RequestKey) -> Result<Option<Job>, Refused> {
+        let earlier = self.outside.ledger.request(&caller.owner(), None, Method::StartJob, request.id);
         let Some(earlier) = earlier.map_err(|cause| ledger_refused(&cause))? else {
             return Ok(None);
         };
-        let outcome = earlier
-            .answer(request.content)
-            .map_err(|reused| Refused::new(Reason::RequestIdReused, reused.to_string()))?;
-        match outcome {
-            Outcome::Job(id) => self.outside.ledger.job(id).map_err(|cause| ledger_refused(&cause)),
-            Outcome::Lease(_) | Outcome::JoinToken(_) => Ok(None),
+        match earlier.answer(request.content) {
+            Ok(Outcome::Job(id)) => self.outside.ledger.job(id).map_err(|cause| ledger_refused(&cause)),
+            Ok(Outcome::Lease(_) | Outcome::JoinToken(_)) => Ok(None),
+            Err(reused) => {
+                Err(self.outside.refuse_reused(caller, "StartJob", &earlier, reused.to_string()).await)
+            }
         }
     }
 

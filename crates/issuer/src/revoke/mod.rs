@@ -27,8 +27,16 @@ use crate::prove::{Proof, Proving};
 
 /// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
+/// How long a lease that was left pending waits for its request to come again, counted from its record or from the
+/// issuer's start, whichever is later: an agent that lost its issuer tries again within a minute.
+pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 /// How many leases are read at once.
 pub const PAGE: usize = 200;
+/// How many leases one commit ends.
+pub(crate) const LEASES_IN_A_COMMIT: usize = 100;
+/// After each attempt of a cut that nobody waits for.
+const BACKGROUND_PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(500), Duration::ZERO];
 /// How often a commit is planned anew because the records moved on in between.
 const CONFLICTS: u32 = 20;
 
@@ -137,6 +145,19 @@ impl Ends {
         }
     }
 
+    /// The ends of those of some leases that live now.
+    pub(crate) fn plan_ends(
+        &self,
+        leases: &[Lease],
+        cause: &EndCause,
+    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
+        let mut live = Vec::with_capacity(leases.len());
+        for lease in leases {
+            live.extend(self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?);
+        }
+        Ok(ending_of(live, cause, self.outside.clock.now()))
+    }
+
     /// The ends of all leases of an enrolment that gives way to another, for the same commit.
     pub(crate) fn ends_of_enrolment(
         &self,
@@ -208,12 +229,19 @@ impl Ends {
         });
     }
 
-    /// Cuts without the caller waiting for the cluster.
+    /// Cuts without the caller waiting for the cluster. What a cluster does not do at once is asked for a few times more:
+    /// when the issuer is shutting down there is no sweeper any more.
     pub fn cut_in_background(&self, lease: Lease) {
         let ends = self.clone();
         self.outside.background.spawn(async move {
-            if let Err(refused) = ends.cut(lease).await {
-                tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
+            for pause in BACKGROUND_PAUSES {
+                match ends.cut(lease.clone()).await {
+                    Ok(Cut::Later(_, Obstacle::Cluster(_))) => tokio::time::sleep(pause).await,
+                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight)) => return,
+                    Err(refused) => {
+                        return tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
+                    }
+                }
             }
         });
     }

@@ -4,7 +4,7 @@
 //! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time. So then leases end a few
 //! at a time; they are all blocked before the first one ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +12,18 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, State};
-use shorepass_core::ledger::{Change, LedgerError, Revision};
+use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, Revision};
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::{CutResult, Ends};
+use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
 use crate::admin::Views;
 use crate::outside::ledger_refused;
 use crate::prove::{SAMPLE, Wishes};
 
-/// How many leases one commit blocks and ends.
-const LEASES_IN_A_COMMIT: usize = 100;
 /// How many leases end at a time where an operator waits for receipts: each of them is cut
 /// [`WINDOW`](crate::prove::WINDOW) after its end at the latest, ready or not.
 const PACE: usize = 4;
@@ -52,66 +50,96 @@ impl Revoking {
         revocation: Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
+        if revocation.dry_run {
+            return self.tell_what_would_be(&revocation, steps).await;
+        }
+        let begun = self.begin(caller, &revocation).await?;
+        if begun.total == 0 {
+            return self.tell_ended(&revocation, steps).await;
+        }
+        let teller = Teller { views: &self.views, steps, total: begun.total };
+        let Begun { hit, to_end, mut receipts, wishes, total: _ } = begun;
+        let (sender, cuts) = mpsc::unbounded_channel(); // one message for each lease at most
+        // An operator's slow terminal holds up no delete: most go out before anything is told, and no end waits for that.
+        self.ends.cut_into(hit.ending, &sender);
+        let ending = self.end_at_a_pace(caller, &revocation.reason, &to_end, sender);
+        let telling = self.tell_cuts(&teller, cuts, &hit.blocked, revocation.wait.then_some(&mut receipts));
+        let (ended, told) = tokio::join!(ending, telling);
+        drop(wishes);
+        for lease in hit.ended.into_iter().chain(ended?) {
+            teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await?;
+        }
+        told?;
+        self.tell_receipts(&teller, receipts).await
+    }
+
+    async fn tell_what_would_be(
+        &self,
+        revocation: &Revocation,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused> {
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
         if found.is_empty() {
-            return self.tell_ended(&revocation, &steps).await;
+            return self.tell_ended(revocation, steps).await;
         }
-        if revocation.dry_run {
-            for lease in found {
-                self.tell(&steps, lease, Outcome::WouldRevoke).await?;
-            }
-            return Ok(());
+        let teller = Teller { views: &self.views, steps, total: found.len() };
+        for lease in found {
+            teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
-        // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
-        let (sender, mut cuts) = mpsc::unbounded_channel(); // one message for each lease at most
-        let mut receipts = Receipts::new(&self.ends, &found);
-        let _wishes = if revocation.wait && found.len() <= SAMPLE {
-            self.end_at_a_pace(caller, &revocation, sender).await?
-        } else {
-            let (ending, wishes) = self.block_and_end(caller, &revocation).await?;
-            self.ends.cut_into(ending, &sender);
-            drop(sender);
-            wishes
-        };
+        Ok(())
+    }
+
+    /// Each lease when its anchor is cut, or could not be.
+    async fn tell_cuts(
+        &self,
+        teller: &Teller<'_>,
+        mut cuts: mpsc::UnboundedReceiver<CutResult>,
+        blocked: &HashSet<LeaseId>,
+        mut receipts: Option<&mut Receipts>,
+    ) -> Result<(), Refused> {
         while let Some((lease, obstacle)) = cuts.recv().await {
             let outcome = obstacle.map_or(Outcome::Revoked, |obstacle| Outcome::Ending(obstacle.to_string()));
-            let follows = revocation.wait && self.receipt_follows(&lease, &receipts)?;
-            if follows {
-                receipts.awaited.push((lease.id, outcome.clone()));
+            let told = Told::new(outcome, blocked.contains(&lease.id));
+            let mut awaited = Awaited::No;
+            if let Some(receipts) = &mut receipts
+                && self.receipt_follows(&lease, receipts)?
+            {
+                receipts.awaited.push((lease.id, told.clone()));
+                awaited = Awaited::Follows;
             }
-            let awaited = if follows { Awaited::Follows } else { Awaited::No };
-            self.tell_with(&steps, lease, outcome, awaited).await?;
+            teller.tell(lease, told, awaited).await?;
         }
-        self.tell_receipts(receipts, &steps).await
+        Ok(())
     }
 
     /// Whether a proof about the lease is under way, or has ended just now.
     fn receipt_follows(&self, lease: &Lease, receipts: &Receipts) -> Result<bool, Refused> {
-        Ok(self.ends.proving.is_at_work(lease.id) || receipts.is_new(&self.current(lease.id)?))
+        Ok(self.ends.proving.is_at_work(lease.id) || receipts.is_new(&self.known(lease.id)?))
     }
 
-    fn current(&self, id: LeaseId) -> Result<Lease, Refused> {
-        let found = self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
-        found.ok_or_else(|| ledger_refused(&LedgerError::Unavailable(format!("lease {id} is missing"))))
+    fn current(&self, id: LeaseId) -> Result<Option<Lease>, Refused> {
+        self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))
+    }
+
+    /// A lease that must be there.
+    fn known(&self, id: LeaseId) -> Result<Lease, Refused> {
+        let missing = || ledger_refused(&LedgerError::Unavailable(format!("lease {id} is missing")));
+        self.current(id)?.ok_or_else(missing)
     }
 
     /// Each as it comes. Proofs end by themselves, so this does.
-    async fn tell_receipts(
-        &self,
-        mut receipts: Receipts,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
-    ) -> Result<(), Refused> {
+    async fn tell_receipts(&self, teller: &Teller<'_>, mut receipts: Receipts) -> Result<(), Refused> {
         loop {
             receipts.ends.borrow_and_update();
-            for (id, outcome) in std::mem::take(&mut receipts.awaited) {
+            for (id, told) in std::mem::take(&mut receipts.awaited) {
                 let at_work = self.ends.proving.is_at_work(id); // before the lease is read: who is done has recorded
-                let lease = self.current(id)?;
+                let lease = self.known(id)?;
                 if receipts.is_new(&lease) {
-                    self.tell_with(steps, lease, outcome, Awaited::Arrived).await?;
+                    teller.tell(lease, told, Awaited::Arrived).await?;
                 } else if at_work {
-                    receipts.awaited.push((id, outcome));
+                    receipts.awaited.push((id, told));
                 } else {
-                    self.tell_with(steps, lease, outcome, Awaited::Missing).await?;
+                    teller.tell(lease, told, Awaited::Missing).await?;
                 }
             }
             if receipts.awaited.is_empty() || receipts.ends.changed().await.is_err() {
@@ -124,16 +152,15 @@ impl Revoking {
     async fn tell_ended(
         &self,
         revocation: &Revocation,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
         let Some(id) = revocation.filter.lease else { return Ok(()) };
-        let found = self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
-        match found.filter(|lease| {
-            let with_ended =
-                shorepass_core::ledger::LeaseFilter { include_ended: true, ..revocation.filter.clone() };
-            with_ended.matches(lease)
-        }) {
-            Some(lease) => self.tell(steps, lease, Outcome::AlreadyEnded).await,
+        let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
+        match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
+            Some(lease) => {
+                let teller = Teller { views: &self.views, steps, total: 1 };
+                teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await
+            }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
                 format!("there is no lease {id}; see `shorepass lease list`"),
@@ -142,108 +169,112 @@ impl Revoking {
     }
 
     /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
-    /// size, each of which blocks and ends the same leases.
-    async fn block_and_end(
-        &self,
-        caller: &Caller,
-        revocation: &Revocation,
-    ) -> Result<(Vec<Lease>, Wishes), Refused> {
+    /// size, each of which blocks and ends the same leases; blocks alone where ends come at a pace.
+    async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        let wishes = self.ends.proving.wish(&found); // before the sweeper can see that they are ending
-        let mut ending = Vec::with_capacity(found.len());
+        let at_a_pace = revocation.wait && found.len() <= SAMPLE;
+        let mut begun = Begun {
+            total: found.len(),
+            hit: Hit::default(),
+            to_end: Vec::new(),
+            receipts: Receipts::new(&self.ends, &found),
+            wishes: self.ends.proving.wish(&found), // before the sweeper can see that they are ending
+        };
         for some in found.chunks(LEASES_IN_A_COMMIT) {
-            let plan = || self.plan(caller, &revocation.reason, some);
-            ending.extend(self.ends.again_on_conflict(plan).await?);
+            let plan = || {
+                let (mut changes, mut hit) = self.plan_blocks(caller, &revocation.reason, some)?;
+                if !at_a_pace {
+                    let (ends, ending) = self.plan_ends(caller, &revocation.reason, some)?;
+                    changes.extend(ends);
+                    hit.add(ending);
+                }
+                Ok((changes, hit))
+            };
+            begun.hit.add(self.ends.again_on_conflict(plan).await?);
         }
-        Ok((ending, wishes))
+        if at_a_pace {
+            begun.to_end = found;
+        }
+        Ok(begun)
     }
 
-    /// Blocks them all, then ends and cuts them, as many at a time as can have their canaries ready.
+    /// Ends and cuts blocked leases, as many at a time as can have their canaries ready; gives those that had ended.
     async fn end_at_a_pace(
         &self,
         caller: &Caller,
-        revocation: &Revocation,
+        reason: &str,
+        blocked: &[Lease],
         results: mpsc::UnboundedSender<CutResult>,
-    ) -> Result<Wishes, Refused> {
-        let found = self.block(caller, revocation).await?;
-        let wishes = self.ends.proving.wish(&found);
-        for some in found.chunks(PACE) {
-            let plan = || self.plan(caller, &revocation.reason, some);
-            let ending = self.ends.again_on_conflict(plan).await?;
+    ) -> Result<Vec<Lease>, Refused> {
+        let mut ended = Vec::new();
+        for some in blocked.chunks(PACE) {
+            let hit = self.ends.again_on_conflict(|| self.plan_ends(caller, reason, some)).await?;
+            ended.extend(hit.ended);
             let deadline = Instant::now() + PATIENCE;
-            for cut in self.ends.cut_into(ending, &results) {
+            for cut in self.ends.cut_into(hit.ending, &results) {
                 let _ = timeout_at(deadline, cut).await; // those that take longer go on
             }
         }
-        Ok(wishes)
+        Ok(ended)
     }
 
-    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block, and none after it.
-    async fn block(&self, caller: &Caller, revocation: &Revocation) -> Result<Vec<Lease>, Refused> {
-        let outside = Arc::clone(&self.ends.outside);
-        let _alone = outside.gate.write().await;
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        for some in found.chunks(LEASES_IN_A_COMMIT) {
-            let plan = || Ok((self.plan_blocks(caller, &revocation.reason, some)?, ()));
-            self.ends.again_on_conflict(plan).await?;
-        }
-        Ok(found)
-    }
-
-    /// The blocks of some leases, as they are now. A lease that has ended meanwhile is left alone.
-    fn plan_blocks(&self, caller: &Caller, reason: &str, leases: &[Lease]) -> Result<Vec<Change>, Refused> {
-        let mut changes = Vec::new();
-        for lease in leases {
-            let lease = self.current(lease.id)?;
-            if !matches!(lease.state, State::Ended { .. }) {
-                changes.extend(self.missing_block(caller, reason, &lease)?);
-            }
-        }
-        Ok(changes)
-    }
-
-    /// The blocks, where there are none yet, and ends of some leases, as they are now. A lease that has ended meanwhile is left
-    /// alone.
-    fn plan(
+    /// The blocks of some leases, as they are now, where there is none in force.
+    fn plan_blocks(
         &self,
         caller: &Caller,
         reason: &str,
         leases: &[Lease],
-    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
-        let outside = &self.ends.outside;
-        let now = outside.clock.now();
-        let (mut changes, mut ending) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Change>, Hit), Refused> {
+        let now = self.ends.outside.clock.now();
+        let (mut changes, mut hit) = (Vec::new(), Hit::default());
         for lease in leases {
-            let current = outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
-            let Some(lease) = current.filter(|lease| !matches!(lease.state, State::Ended { .. })) else {
+            let Some(lease) = self.current(lease.id)? else { continue };
+            if !matches!(lease.state, State::Ended { .. }) && !self.blocked_already(&lease, now)? {
+                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+                hit.blocked.insert(lease.id);
+            }
+        }
+        Ok((changes, hit))
+    }
+
+    /// The ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
+    fn plan_ends(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        leases: &[Lease],
+    ) -> Result<(Vec<Change>, Hit), Refused> {
+        let now = self.ends.outside.clock.now();
+        let (mut changes, mut hit) = (Vec::new(), Hit::default());
+        for lease in leases {
+            let Some(lease) = self.current(lease.id)? else { continue };
+            if matches!(lease.state, State::Ended { .. }) {
+                hit.ended.push(lease);
                 continue;
-            };
-            changes.extend(self.missing_block(caller, reason, &lease)?);
+            }
             let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
             match lease.clone().begin_end(cause, now) {
                 Ok(lease) => {
                     changes.push(Change::LeaseEnding { lease: lease.clone() });
-                    ending.push(lease);
+                    hit.ending.push(lease);
                 }
-                Err(_) => ending.push(lease), // it is ending already: see that its owner is blocked, cut again
+                Err(_) => hit.ending.push(lease), // it is ending already: cut again
             }
         }
-        Ok((changes, ending))
+        Ok((changes, hit))
     }
 
-    /// The block that the lease's revocation sets, unless one is in force already.
-    fn missing_block(&self, caller: &Caller, reason: &str, lease: &Lease) -> Result<Option<Change>, Refused> {
-        let outside = &self.ends.outside;
-        let now = outside.clock.now();
-        let blocks = outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
+    fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
+        let blocks = self.ends.outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
         let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
-        if blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)) {
-            return Ok(None);
-        }
-        let block = Block {
-            id: BlockId::generate(now, outside.entropy.as_ref()),
+        Ok(blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)))
+    }
+
+    fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
+        Block {
+            id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
             caller: lease.owner.spiffe_id.clone(),
             role: lease.role.clone(),
             set: now,
@@ -253,29 +284,66 @@ impl Revoking {
             lease: lease.id,
             lifted: None,
             revision: Revision::FIRST,
-        };
-        Ok(Some(Change::BlockSet { block }))
+        }
     }
+}
 
-    async fn tell(
-        &self,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
-        lease: Lease,
-        outcome: Outcome,
-    ) -> Result<(), Refused> {
-        self.tell_with(steps, lease, outcome, Awaited::No).await
+/// A revocation whose blocks are recorded.
+struct Begun {
+    total: usize,
+    hit: Hit,
+    /// Those that end at a pace.
+    to_end: Vec<Lease>,
+    receipts: Receipts,
+    wishes: Wishes,
+}
+
+/// What a revocation found.
+#[derive(Default)]
+struct Hit {
+    /// Its ends are recorded; the anchors are cut next.
+    ending: Vec<Lease>,
+    /// They ended between the list and the commit.
+    ended: Vec<Lease>,
+    /// Those whose block is new.
+    blocked: HashSet<LeaseId>,
+}
+
+impl Hit {
+    fn add(&mut self, other: Self) {
+        self.ending.extend(other.ending);
+        self.ended.extend(other.ended);
+        self.blocked.extend(other.blocked);
     }
+}
 
-    async fn tell_with(
-        &self,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
-        lease: Lease,
-        outcome: Outcome,
-        receipt: Awaited,
-    ) -> Result<(), Refused> {
+/// What is told of one lease.
+#[derive(Clone)]
+struct Told {
+    outcome: Outcome,
+    block_set: bool,
+}
+
+impl Told {
+    fn new(outcome: Outcome, block_set: bool) -> Self {
+        Self { outcome, block_set }
+    }
+}
+
+/// Tells each step to whoever listens.
+struct Teller<'a> {
+    views: &'a Views,
+    steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    total: usize,
+}
+
+impl Teller<'_> {
+    async fn tell(&self, lease: Lease, told: Told, receipt: Awaited) -> Result<(), Refused> {
         let view = self.views.of(lease, 1)?;
+        let Told { outcome, block_set } = told;
         // The receiver may be gone; the revocation is not undone by that.
-        let _ = steps.send(Ok(RevokeStep { view, outcome, receipt })).await;
+        let _ =
+            self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set, receipt })).await;
         Ok(())
     }
 }
@@ -283,7 +351,7 @@ impl Revoking {
 /// The receipts that somebody waits for.
 struct Receipts {
     ends: watch::Receiver<u64>,
-    awaited: Vec<(LeaseId, Outcome)>,
+    awaited: Vec<(LeaseId, Told)>,
     /// When each lease's receipt was made before this revocation, if it had one.
     earlier: HashMap<LeaseId, Option<Timestamp>>,
 }

@@ -15,7 +15,8 @@ use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ends, MINT_IN_FLIGHT, Obstacle};
+use super::{Ends, Obstacle, RETRY_WINDOW};
+use crate::issue::attempts::Standing;
 
 /// How often it looks.
 pub const PERIOD: Duration = Duration::from_secs(2);
@@ -30,8 +31,8 @@ const FAILURES_IN_A_ROUND: usize = 3;
 pub struct Sweeper {
     ends: Ends,
     cluster: Name,
-    /// Pending when the issuer started: nobody mints for them any more.
-    left_over: HashSet<LeaseId>,
+    /// What is pending and older was left by a crash.
+    started: Timestamp,
     retries: HashMap<LeaseId, Retry>,
 }
 
@@ -41,13 +42,10 @@ struct Retry {
 }
 
 impl Sweeper {
-    /// Over the ends, before the issuer serves anybody: what is pending now was left by a crash.
-    pub fn new(ends: Ends, cluster: Name) -> Result<Self, LedgerError> {
-        let filter = LeaseFilter { cluster: Some(cluster.clone()), ..LeaseFilter::default() };
-        let live = ends.live(&filter)?;
-        let pending = live.iter().filter(|lease| matches!(lease.state, State::Pending));
-        let left_over = pending.map(|lease| lease.id).collect();
-        Ok(Self { ends, cluster, left_over, retries: HashMap::new() })
+    /// Over the ends, before the issuer serves anybody.
+    pub fn new(ends: Ends, cluster: Name) -> Self {
+        let started = ends.outside.clock.now();
+        Self { ends, cluster, started, retries: HashMap::new() }
     }
 
     /// Sweeps every [`PERIOD`].
@@ -71,7 +69,10 @@ impl Sweeper {
         for lease in &mut unfinished {
             if let Some(cause) = self.cause_to_end(lease)? {
                 match self.ends.record_ending(lease.clone(), cause).await {
-                    Ok(ending) => *lease = ending,
+                    Ok(ending) => {
+                        *lease = ending;
+                        self.ends.outside.attempts.forget(lease.id);
+                    }
                     Err(refused) => {
                         tracing::warn!(lease = %lease.id, error = %refused, "an end was not recorded")
                     }
@@ -92,13 +93,27 @@ impl Sweeper {
     /// Why a lease ends now, if it does.
     fn cause_to_end(&self, lease: &Lease) -> Result<Option<EndCause>, LedgerError> {
         let now = self.ends.outside.clock.now();
+        // A crash between a ban and the ends of the leases leaves them to us.
+        if lease.is_live()
+            && let Some(ban) = self.ends.outside.bans.on(&lease.owner)
+        {
+            return Ok(Some(ban.cause()));
+        }
         Ok(match &lease.state {
-            State::Pending if self.left_over.contains(&lease.id) => Some(EndCause::Abandoned),
-            State::Pending if now >= after(lease.created, MINT_IN_FLIGHT) => Some(EndCause::Abandoned),
+            State::Pending => self.is_abandoned(lease, now).then_some(EndCause::Abandoned),
             State::Active { .. } if now >= lease.deadline => Some(EndCause::Deadline),
             State::Active { .. } if self.is_replaced(lease)? => Some(EndCause::EnrolmentReplaced),
-            State::Pending | State::Active { .. } | State::Ending { .. } | State::Ended { .. } => None,
+            State::Active { .. } | State::Ending { .. } | State::Ended { .. } => None,
         })
+    }
+
+    /// Whether nobody mints for it, and the request that it answers will not take it up any more.
+    fn is_abandoned(&self, lease: &Lease, now: Timestamp) -> bool {
+        match self.ends.outside.attempts.standing(lease.id) {
+            Some(Standing::AtWork) => false,
+            Some(Standing::Spoiled) => true,
+            None => now >= after(lease.created.max(self.started), RETRY_WINDOW),
+        }
     }
 
     /// Whether the owner's enrolment gave way to another. Platforms have none in the ledger.

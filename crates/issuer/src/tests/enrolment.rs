@@ -111,6 +111,33 @@ async fn a_name_with_a_live_enrolment_is_given_out_again_only_with_replace() {
 }
 
 #[tokio::test]
+async fn after_a_loss_of_security_state_nobody_enrols_and_no_certificate_of_before_counts() {
+    let bench = super::issuing::security_lost();
+    let token = join_token(&bench, false).await;
+    let refused = enroll(&bench, &token, "prod-1").await.err().unwrap();
+    assert_eq!(refused.reason, Reason::StoreUnavailable);
+    assert!(refused.message.contains("store rebuild --accept-loss"), "{}", refused.message);
+    for (id, again) in [("operator/alice", true), ("platform/portal", true), ("runner/prod-1", false)] {
+        let caller = |issued| {
+            Caller::from_verified_peer(VerifiedPeer {
+                spiffe_id: SpiffeId::parse(&format!("spiffe://{DOMAIN}/{id}")).unwrap(),
+                enrolment: EnrolmentId::generate(bench.clock.now(), bench.entropy.as_ref()),
+                issued,
+                expires: after(bench.clock.now(), Duration::from_secs(3600)),
+                certificate: Digest::of_bytes(id.as_bytes()),
+            })
+        };
+        let before = bench.clock.now().checked_sub(Duration::from_secs(1)).unwrap();
+        let refused = bench.use_cases.check_enrolment(&caller(before)).err().unwrap();
+        assert_eq!(refused.reason, Reason::EnrolmentEnded, "{id}");
+        assert!(refused.message.contains("--accept-loss"), "{}", refused.message);
+        assert_eq!(refused.message.contains("identity create"), again, "{}", refused.message);
+        let made_since = bench.use_cases.check_enrolment(&caller(bench.clock.now()));
+        assert_eq!(made_since.is_ok(), again, "a runner of before is not known any more");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_before_the_use_cases_is_recorded_under_its_decision() {
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");

@@ -1,14 +1,17 @@
 //! The issuing path: what is durable when, and what leaves.
 
 use async_trait::async_trait;
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Owner;
-use shorepass_core::cluster::MintError;
+use shorepass_core::cluster::{CutError, MintError};
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, JobId};
-use shorepass_core::ledger::{LeaseFilter, LedgerError, MintedToken, Recorded};
+use shorepass_core::identity::CreatedIdentity;
+use shorepass_core::ledger::{BlockFilter, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::request::{Method, Request};
-use shorepass_rpc::api::Credentials as _;
+use shorepass_core::security::SecurityState;
+use shorepass_rpc::api::{Administration as _, Credentials as _};
 
 use super::*;
 
@@ -33,10 +36,11 @@ async fn the_anchor_carries_the_seal_of_its_lease() {
 }
 
 /// Fails from the nth commit on.
-struct FailingLedger {
-    inner: Arc<MemoryLedger>,
-    left: std::sync::atomic::AtomicUsize,
-    audit: bool,
+pub(super) struct FailingLedger {
+    pub(super) inner: Arc<MemoryLedger>,
+    pub(super) left: std::sync::atomic::AtomicUsize,
+    pub(super) audit: bool,
+    pub(super) security: SecurityState,
 }
 
 #[async_trait]
@@ -73,8 +77,14 @@ impl Ledger for FailingLedger {
     fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError> {
         self.inner.token(jti)
     }
-    fn request(&self, owner: &Owner, method: Method, id: RequestId) -> Result<Option<Request>, LedgerError> {
-        self.inner.request(owner, method, id)
+    fn request(
+        &self,
+        owner: &Owner,
+        job: Option<JobId>,
+        method: Method,
+        id: RequestId,
+    ) -> Result<Option<Request>, LedgerError> {
+        self.inner.request(owner, job, method, id)
     }
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {
         self.inner.block(id)
@@ -85,6 +95,20 @@ impl Ledger for FailingLedger {
     fn controls(&self, cluster: &Name) -> Result<Vec<shorepass_core::receipt::Control>, LedgerError> {
         self.inner.controls(cluster)
     }
+    fn find_blocks(
+        &self,
+        filter: &BlockFilter,
+        before: Option<BlockId>,
+        limit: usize,
+    ) -> Result<Vec<Block>, LedgerError> {
+        self.inner.find_blocks(filter, before, limit)
+    }
+    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
+        self.inner.ban(key)
+    }
+    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
+        self.inner.bans(after, limit)
+    }
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
         self.inner.join_token(digest)
     }
@@ -94,18 +118,40 @@ impl Ledger for FailingLedger {
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
         self.inner.latest_enrolment(spiffe_id)
     }
+    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.identity(certificate)
+    }
+    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
+        self.inner.latest_identity()
+    }
     fn health(&self) -> Result<(), LedgerError> {
         self.inner.health()
     }
     fn last_commit(&self) -> Option<Duration> {
         self.inner.last_commit()
     }
+    fn security(&self) -> SecurityState {
+        self.security
+    }
+    fn alarm(&self) -> Option<String> {
+        self.inner.alarm()
+    }
 }
 
 fn failing_after(commits: usize, audit: bool) -> Bench {
     let clock = ManualClock::new();
     let inner = Arc::new(MemoryLedger::new(clock.clone()));
-    let ledger = FailingLedger { inner: inner.clone(), left: commits.into(), audit };
+    let security = SecurityState::Whole;
+    let ledger = FailingLedger { inner: inner.clone(), left: commits.into(), audit, security };
+    Bench::over(clock, Arc::new(ledger), inner)
+}
+
+/// On a ledger that found security state lost when the clock began.
+pub(super) fn security_lost() -> Bench {
+    let clock = ManualClock::new();
+    let inner = Arc::new(MemoryLedger::new(clock.clone()));
+    let security = SecurityState::LostSince(clock.now());
+    let ledger = FailingLedger { inner: inner.clone(), left: usize::MAX.into(), audit: false, security };
     Bench::over(clock, Arc::new(ledger), inner)
 }
 
@@ -144,8 +190,41 @@ async fn the_same_request_gives_the_same_lease_and_a_new_token() {
     assert_eq!(first.lease.id, again.lease.id);
     assert_ne!(first.record.jti, again.record.jti);
     assert_eq!(bench.cluster.anchors().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_used_for_something_else_is_refused_and_audited() {
+    let bench = Bench::new();
+    let (caller, operator) = (bench.caller("runner/prod-1"), bench.operator());
+    let request = bench.request();
     let other = RequestKey { content: Digest::of_bytes(b"other"), ..request };
-    assert_eq!(reason(bench.issue(&caller, &job, other).await), Reason::RequestIdReused);
+    let evidence = || {
+        Evidence::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
+    };
+    let join_token = |request| {
+        let runners = NamePattern::parse("prod-*").unwrap();
+        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
+    };
+    let job = bench.use_cases.start_job(&caller, request, evidence(), None).await.unwrap();
+    let lease = bench.issue(&caller, &job, request).await.unwrap().issued.lease;
+    join_token(request).await.unwrap();
+    for (method, refused, led_to) in [
+        (
+            "StartJob",
+            bench.use_cases.start_job(&caller, other, evidence(), None).await.err(),
+            job.id.to_string(),
+        ),
+        ("Issue", bench.issue(&caller, &job, other).await.err(), lease.id.to_string()),
+        ("CreateJoinToken", join_token(other).await.err(), "the join token with fingerprint".to_owned()),
+    ] {
+        let refused = refused.unwrap_or_else(|| panic!("{method} was not refused"));
+        assert_eq!(refused.reason, Reason::RequestIdReused, "{method}");
+        let (_, decision) = refused.metadata.iter().find(|(key, _)| *key == "decision_id").unwrap();
+        let line = bench.ledger.audit_lines().into_iter().find(|line| line.contains(decision)).unwrap();
+        for part in ["request.refused", "REQUEST_ID_REUSED", method, &led_to, &request.id.to_string()] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -157,7 +236,7 @@ async fn what_belongs_to_another_looks_like_what_does_not_exist() {
     let nowhere = LeaseId::generate(bench.clock.now(), bench.entropy.as_ref());
     let lease = delivery.issued.lease.id;
     for (caller, id) in [(&stranger, lease), (&renewed_name, lease), (&owner, nowhere)] {
-        let refused = bench.use_cases.refresh(caller, id, None).await.unwrap_err();
+        let refused = bench.refresh(caller, id).await.unwrap_err();
         assert_eq!(refused.reason, Reason::LeaseNotAvailable);
         let release = bench.use_cases.release(caller, id).await.unwrap_err();
         assert_eq!(release.message, refused.message);
@@ -165,6 +244,18 @@ async fn what_belongs_to_another_looks_like_what_does_not_exist() {
     assert_eq!(reason(bench.issue(&stranger, &job, bench.request()).await), Reason::JobNotAvailable);
     assert_eq!(reason(bench.use_cases.end_job(&stranger, job.id).await), Reason::JobNotAvailable);
     assert!(bench.lease(lease).is_live());
+}
+
+#[tokio::test]
+async fn the_cluster_is_told_for_which_call_it_mints() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let (job, request) = (bench.job(&caller).await, bench.request());
+    let calls = ["first", "repeated", "refreshed"].map(|id| CallId::parse(id).unwrap());
+    let lease = bench.issue_for(&calls[0], &caller, &job, request).await.unwrap().issued.lease.id;
+    bench.issue_for(&calls[1], &caller, &job, request).await.unwrap();
+    bench.use_cases.refresh(&caller, &calls[2], lease, None).await.unwrap();
+    assert_eq!(bench.cluster.calls(), calls);
 }
 
 #[tokio::test]
@@ -191,14 +282,32 @@ async fn a_mint_that_made_nothing_leaves_nothing_to_end() {
 }
 
 #[tokio::test]
+async fn the_words_of_somebody_elses_admission_are_for_the_operator_alone() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let act = "create secrets in namespace \"web\"".to_owned();
+    let words = "admission webhook guard denied the request: see http://10.0.0.9".to_owned();
+    bench.cluster.fail_next_mint(MintError::AdmissionRefused { act: act.clone(), words: words.clone() });
+    let refused = bench.issue(&caller, &job, bench.request()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::IssuerForbidden);
+    assert!(!format!("{refused:?}").contains("guard"), "{refused:?}");
+    assert!(refused.metadata.contains(&("rule", act)), "{refused:?}");
+    let (_, decision) = refused.metadata.iter().find(|(key, _)| *key == "decision_id").unwrap();
+    let line = bench.ledger.audit_lines().into_iter().find(|line| line.contains(decision)).unwrap();
+    assert!(line.contains("request.refused") && line.contains(&words), "{line}");
+    assert!(bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_failed_refresh_leaves_the_lease_as_it_is() {
     let bench = Bench::new();
     let (caller, _, delivery) = bench.leased().await;
     let busy = MintError::Busy { cluster: name("staging"), retry_after: Duration::from_secs(3) };
     bench.cluster.fail_next_mint(busy);
-    let refused = bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.unwrap_err();
+    let refused = bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
     assert_eq!((refused.reason, refused.retry_after), (Reason::ClusterBusy, Some(Duration::from_secs(3))));
-    assert!(bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.is_ok());
+    assert!(bench.refresh(&caller, delivery.issued.lease.id).await.is_ok());
 }
 
 #[tokio::test]
@@ -207,9 +316,9 @@ async fn a_replaced_service_account_ends_the_lease() {
     let (caller, _, delivery) = bench.leased().await;
     bench.cluster.replace_service_account("uid-2");
     let id = delivery.issued.lease.id;
-    assert_eq!(reason(bench.use_cases.refresh(&caller, id, None).await), Reason::ServiceAccountReplaced);
+    assert_eq!(reason(bench.refresh(&caller, id).await), Reason::ServiceAccountReplaced);
     bench.until("the lease to end", || bench.lease(id).state_name() == "ended").await;
-    assert_eq!(reason(bench.use_cases.refresh(&caller, id, None).await), Reason::LeaseEnded);
+    assert_eq!(reason(bench.refresh(&caller, id).await), Reason::LeaseEnded);
 }
 
 #[tokio::test]
@@ -218,7 +327,7 @@ async fn a_lost_anchor_ends_the_lease() {
     let (caller, _, delivery) = bench.leased().await;
     let lease = delivery.issued.lease;
     bench.cluster.cut(&lease.target.namespace, &lease.anchor).await.unwrap();
-    assert_eq!(reason(bench.use_cases.refresh(&caller, lease.id, None).await), Reason::LeaseEnded);
+    assert_eq!(reason(bench.refresh(&caller, lease.id).await), Reason::LeaseEnded);
     bench.until("the lease to end", || !bench.lease(lease.id).is_live()).await;
 }
 
@@ -244,4 +353,16 @@ async fn a_denial_is_on_record_under_its_decision_id() {
     let line = bench.ledger.audit_lines().pop().unwrap();
     assert!(line.contains(decision) && line.contains("it does not name"), "{line}");
     assert!(!refused.message.contains("does not name"), "the caller is told too much");
+}
+
+/// Nobody sweeps here, as nobody does in an issuer that is shutting down.
+#[tokio::test]
+async fn the_anchor_of_a_failed_mint_is_cut_again_when_the_first_cut_fails() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let (job, cause) = (bench.job(&caller).await, "on purpose".to_owned());
+    bench.cluster.fail_next_cut(CutError::Unreachable(cause.clone()));
+    bench.cluster.fail_next_mint(MintError::Unreachable { cluster: name("staging"), cause });
+    bench.issue(&caller, &job, bench.request()).await.unwrap_err();
+    bench.until("the anchor to be cut", || bench.cluster.anchors().is_empty()).await;
 }

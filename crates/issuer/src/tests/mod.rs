@@ -1,8 +1,11 @@
 //! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
 
+mod bans;
 mod enrolment;
+mod identities;
 mod issuing;
 mod receipts;
+mod requests;
 mod revocation;
 
 use std::collections::BTreeMap;
@@ -13,7 +16,7 @@ use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
-use shorepass_core::id::{EnrolmentId, LeaseId, RequestId};
+use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, Revision};
@@ -22,13 +25,16 @@ use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, after};
 use shorepass_rpc::api::{Credentials as _, Delivery, RequestKey};
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
 use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
-use crate::outside::{Outside, Seal};
+use crate::ban::list::BanList;
+use crate::issue::attempts::Attempts;
+use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
@@ -49,6 +55,18 @@ struct PlainSeal;
 impl Seal for PlainSeal {
     fn seal(&self, lease: &Lease) -> String {
         format!("seal-of-{}", lease.id)
+    }
+}
+
+/// One identity was made: that of platform `portal`.
+struct Made;
+
+const PORTAL: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+
+impl Identities for Made {
+    fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>> {
+        let portal = SpiffeId::parse(&format!("spiffe://{DOMAIN}/platform/portal")).unwrap();
+        Ok((enrolment == EnrolmentId::parse(PORTAL).unwrap()).then_some(portal))
     }
 }
 
@@ -93,6 +111,10 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            attempts: Attempts::default(),
+            bans: BanList::default(),
+            connections: Connections::default(),
+            identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),
         });
         let day = Duration::from_secs(24 * 3600);
@@ -105,6 +127,7 @@ impl Bench {
         Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: SpiffeId::parse(&format!("spiffe://{DOMAIN}/{id}")).unwrap(),
             enrolment: EnrolmentId::generate(self.clock.now(), self.entropy.as_ref()),
+            issued: self.clock.now(),
             expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
             certificate: Digest::of_bytes(id.as_bytes()),
         })
@@ -126,9 +149,27 @@ impl Bench {
         self.use_cases.start_job(caller, self.request(), evidence, None).await.unwrap()
     }
 
+    fn call(&self) -> CallId {
+        CallId::generate(self.clock.now(), self.entropy.as_ref())
+    }
+
     async fn issue(&self, caller: &Caller, job: &Job, request: RequestKey) -> Result<Delivery, Refused> {
+        self.issue_for(&self.call(), caller, job, request).await
+    }
+
+    async fn issue_for(
+        &self,
+        call: &CallId,
+        caller: &Caller,
+        job: &Job,
+        request: RequestKey,
+    ) -> Result<Delivery, Refused> {
         let ask = Ask { role: name("deploy"), lease_lifetime: None, token_lifetime: None };
-        self.use_cases.issue(caller, request, job.id, ask).await
+        self.use_cases.issue(caller, call, request, job.id, ask).await
+    }
+
+    async fn refresh(&self, caller: &Caller, lease: LeaseId) -> Result<Delivery, Refused> {
+        self.use_cases.refresh(caller, &self.call(), lease, None).await
     }
 
     /// A runner with a job and a lease.

@@ -160,7 +160,7 @@ async fn what_is_not_deleted_is_not_proved_and_asked_anew_when_it_is() {
     let steps = revoke(&bench).await;
     assert!(matches!(steps[0].outcome, Outcome::Ending(_)));
     assert_eq!(why(steps[1].view.lease.receipt.as_ref().unwrap()), Why::NotDeleted);
-    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap();
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
     sweeper.sweep().await.unwrap();
     let lease = || bench.lease(delivery.issued.lease.id);
     let proved = || lease().receipt.is_some_and(|receipt| receipt.verdict.word() == "proved");
@@ -213,7 +213,7 @@ async fn a_control_that_a_crash_left_is_deleted_and_forgotten_when_it_cannot_com
     bench.ledger.commit(vec![Change::ControlPlanned { control: control.clone() }]).await.unwrap();
     use shorepass_core::receipt::Witnesses as _;
     bench.cluster.create_control(&control).await.unwrap();
-    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap();
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
     sweeper.sweep().await.unwrap();
     assert!(bench.cluster.anchors().is_empty());
     assert_eq!(bench.ledger.controls(&name("staging")).unwrap(), [control], "it may still be created");
@@ -236,4 +236,30 @@ async fn a_hundred_revocations_of_one_lease_prove_it_once() {
     let lease = bench.lease(delivery.issued.lease.id);
     assert_eq!(lease.receipt.unwrap().verdict.word(), "proved");
     assert_eq!(bench.events().iter().filter(|event| *event == "lease.receipt").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_ends_a_few_at_a_time_after_all_are_blocked_and_is_told_of_each() {
+    const LEASES: usize = 10;
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for _ in 0..LEASES {
+        bench.issue(&caller, &job, bench.request()).await.unwrap();
+    }
+    bench.clock.advance(LAG_BOUND);
+    let before = bench.events().len();
+    let steps = revoke(&bench).await;
+    assert_eq!(steps.len(), 2 * LEASES);
+    assert!(steps.iter().all(|step| step.total == LEASES && step.block_set), "{steps:?}");
+    let events: Vec<_> = bench
+        .events()
+        .split_off(before)
+        .into_iter()
+        .filter(|event| event == "block.set" || event.starts_with("lease.end"))
+        .collect();
+    assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
+    let first_end = events.iter().position(|event| event == "lease.ended").unwrap();
+    assert!(first_end - LEASES < LEASES, "all end at once: {events:?}");
+    without_controls(&bench).await;
 }

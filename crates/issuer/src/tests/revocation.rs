@@ -2,12 +2,14 @@
 
 use shorepass_core::cluster::CutError;
 use shorepass_core::ledger::LeaseFilter;
-use shorepass_rpc::api::{Administration as _, Credentials as _, Outcome, Revocation, RevokeStep};
+use shorepass_rpc::api::{
+    Administration as _, BlocksAsked, Credentials as _, Outcome, Revocation, RevokeStep,
+};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::revoke::MINT_IN_FLIGHT;
 use crate::revoke::sweeper::Sweeper;
+use crate::revoke::{MINT_IN_FLIGHT, RETRY_WINDOW};
 
 async fn revoke(bench: &Bench, filter: LeaseFilter, dry_run: bool) -> Vec<RevokeStep> {
     let (sender, mut receiver) = mpsc::channel(64);
@@ -25,7 +27,13 @@ fn of_role() -> LeaseFilter {
 }
 
 fn sweeper(bench: &Bench) -> Sweeper {
-    Sweeper::new(bench.use_cases.ends.clone(), name("staging")).unwrap()
+    Sweeper::new(bench.use_cases.ends.clone(), name("staging"))
+}
+
+/// What goes on beside the end does so when it can.
+fn without_proof(events: Vec<String>) -> Vec<String> {
+    let of_the_proof = |event: &String| event.starts_with("control.") || event == "lease.receipt";
+    events.into_iter().filter(|event| !of_the_proof(event)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,17 +42,73 @@ async fn a_revocation_blocks_before_it_cuts() {
     let (caller, job, delivery) = bench.leased().await;
     let steps = revoke(&bench, of_role(), false).await;
     assert_eq!(steps[0].outcome, Outcome::Revoked);
-    let of_the_proof = |event: &String| event.starts_with("control.") || event == "lease.receipt";
-    let events: Vec<_> =
-        bench.events().split_off(4).into_iter().filter(|event| !of_the_proof(event)).collect();
-    assert_eq!(events, ["block.set", "lease.ending", "lease.ended"]);
+    assert_eq!(without_proof(bench.events().split_off(4)), ["block.set", "lease.ending", "lease.ended"]);
     bench.until("the anchor to be gone, and the control", || bench.cluster.anchors().is_empty()).await;
     let refused = bench.issue(&caller, &job, bench.request()).await.unwrap_err();
     assert_eq!(refused.reason, Reason::Blocked);
     assert!(refused.message.contains("operator/alice") && refused.message.contains("leaked"), "{refused}");
-    let refused = bench.use_cases.refresh(&caller, delivery.issued.lease.id, None).await.unwrap_err();
+    let refused = bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
     assert_eq!(refused.reason, Reason::LeaseEnded);
     assert!(refused.message.contains("revoked by"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_says_how_many_there_are_and_whether_its_block_is_new() {
+    let bench = Bench::new();
+    let (caller, job, _) = bench.leased().await;
+    bench.issue(&caller, &job, bench.request()).await.unwrap();
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    let steps = revoke(&bench, of_role(), false).await;
+    let told = |steps: &[RevokeStep]| -> Vec<_> {
+        steps.iter().map(|step| (step.total, step.block_set, step.view.block.is_some())).collect()
+    };
+    assert_eq!(told(&steps), [(2, true, true); 2]);
+    // What is still ending is cut again; its block stands.
+    let steps = revoke(&bench, of_role(), false).await;
+    assert_eq!(told(&steps), [(1, false, true)]);
+    assert_eq!(steps[0].outcome, Outcome::Revoked);
+    let ended = LeaseFilter { lease: Some(steps[0].view.lease.id), ..LeaseFilter::default() };
+    let steps = revoke(&bench, ended, false).await;
+    assert_eq!((told(&steps), &steps[0].outcome), (vec![(1, false, true)], &Outcome::AlreadyEnded));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_revocations_of_one_lease_at_once_have_one_effect() {
+    let bench = Arc::new(Bench::new());
+    let (_, _, delivery) = bench.leased().await;
+    let one = LeaseFilter { lease: Some(delivery.issued.lease.id), ..LeaseFilter::default() };
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let (bench, one) = (bench.clone(), one.clone());
+            tokio::spawn(async move { revoke(&bench, one, false).await })
+        })
+        .collect();
+    let mut blocks = 0;
+    for task in tasks {
+        let steps = task.await.unwrap();
+        assert_eq!(steps.len(), 1, "each is told what became of the lease");
+        assert!(matches!(steps[0].outcome, Outcome::Revoked | Outcome::AlreadyEnded), "{steps:?}");
+        blocks += usize::from(steps[0].block_set);
+    }
+    assert_eq!(blocks, 1);
+    assert_eq!(without_proof(bench.events().split_off(4)), ["block.set", "lease.ending", "lease.ended"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_are_listed_while_they_are_in_force() {
+    let bench = Bench::new();
+    bench.leased().await;
+    let steps = revoke(&bench, of_role(), false).await;
+    let block = steps[0].view.block.clone().unwrap();
+    let listed = async |include_ended| {
+        let asked = BlocksAsked { caller: None, role: None, include_ended, before: None, limit: 50 };
+        let page = bench.use_cases.list_blocks(&bench.operator(), asked).await.unwrap();
+        page.items.into_iter().map(|block| block.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(false).await, [block.id]);
+    bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    assert!(listed(false).await.is_empty());
+    assert_eq!(listed(true).await, [block.id]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,8 +223,12 @@ async fn what_was_pending_before_the_start_is_settled() {
         tokio::spawn(async move { bench.issue(&caller, &job, bench.request()).await.map(|_| ()) })
     };
     begun.recv().await.unwrap();
-    bench.clock.advance(Duration::from_secs(1));
+    let pending = bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap();
     let mut sweeper = sweeper(&bench);
+    bench.clock.advance(RETRY_WINDOW);
+    sweeper.sweep().await.unwrap();
+    assert!(bench.lease(pending[0].id).is_live(), "its attempt is at work");
+    bench.use_cases.outside.attempts.forget(pending[0].id); // the crash
     sweeper.sweep().await.unwrap();
     let found = bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap();
     assert_eq!(found[0].state_name(), "ending");

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
@@ -17,7 +18,9 @@ use shorepass_core::receipt::{Receipt, Verdict};
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
-use crate::api::{Awaited, Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep};
+use crate::api::{
+    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout,
+};
 
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     const SECOND: i128 = 1_000_000_000;
@@ -75,7 +78,9 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
 fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
     let (by, reason) = match cause {
         EndCause::Released | EndCause::JobEnded => (owner.to_string(), String::new()),
-        EndCause::Revoked { by, reason } => (by.to_string(), reason.clone()),
+        EndCause::Revoked { by, reason } | EndCause::OwnerBanned { by, reason } => {
+            (by.to_string(), reason.clone())
+        }
         EndCause::Deadline
         | EndCause::Abandoned
         | EndCause::AnchorLost
@@ -95,6 +100,7 @@ fn end_cause(cause: &EndCause) -> v1::EndCause {
         EndCause::AnchorLost => v1::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => v1::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
+        EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
     }
 }
 
@@ -174,6 +180,33 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
+        lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn ban(ban: &Ban) -> v1::Ban {
+    let enrolment_id = match &ban.banned {
+        Banned::Name(_) => String::new(),
+        Banned::Enrolment(owner) => owner.enrolment.to_string(),
+    };
+    v1::Ban {
+        spiffe_id: ban.banned.spiffe_id().to_string(),
+        enrolment_id,
+        create_time: Some(timestamp(ban.set)),
+        by: ban.by.to_string(),
+        reason: ban.reason.clone(),
+        lift_time: ban.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
+        lifted_by: ban.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn shutout(shutout: &Shutout) -> v1::BanResponse {
+    let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::BanResponse {
+        ban: Some(ban(&shutout.ban)),
+        lease_count: count(shutout.leases),
+        connection_count: count(shutout.connections),
     }
 }
 
@@ -241,6 +274,8 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
         lease: Some(lease_record(&step.view, now)),
         outcome: outcome.into(),
         obstacle,
+        total: u32::try_from(step.total).unwrap_or(u32::MAX),
+        block_set: step.block_set,
         receipt: receipt.into(),
     }
 }

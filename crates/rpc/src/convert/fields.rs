@@ -97,6 +97,16 @@ pub(crate) fn token_id(field: &'static str, text: String) -> Result<String, Refu
     Ok(text)
 }
 
+/// The name of a ServiceAccount: a DNS subdomain (RFC 1123), as Kubernetes has it.
+pub(crate) fn service_account(text: &str) -> Result<String, &'static str> {
+    let letters =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    if text.len() > 253 || !text.bytes().all(letters) {
+        return Err("must be 1 to 253 of a-z, 0-9, '-' and '.'");
+    }
+    Ok(text.to_owned())
+}
+
 /// A PKCS #10 certificate request, unparsed.
 pub(crate) fn certificate_request(field: &'static str, pem: Vec<u8>) -> Result<Vec<u8>, Refused> {
     const LIMIT: usize = 16 * 1024;

@@ -3,6 +3,7 @@
 use std::mem::take;
 use std::time::Duration;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence};
@@ -13,7 +14,7 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{Enrolling, RequestKey, Revocation};
+use crate::api::{BlocksAsked, Enrolling, RequestKey, Revocation};
 use crate::refused::Refused;
 
 /// Longer than any join token.
@@ -111,17 +112,44 @@ pub(crate) fn renew(message: v1::RenewRequest) -> Result<Vec<u8>, Refused> {
     fields::certificate_request("certificate_request_pem", certificate_request_pem)
 }
 
-fn selector(message: Option<v1::LeaseSelector>) -> Result<LeaseFilter, Refused> {
-    let v1::LeaseSelector { lease_id, caller, job_id, role, cluster, include_ended } =
-        message.unwrap_or_default();
-    Ok(LeaseFilter {
+/// Which leases, and whether all of them were asked for in so many words.
+fn selector(message: Option<v1::LeaseSelector>) -> Result<(LeaseFilter, bool), Refused> {
+    let v1::LeaseSelector {
+        lease_id,
+        caller,
+        job_id,
+        role,
+        cluster,
+        include_ended,
+        namespace,
+        service_account,
+        all,
+    } = message.unwrap_or_default();
+    let filter = LeaseFilter {
         lease: fields::optional("selector.lease_id", &lease_id, LeaseId::parse)?,
         caller: fields::optional("selector.caller", &caller, SpiffeId::parse)?,
         job: fields::optional("selector.job_id", &job_id, JobId::parse)?,
         role: fields::optional("selector.role", &role, Name::parse)?,
         cluster: fields::optional("selector.cluster", &cluster, Name::parse)?,
+        namespace: fields::optional("selector.namespace", &namespace, Name::parse)?,
+        service_account: fields::optional(
+            "selector.service_account",
+            &service_account,
+            fields::service_account,
+        )?,
         include_ended,
-    })
+    };
+    if filter.service_account.is_some() && filter.namespace.is_none() {
+        let problem = "names a ServiceAccount together with namespace and cluster";
+        return Err(Refused::field("selector.service_account", problem));
+    }
+    if filter.namespace.is_some() && filter.cluster.is_none() {
+        return Err(Refused::field("selector.namespace", "names a namespace together with its cluster"));
+    }
+    if all && !filter.is_everything() {
+        return Err(Refused::field("selector.all", "stands alone: all leases, or those of the conditions"));
+    }
+    Ok((filter, all))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -134,7 +162,7 @@ pub(crate) struct ListLeases {
 pub(crate) fn list_leases(message: v1::ListLeasesRequest) -> Result<ListLeases, Refused> {
     let v1::ListLeasesRequest { selector: wanted, page_size, page_token } = message;
     Ok(ListLeases {
-        filter: selector(wanted)?,
+        filter: selector(wanted)?.0,
         before: pages::read_token("page_token", &page_token, LeaseId::parse)?,
         limit: pages::size("page_size", page_size)?,
     })
@@ -147,11 +175,11 @@ pub(crate) fn get_lease(message: v1::GetLeaseRequest) -> Result<LeaseId, Refused
 
 pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocation, Refused> {
     let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run, wait } = message;
-    let filter = selector(wanted)?;
-    if filter.is_everything() {
+    let (filter, all) = selector(wanted)?;
+    if filter.is_everything() && !all {
         return Err(Refused::field(
             "selector",
-            "must have at least one condition: nobody revokes everything",
+            "must have at least one condition: who means all leases says `all`",
         ));
     }
     Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run, wait })
@@ -160,6 +188,34 @@ pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocati
 pub(crate) fn unblock(message: v1::UnblockRequest) -> Result<BlockId, Refused> {
     let v1::UnblockRequest { block_id } = message;
     fields::required("block_id", &block_id, BlockId::parse)
+}
+
+pub(crate) fn list_blocks(message: v1::ListBlocksRequest) -> Result<BlocksAsked, Refused> {
+    let v1::ListBlocksRequest { caller, role, include_ended, page_size, page_token } = message;
+    Ok(BlocksAsked {
+        caller: fields::optional("caller", &caller, SpiffeId::parse)?,
+        role: fields::optional("role", &role, Name::parse)?,
+        include_ended,
+        before: pages::read_token("page_token", &page_token, BlockId::parse)?,
+        limit: pages::size("page_size", page_size)?,
+    })
+}
+
+pub(crate) fn ban(message: v1::BanRequest) -> Result<(BanKey, String), Refused> {
+    let v1::BanRequest { subject, reason } = message;
+    let whom = fields::required("subject", &subject, BanKey::parse)?;
+    Ok((whom, fields::reason_text("reason", reason)?))
+}
+
+pub(crate) fn unban(message: v1::UnbanRequest) -> Result<BanKey, Refused> {
+    let v1::UnbanRequest { subject } = message;
+    fields::required("subject", &subject, BanKey::parse)
+}
+
+pub(crate) fn list_bans(message: v1::ListBansRequest) -> Result<(bool, Option<BanKey>, usize), Refused> {
+    let v1::ListBansRequest { include_lifted, page_size, page_token } = message;
+    let after = pages::read_token("page_token", &page_token, BanKey::parse)?;
+    Ok((include_lifted, after, pages::size("page_size", page_size)?))
 }
 
 pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refused> {

@@ -10,6 +10,7 @@ use shorepass_core::caller::{Caller, Kind};
 use shorepass_core::time::{Clock, Entropy, Timestamp};
 use shorepass_proto::v1;
 use shorepass_rpc::client::{ApiClient, ClientError};
+use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
 use shorepass_rpc::server::{ListenerKind, Peered, ServeError, Services, serve};
 use tokio::io::DuplexStream;
@@ -70,6 +71,7 @@ impl Drop for Permit {
 pub(crate) struct Bench {
     pub(crate) fake: Arc<Fake>,
     pub(crate) clock: Arc<Hands>,
+    pub(crate) connections: Connections,
     pub(crate) shutdown: CancellationToken,
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) connects: Arc<AtomicUsize>,
@@ -85,8 +87,13 @@ impl Bench {
     pub(crate) fn new(listener: ListenerKind, limits: Limits) -> Self {
         let fake = Arc::new(Fake::default());
         let clock = Arc::new(Hands(Mutex::new(second(0))));
-        let services =
-            Services { credentials: fake.clone(), enrolments: fake.clone(), administration: fake.clone() };
+        let connections = Connections::default();
+        let services = Services {
+            credentials: fake.clone(),
+            enrolments: fake.clone(),
+            administration: fake.clone(),
+            connections: connections.clone(),
+        };
         let (accept, incoming) = mpsc::unbounded_channel();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(
@@ -99,7 +106,7 @@ impl Bench {
             shutdown.clone(),
         ));
         let (open, connects) = Default::default();
-        Self { fake, clock, shutdown, open, connects, serving, accept }
+        Self { fake, clock, connections, shutdown, open, connects, serving, accept }
     }
 
     /// A raw connection.
@@ -178,6 +185,11 @@ pub(crate) fn revoke() -> v1::RevokeLeasesRequest {
     v1::RevokeLeasesRequest { selector: Some(selector), reason: "leaked".to_owned(), ..Default::default() }
 }
 
+pub(crate) fn ban() -> v1::BanRequest {
+    let subject = "spiffe://ci.example.org/runner/one".to_owned();
+    v1::BanRequest { subject, reason: "stolen".to_owned() }
+}
+
 pub(crate) fn create_join_token() -> v1::CreateJoinTokenRequest {
     v1::CreateJoinTokenRequest {
         request_id: ID.to_owned(),
@@ -214,6 +226,13 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
             Ok(())
         }
         "Unblock" => client.unblock(v1::UnblockRequest { block_id: id }).await.map(drop),
+        "ListBlocks" => client.list_blocks(v1::ListBlocksRequest::default()).await.map(drop),
+        "Ban" => client.ban(ban()).await.map(drop),
+        "Unban" => {
+            let subject = "spiffe://ci.example.org/runner/one".to_owned();
+            client.unban(v1::UnbanRequest { subject }).await.map(drop)
+        }
+        "ListBans" => client.list_bans(v1::ListBansRequest::default()).await.map(drop),
         "FindToken" => client.find_token(v1::FindTokenRequest { token_id: "jti".to_owned() }).await.map(drop),
         "CreateJoinToken" => client.create_join_token(create_join_token()).await.map(drop),
         other => panic!("no call for {other}"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use shorepass_core::caller::Kind;
+use shorepass_core::id::CallId;
 use shorepass_proto::v1;
 use shorepass_rpc::client::ClientError;
 use shorepass_rpc::limits::Limits;
@@ -49,7 +50,7 @@ async fn a_refusal_arrives_with_its_facts() {
         .with("rule", "create secrets")
         .retry(Duration::from_secs(30));
     bench.fake.set(Mood::Refuse(refused));
-    let client = bench.client(Some(Kind::Runner)).with_request_id("job-7");
+    let client = bench.client(Some(Kind::Runner)).with_request_id(CallId::parse("job-7").unwrap());
     let error = client.issue(bench::issue()).await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::IssuerForbidden));
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
@@ -71,6 +72,16 @@ async fn a_successful_answer_names_its_request_too() {
     request.metadata_mut().insert(REQUEST_ID, "a b".parse().unwrap());
     let answer = raw(&bench, ISSUE, request).await.unwrap();
     assert_ne!(answer.metadata().get(REQUEST_ID).unwrap(), "a b");
+}
+
+#[tokio::test]
+async fn the_id_of_a_call_reaches_what_mints() {
+    let bench = Bench::api();
+    let ids = ["job-7", "job-8"].map(|id| CallId::parse(id).unwrap());
+    let [issuing, refreshing] = ids.clone().map(|id| bench.client(Some(Kind::Runner)).with_request_id(id));
+    call(&issuing, "Issue").await.unwrap();
+    call(&refreshing, "Refresh").await.unwrap();
+    assert_eq!(*bench.fake.calls.lock().unwrap(), ids);
 }
 
 #[tokio::test]

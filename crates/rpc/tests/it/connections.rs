@@ -76,6 +76,31 @@ async fn a_caller_has_so_many_connections_and_one_more_is_closed() {
 }
 
 #[tokio::test]
+async fn who_is_shut_out_loses_its_connections_with_the_calls_on_them_and_nobody_else_does() {
+    let bench = Bench::api();
+    let (runner, platform) = (bench.client(Some(Kind::Runner)), bench.client(Some(Kind::Platform)));
+    call(&platform, "ListRoles").await.unwrap();
+    bench.fake.set(Mood::Hang);
+    let hanging = tokio::spawn(async move { call(&runner, "Issue").await });
+    while bench.fake.begun() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let banned = caller(Kind::Runner).owner();
+    assert_eq!(bench.connections.close(|owner| *owner == banned), 1);
+    assert!(matches!(hanging.await.unwrap(), Err(ClientError::Broken(_))));
+    while bench.open() > 1 {
+        tokio::task::yield_now().await;
+    }
+    bench.fake.go_on.notify_one();
+    while bench.fake.finished() < 2 {
+        tokio::task::yield_now().await; // what was begun goes on to its end
+    }
+    bench.fake.set(Mood::Answer);
+    call(&platform, "ListRoles").await.unwrap();
+    assert_eq!(bench.connects(), 2, "the other caller's connection was kept");
+}
+
+#[tokio::test]
 async fn peers_without_a_certificate_are_not_one_caller() {
     let limits = Limits { connections_per_caller: 1, ..Limits::enroll() };
     let bench = Bench::new(ListenerKind::Enroll, limits);

@@ -1,6 +1,7 @@
 //! Whole messages, there and back.
 
 use prost_types::{Duration, Timestamp};
+use shorepass_core::ban::BanKey;
 use shorepass_core::caller::Kind;
 use shorepass_core::id::LeaseId;
 use shorepass_core::ledger::LeaseFilter;
@@ -82,6 +83,8 @@ fn wire_block() -> v1::Block {
         by: "spiffe://ci.example.org/operator/one".to_owned(),
         reason: "leaked".to_owned(),
         lease_id: ID.to_owned(),
+        lift_time: None,
+        lifted_by: String::new(),
     }
 }
 
@@ -195,6 +198,9 @@ async fn operators_see_leases_whole() {
         role: "web-deployer".to_owned(),
         cluster: "staging".to_owned(),
         include_ended: true,
+        namespace: "web".to_owned(),
+        service_account: "deployer.v2".to_owned(),
+        all: false,
     };
     let list = |page_token| {
         let request = v1::ListLeasesRequest { selector: Some(selector.clone()), page_size: 7, page_token };
@@ -209,6 +215,8 @@ async fn operators_see_leases_whole() {
         job: Some(fake::job().id),
         role: Some(fake::name("web-deployer")),
         cluster: Some(fake::name("staging")),
+        namespace: Some(fake::name("web")),
+        service_account: Some("deployer.v2".to_owned()),
         include_ended: true,
     };
     let asked = bench.fake.filters.lock().unwrap().clone();
@@ -221,6 +229,44 @@ async fn operators_see_leases_whole() {
     assert_eq!(found, expected);
     let lifted = client.unblock(v1::UnblockRequest { block_id: ID.to_owned() }).await.unwrap();
     assert_eq!(lifted, v1::UnblockResponse { block: Some(wire_block()) });
+    let (caller, role) = ("spiffe://ci.example.org/runner/one".to_owned(), "web-deployer".to_owned());
+    let blocks =
+        v1::ListBlocksRequest { caller, role, include_ended: true, page_size: 9, ..Default::default() };
+    let first = client.list_blocks(blocks.clone()).await.unwrap();
+    assert_eq!(first.blocks, [wire_block()]);
+    let next = v1::ListBlocksRequest { page_token: first.next_page_token, ..blocks };
+    assert_eq!(client.list_blocks(next).await.unwrap().next_page_token, "");
+    let asked = bench.fake.blocks_asked.lock().unwrap().clone();
+    assert_eq!((asked[0].caller.clone(), asked[0].limit), (Some(fake::lease().owner.spiffe_id), 9));
+    assert_eq!((asked[1].before, asked[1].include_ended), (Some(fake::block().id), true));
+}
+
+#[tokio::test]
+async fn operators_ban_and_see_bans_whole() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Operator));
+    let by = "spiffe://ci.example.org/operator/one".to_owned();
+    let ban = v1::Ban {
+        spiffe_id: "spiffe://ci.example.org/runner/one".to_owned(),
+        enrolment_id: ID.to_owned(),
+        create_time: at(3),
+        by: by.clone(),
+        reason: "stolen".to_owned(),
+        lift_time: None,
+        lifted_by: String::new(),
+    };
+    let set = client.ban(bench::ban()).await.unwrap();
+    assert_eq!(set, v1::BanResponse { ban: Some(ban.clone()), lease_count: 3, connection_count: 2 });
+    let key = BanKey::Name(fake::lease().owner.spiffe_id);
+    assert_eq!(*bench.fake.banned.lock().unwrap(), [(key, "stolen".to_owned())]);
+    let lifted = client.unban(v1::UnbanRequest { subject: ID.to_owned() }).await.unwrap();
+    let expected = v1::Ban { lift_time: at(9), lifted_by: by, ..ban.clone() };
+    assert_eq!(lifted, v1::UnbanResponse { ban: Some(expected) });
+    let list = v1::ListBansRequest { include_lifted: true, ..Default::default() };
+    let first = client.list_bans(list.clone()).await.unwrap();
+    assert_eq!(first.bans, [ban]);
+    let next = v1::ListBansRequest { page_token: first.next_page_token, ..list };
+    assert_eq!(client.list_bans(next).await.unwrap().next_page_token, "");
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, BanKey, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, CallId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, EndCause, Lease, Pins, State};
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
@@ -44,7 +45,10 @@ pub(crate) struct Fake {
     pub(crate) requests: Mutex<Vec<RequestKey>>,
     pub(crate) revocations: Mutex<Vec<Revocation>>,
     pub(crate) filters: Mutex<Vec<(LeaseFilter, Option<LeaseId>, usize)>>,
+    pub(crate) blocks_asked: Mutex<Vec<BlocksAsked>>,
+    pub(crate) banned: Mutex<Vec<(BanKey, String)>>,
     pub(crate) asks: Mutex<Vec<Ask>>,
+    pub(crate) calls: Mutex<Vec<CallId>>,
     pub(crate) refusals: Mutex<Vec<(Option<Kind>, &'static str, Reason)>>,
     pub(crate) begun: AtomicUsize,
     pub(crate) finished: AtomicUsize,
@@ -59,7 +63,10 @@ impl Default for Fake {
             requests: Mutex::default(),
             revocations: Mutex::default(),
             filters: Mutex::default(),
+            blocks_asked: Mutex::default(),
+            banned: Mutex::default(),
             asks: Mutex::default(),
+            calls: Mutex::default(),
             refusals: Mutex::default(),
             begun: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
@@ -110,6 +117,7 @@ pub(crate) fn caller(kind: Kind) -> Caller {
     Caller::from_verified_peer(VerifiedPeer {
         spiffe_id: SpiffeId::parse(&format!("spiffe://ci.example.org/{kind}/one")).unwrap(),
         enrolment: EnrolmentId::parse(ID).unwrap(),
+        issued: second(0),
         expires: second(3_600),
         certificate: Digest::of_bytes(b"certificate"),
     })
@@ -204,6 +212,17 @@ pub(crate) fn block() -> Block {
     }
 }
 
+pub(crate) fn ban() -> Ban {
+    Ban {
+        banned: Banned::Enrolment(owner()),
+        set: second(3),
+        by: caller(Kind::Operator).spiffe_id().clone(),
+        reason: "stolen".to_owned(),
+        lifted: None,
+        revision: Revision::FIRST,
+    }
+}
+
 pub(crate) fn view() -> LeaseView {
     LeaseView { lease: lease(), job: job(), tokens: vec![minted()], block: Some(block()) }
 }
@@ -250,15 +269,30 @@ impl Credentials for Fake {
         Ok(vec![lease()])
     }
 
-    async fn issue(&self, _: &Caller, request: RequestKey, _: JobId, ask: Ask) -> Result<Delivery, Refused> {
+    async fn issue(
+        &self,
+        _: &Caller,
+        call: &CallId,
+        request: RequestKey,
+        _: JobId,
+        ask: Ask,
+    ) -> Result<Delivery, Refused> {
         self.act().await?;
+        self.calls.lock().unwrap().push(call.clone());
         self.requests.lock().unwrap().push(request);
         self.asks.lock().unwrap().push(ask);
         Ok(delivery())
     }
 
-    async fn refresh(&self, _: &Caller, _: LeaseId, _: Option<Duration>) -> Result<Delivery, Refused> {
+    async fn refresh(
+        &self,
+        _: &Caller,
+        call: &CallId,
+        _: LeaseId,
+        _: Option<Duration>,
+    ) -> Result<Delivery, Refused> {
         self.act().await?;
+        self.calls.lock().unwrap().push(call.clone());
         Ok(delivery())
     }
 
@@ -335,17 +369,48 @@ impl Administration for Fake {
             return Err(refused.clone());
         }
         let ending = Outcome::Ending("the API server cannot be reached".to_owned());
-        let _ = steps.send(Ok(RevokeStep { view: view(), outcome: ending, receipt: Awaited::No })).await;
+        let step =
+            |view, outcome, block_set, receipt| RevokeStep { view, outcome, total: 2, block_set, receipt };
+        let _ = steps.send(Ok(step(view(), ending, true, Awaited::No))).await;
         self.act().await?;
         let view = LeaseView { lease: proved(), ..view() };
-        let arrived = RevokeStep { view, outcome: Outcome::Revoked, receipt: Awaited::Arrived };
-        let _ = steps.send(Ok(arrived)).await;
+        let _ = steps.send(Ok(step(view, Outcome::Revoked, false, Awaited::Arrived))).await;
         Ok(())
     }
 
     async fn unblock(&self, _: &Caller, _: BlockId) -> Result<Block, Refused> {
         self.act().await?;
         Ok(block())
+    }
+
+    async fn list_blocks(&self, _: &Caller, asked: BlocksAsked) -> Result<Page<Block, BlockId>, Refused> {
+        self.act().await?;
+        let next = asked.before.is_none().then(|| block().id);
+        self.blocks_asked.lock().unwrap().push(asked);
+        Ok(Page { items: vec![block()], next })
+    }
+
+    async fn ban(&self, _: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
+        self.act().await?;
+        self.banned.lock().unwrap().push((whom, reason));
+        Ok(Shutout { ban: ban(), leases: 3, connections: 2 })
+    }
+
+    async fn unban(&self, _: &Caller, _: BanKey) -> Result<Ban, Refused> {
+        self.act().await?;
+        Ok(ban().lift(second(9), caller(Kind::Operator).spiffe_id().clone()))
+    }
+
+    async fn list_bans(
+        &self,
+        _: &Caller,
+        include_lifted: bool,
+        after: Option<BanKey>,
+        _: usize,
+    ) -> Result<Page<Ban, BanKey>, Refused> {
+        self.act().await?;
+        let next = after.is_none().then(|| ban().banned.key());
+        Ok(Page { items: if include_lifted { vec![ban()] } else { vec![] }, next })
     }
 
     async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {

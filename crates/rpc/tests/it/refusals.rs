@@ -106,6 +106,21 @@ async fn operators_requests_are_checked() {
         (v1::LeaseSelector { job_id: "x".to_owned(), ..Default::default() }, "selector.job_id"),
         (v1::LeaseSelector { role: "X".to_owned(), ..Default::default() }, "selector.role"),
         (v1::LeaseSelector { cluster: "X".to_owned(), ..Default::default() }, "selector.cluster"),
+        (v1::LeaseSelector { namespace: "web".to_owned(), ..Default::default() }, "selector.namespace"),
+        (v1::LeaseSelector { namespace: "X".to_owned(), ..Default::default() }, "selector.namespace"),
+        (
+            v1::LeaseSelector {
+                cluster: "c".to_owned(),
+                service_account: "deployer".to_owned(),
+                ..Default::default()
+            },
+            "selector.service_account",
+        ),
+        (
+            v1::LeaseSelector { service_account: "a/b".to_owned(), ..Default::default() },
+            "selector.service_account",
+        ),
+        (v1::LeaseSelector { role: "web".to_owned(), all: true, ..Default::default() }, "selector.all"),
     ];
     for (selector, field) in selectors {
         assert_eq!(refused_field(list(0, "", Some(selector)).await), field);
@@ -114,6 +129,23 @@ async fn operators_requests_are_checked() {
     assert_eq!(refused_field(get("").await), "lease_id");
     let unblock = |id: &str| client.unblock(v1::UnblockRequest { block_id: id.to_owned() });
     assert_eq!(refused_field(unblock("x").await), "block_id");
+    for (subject, reason, field) in [
+        ("", "stolen", "subject"),
+        ("prod-1", "stolen", "subject"),
+        (ID, "", "reason"),
+        (ID, "a\nb", "reason"),
+    ] {
+        let request = v1::BanRequest { subject: subject.to_owned(), reason: reason.to_owned() };
+        assert_eq!(refused_field(client.ban(request).await), field, "{subject} {reason}");
+    }
+    let unban = v1::UnbanRequest { subject: "list".to_owned() };
+    assert_eq!(refused_field(client.unban(unban).await), "subject");
+    let blocks = |caller: &str, role: &str| {
+        let (caller, role) = (caller.to_owned(), role.to_owned());
+        client.list_blocks(v1::ListBlocksRequest { caller, role, ..Default::default() })
+    };
+    assert_eq!(refused_field(blocks("one", "").await), "caller");
+    assert_eq!(refused_field(blocks("", "X").await), "role");
     for bad in ["", "a b", &"x".repeat(201)] {
         let request = v1::FindTokenRequest { token_id: bad.to_owned() };
         assert_eq!(refused_field(client.find_token(request).await), "token_id");
@@ -122,7 +154,7 @@ async fn operators_requests_are_checked() {
 }
 
 #[tokio::test]
-async fn nobody_revokes_everything_or_without_a_reason() {
+async fn nobody_revokes_everything_by_an_oversight_or_anything_without_a_reason() {
     let bench = Bench::api();
     let client = bench.client(Some(Kind::Operator));
     let everything = v1::LeaseSelector { include_ended: true, ..Default::default() };
@@ -135,6 +167,9 @@ async fn nobody_revokes_everything_or_without_a_reason() {
         assert_eq!(refused_field(client.revoke_leases(request).await), "reason");
     }
     assert!(bench.fake.revocations.lock().unwrap().is_empty());
+    let all = Some(v1::LeaseSelector { all: true, ..Default::default() });
+    let request = v1::RevokeLeasesRequest { selector: all, ..bench::revoke() };
+    assert!(client.revoke_leases(request).await.is_ok());
     let request = v1::RevokeLeasesRequest { reason: "ä".repeat(200), ..bench::revoke() };
     assert!(client.revoke_leases(request).await.is_ok());
 }
@@ -229,6 +264,8 @@ async fn what_is_refused_for_the_caller_is_recorded_and_its_decision_named() {
     check(&bench, Some(Kind::Runner), "RevokeLeases", Reason::CallerKind).await;
     *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::EnrolmentEnded, "replaced"));
     check(&bench, Some(Kind::Runner), "Issue", Reason::EnrolmentEnded).await;
+    *bench.fake.standing.lock().unwrap() = Err(Refused::new(Reason::Banned, "banned"));
+    check(&bench, Some(Kind::Operator), "ListBans", Reason::Banned).await;
     bench.clock.set(second(3_600));
     check(&bench, Some(Kind::Operator), "GetLease", Reason::CertificateExpired).await;
 }

@@ -19,6 +19,7 @@ async fn each_step_is_told_as_it_happens() {
     let first = steps.next().await.unwrap().unwrap();
     assert_eq!(first.outcome(), v1::RevokeOutcome::Ending);
     assert_eq!(first.obstacle, "the API server cannot be reached");
+    assert_eq!((first.total, first.block_set), (2, true));
     bench.fake.go_on.notify_one();
     let second = steps.next().await.unwrap().unwrap();
     assert_eq!(second.outcome(), v1::RevokeOutcome::Revoked);

@@ -45,6 +45,9 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
             Kind::Renewed(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
         }
         Change::EnrolmentReplaced { enrolment } => Kind::EnrolmentReplaced(enrolment.to_record()),
+        Change::IdentityCreated { identity } => Kind::IdentityCreated(identity.to_record()),
+        Change::BanSet { ban } => Kind::BanSet(ban.to_record()),
+        Change::BanLifted { ban } => Kind::BanLifted(ban.to_record()),
         Change::Refused { .. } => return None,
     };
     Some(stored::Change { change: Some(kind) })
@@ -86,8 +89,13 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         Kind::Renewed(renewed) => {
             Change::Renewed { enrolment: inner("enrolment", renewed.enrolment)?, at: time("at", renewed.at)? }
         }
+        Kind::BanSet(ban) => Change::BanSet { ban: Stored::from_record(ban)? },
+        Kind::BanLifted(ban) => Change::BanLifted { ban: Stored::from_record(ban)? },
         Kind::EnrolmentReplaced(enrolment) => {
             Change::EnrolmentReplaced { enrolment: Stored::from_record(enrolment)? }
+        }
+        Kind::IdentityCreated(identity) => {
+            Change::IdentityCreated { identity: Stored::from_record(identity)? }
         }
     })
 }

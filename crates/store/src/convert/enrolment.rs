@@ -1,13 +1,14 @@
-//! Join tokens, enrolments and blocks.
+//! Join tokens, enrolments, identities and blocks.
 
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::id::{BlockId, EnrolmentId, LeaseId};
+use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_proto::store::v1 as stored;
 
-use super::{Malformed, Stored, digest, nanoseconds, optional_time, parse, revision, time};
+use super::{Malformed, Stored, digest, inner, nanoseconds, optional_time, parse, revision, time};
 
 impl Stored for JoinToken {
     type Record = stored::JoinToken;
@@ -83,6 +84,32 @@ impl Stored for Enrolment {
             certificate_expires: time("certificate_expires", record.certificate_expires)?,
             replaced: optional_time("replaced", record.replaced)?,
             revision: revision(record.revision)?,
+        })
+    }
+}
+
+impl Stored for CreatedIdentity {
+    type Record = stored::Identity;
+
+    fn to_record(&self) -> stored::Identity {
+        stored::Identity {
+            certificate_digest: self.certificate.as_bytes().to_vec(),
+            owner: Some(self.owner.to_record()),
+            created: nanoseconds(self.created),
+            expires: nanoseconds(self.expires),
+            uid: self.uid,
+            line_end: self.line_end,
+        }
+    }
+
+    fn from_record(record: stored::Identity) -> Result<Self, Malformed> {
+        Ok(Self {
+            certificate: digest("certificate_digest", &record.certificate_digest)?,
+            owner: inner("owner", record.owner)?,
+            created: time("created", record.created)?,
+            expires: time("expires", record.expires)?,
+            uid: record.uid,
+            line_end: record.line_end,
         })
     }
 }

@@ -60,13 +60,19 @@ impl Stored for Request {
             id: self.id.to_string(),
             content_digest: self.content.as_bytes().to_vec(),
             outcome: Some(outcome),
+            session: self.job.map(|job| job.to_string()).unwrap_or_default(),
         }
     }
 
     fn from_record(record: stored::Request) -> Result<Self, Malformed> {
         let method = record.method();
+        let job = match record.session.as_str() {
+            "" => None,
+            text => Some(parse("session", JobId::parse(text))?),
+        };
         Ok(Self {
             owner: inner("owner", record.owner)?,
+            job,
             method: read_method(method)?,
             id: parse("id", RequestId::parse(&record.id))?,
             content: digest("content_digest", &record.content_digest)?,

@@ -133,7 +133,9 @@ fn read_activation(active: stored::LeaseIsActive) -> Result<Activation, Malforme
 
 fn stored_end(cause: &EndCause, since: Timestamp) -> stored::LeaseIsEnding {
     let (by, reason) = match cause {
-        EndCause::Revoked { by, reason } => (by.to_string(), reason.clone()),
+        EndCause::Revoked { by, reason } | EndCause::OwnerBanned { by, reason } => {
+            (by.to_string(), reason.clone())
+        }
         EndCause::Released
         | EndCause::JobEnded
         | EndCause::Deadline
@@ -160,6 +162,7 @@ fn stored_cause(cause: &EndCause) -> stored::EndCause {
         EndCause::AnchorLost => stored::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => stored::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => stored::EndCause::EnrolmentReplaced,
+        EndCause::OwnerBanned { .. } => stored::EndCause::OwnerBanned,
     }
 }
 
@@ -177,6 +180,10 @@ fn read_end(end: stored::LeaseIsEnding) -> Result<(EndCause, Timestamp), Malform
         stored::EndCause::AnchorLost => EndCause::AnchorLost,
         stored::EndCause::ServiceAccountReplaced => EndCause::ServiceAccountReplaced,
         stored::EndCause::EnrolmentReplaced => EndCause::EnrolmentReplaced,
+        stored::EndCause::OwnerBanned => EndCause::OwnerBanned {
+            by: parse("revoked_by", SpiffeId::parse(&end.revoked_by))?,
+            reason: end.revoked_reason,
+        },
     };
     Ok((cause, time("since", end.since)?))
 }

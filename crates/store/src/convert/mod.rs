@@ -4,6 +4,7 @@
 //! parse is a damaged record, never a panic and never a default. Times outside of the years 1677 to 2262 (what fits into
 //! 64 bits of nanoseconds) are stored as the nearest that fits: they stand for "never" anyway.
 
+mod ban;
 mod change;
 mod enrolment;
 mod job;
@@ -87,11 +88,20 @@ pub(crate) fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond()).unwrap_or(nearest)
 }
 
+/// The time in nanoseconds since the epoch.
+pub(crate) fn time_of(nanoseconds: i64) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).ok()
+}
+
 fn time(field: &'static str, nanoseconds: i64) -> Result<Timestamp, Malformed> {
     parse(field, Timestamp::from_nanosecond(i128::from(nanoseconds)))
 }
 
-fn optional_time(field: &'static str, nanoseconds: Option<i64>) -> Result<Option<Timestamp>, Malformed> {
+/// A time that may be absent.
+pub(crate) fn optional_time(
+    field: &'static str,
+    nanoseconds: Option<i64>,
+) -> Result<Option<Timestamp>, Malformed> {
     nanoseconds.map(|nanoseconds| time(field, nanoseconds)).transpose()
 }
 

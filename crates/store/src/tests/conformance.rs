@@ -8,44 +8,44 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
-use shorepass_core::ledger::{Change, LeaseFilter, Ledger, LedgerError};
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
 use shorepass_core::receipt::{Receipt, Verdict, Why};
-use shorepass_core::request::Method;
+use shorepass_core::request::{Method, Outcome, Request};
 
+use crate::MemoryLedger;
 use crate::testing::*;
-use crate::{MemoryLedger, Store};
 
 /// A ledger and its audit lines.
-struct Subject {
-    ledger: Arc<dyn Ledger>,
-    audit_lines: Box<dyn Fn() -> Vec<String>>,
+pub(super) struct Subject {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) audit_lines: Box<dyn Fn() -> Vec<String>>,
     _directory: Option<tempfile::TempDir>,
 }
 
 impl Subject {
-    fn memory() -> Self {
+    pub(super) fn memory() -> Self {
         let ledger = Arc::new(MemoryLedger::new(Arc::new(Still)));
         let reader = Arc::clone(&ledger);
         Self { ledger, audit_lines: Box::new(move || reader.audit_lines()), _directory: None }
     }
 
-    fn sled() -> Self {
+    pub(super) fn sled() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let audit = directory.path().join("audit.jsonl");
-        let store = Store::open(&directory.path().join("ledger"), &audit, Arc::new(Still)).unwrap();
+        let store = open(directory.path()).unwrap();
         let read = move || std::fs::read_to_string(&audit).unwrap().lines().map(str::to_owned).collect();
         Self { ledger: Arc::new(store), audit_lines: Box::new(read), _directory: Some(directory) }
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
+    pub(super) async fn commit(&self, changes: Vec<Change>) -> Result<(), LedgerError> {
         self.ledger.commit(changes).await.map(|_| ())
     }
 
-    async fn committed(&self, changes: Vec<Change>) {
+    pub(super) async fn committed(&self, changes: Vec<Change>) {
         self.commit(changes).await.unwrap();
     }
 
-    async fn conflicts(&self, changes: Vec<Change>) {
+    pub(super) async fn conflicts(&self, changes: Vec<Change>) {
         let lines = (self.audit_lines)().len();
         let result = self.commit(changes).await;
         assert!(matches!(result, Err(LedgerError::Conflict(_))), "{result:?}");
@@ -58,18 +58,20 @@ macro_rules! on_both {
         mod memory {
             $(#[tokio::test]
             async fn $claim() {
-                super::$claim(super::Subject::memory()).await;
+                super::$claim($crate::tests::conformance::Subject::memory()).await;
             })*
         }
 
         mod sled {
             $(#[tokio::test]
             async fn $claim() {
-                super::$claim(super::Subject::sled()).await;
+                super::$claim($crate::tests::conformance::Subject::sled()).await;
             })*
         }
     };
 }
+
+pub(super) use on_both;
 
 on_both!(
     a_job_is_read_back_open_and_ended,
@@ -80,6 +82,7 @@ on_both!(
     tokens_come_newest_first_and_by_jti,
     a_jti_is_recorded_once,
     blocks_are_found_by_id_and_by_caller_and_role,
+    blocks_are_listed_newest_first_and_filtered,
     a_join_token_is_read_back_before_and_after_its_use,
     one_of_a_hundred_parallel_takes_wins,
     the_latest_enrolment_is_the_one_made_last,
@@ -88,6 +91,8 @@ on_both!(
     commits_beside_a_refused_one_go_on,
     a_request_is_answered_once,
     a_request_is_found_by_its_owner_and_method_only,
+    a_request_of_one_job_is_not_found_for_another,
+    a_request_from_before_jobs_told_them_apart_is_found_for_its_own,
     leases_are_paged_newest_first,
     leases_are_filtered,
     every_change_has_its_audit_line_in_order,
@@ -190,6 +195,30 @@ async fn blocks_are_found_by_id_and_by_caller_and_role(subject: Subject) {
     assert_eq!(subject.ledger.blocks(&longer, &block(1).role).unwrap(), []);
 }
 
+async fn blocks_are_listed_newest_first_and_filtered(subject: Subject) {
+    let other = Block { caller: operator(), role: name("web"), ..block(4) };
+    let set = [block(2), block(1), block(3), other.clone()].map(|block| Change::BlockSet { block });
+    subject.committed(set.to_vec()).await;
+    let lifted = block(2).lift(second(5), operator());
+    subject.committed(vec![Change::BlockLifted { block: lifted.clone() }]).await;
+    let all = BlockFilter::default;
+    let found =
+        |filter: BlockFilter, before, limit| subject.ledger.find_blocks(&filter, before, limit).unwrap();
+    assert_eq!(found(all(), None, 2), [other.clone(), block(3)]);
+    assert_eq!(found(all(), Some(block(3).id), 2), [lifted, block(1)]);
+    let in_force = BlockFilter { in_force: Some(second(9)), ..all() };
+    assert_eq!(found(in_force, Some(other.id), 9), [block(3), block(1)]);
+    assert_eq!(
+        found(BlockFilter { in_force: Some(second(3603)), ..all() }, None, 9),
+        std::slice::from_ref(&other)
+    );
+    assert_eq!(
+        found(BlockFilter { caller: Some(operator()), ..all() }, None, 9),
+        std::slice::from_ref(&other)
+    );
+    assert_eq!(found(BlockFilter { role: Some(name("web")), ..all() }, None, 9), [other]);
+}
+
 async fn a_join_token_is_read_back_before_and_after_its_use(subject: Subject) {
     subject.committed(vec![join_token_created(1)]).await;
     let read = || subject.ledger.join_token(join_token(1).digest).unwrap();
@@ -270,13 +299,33 @@ async fn a_request_is_answered_once(subject: Subject) {
 async fn a_request_is_found_by_its_owner_and_method_only(subject: Subject) {
     subject.committed(vec![job_started(1)]).await;
     let Change::JobStarted { request, .. } = job_started(1) else { panic!("it starts a job") };
-    let find = |owner: &Owner, method| subject.ledger.request(owner, method, request.id).unwrap();
+    let find = |owner: &Owner, method| subject.ledger.request(owner, None, method, request.id).unwrap();
     assert_eq!(find(&owner(), Method::StartJob), Some(request.clone()));
     assert_eq!(find(&owner(), Method::Issue), None);
     let enrolled_anew = Owner { enrolment: enrolment(5).id, ..owner() };
     assert_eq!(find(&enrolled_anew, Method::StartJob), None);
     let somebody = Owner { spiffe_id: operator(), ..owner() };
     assert_eq!(find(&somebody, Method::StartJob), None);
+}
+
+async fn a_request_of_one_job_is_not_found_for_another(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let of_other = Request { job: Some(job(2).id), outcome: Outcome::Lease(lease(2).id), ..request.clone() };
+    subject.committed(vec![lease_pending(1)]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(request.clone()), None));
+    subject.committed(vec![Change::LeasePending { lease: lease(2), request: of_other.clone() }]).await;
+    assert_eq!((find(1), find(2)), (Some(request.clone()), Some(of_other)));
+}
+
+async fn a_request_from_before_jobs_told_them_apart_is_found_for_its_own(subject: Subject) {
+    let Change::LeasePending { request, .. } = lease_pending(1) else { panic!("it grants a lease") };
+    let older = Request { job: None, ..request.clone() };
+    subject.committed(vec![Change::LeasePending { lease: lease(1), request: older.clone() }]).await;
+    let find =
+        |number| subject.ledger.request(&owner(), Some(job(number).id), Method::Issue, request.id).unwrap();
+    assert_eq!((find(1), find(2)), (Some(older), None));
 }
 
 async fn leases_are_paged_newest_first(subject: Subject) {
@@ -306,6 +355,13 @@ async fn leases_are_filtered(subject: Subject) {
     let all = LeaseFilter::default;
     assert_eq!(found(LeaseFilter { lease: Some(lease(1).id), ..all() }), [lease(1).id]);
     assert_eq!(found(LeaseFilter { job: Some(job(3).id), ..all() }), [lease(3).id]);
+    for (namespace, account, expected) in
+        [("web", "deployer", 2), ("web", "other", 0), ("dev", "deployer", 0)]
+    {
+        let service_account = Some(account.to_owned());
+        let filter = LeaseFilter { namespace: Some(name(namespace)), service_account, ..all() };
+        assert_eq!(found(filter).len(), expected, "{namespace}/{account}");
+    }
     assert_eq!(found(LeaseFilter { lease: Some(lease(2).id), ..all() }), []);
     let ended = LeaseFilter { lease: Some(lease(2).id), include_ended: true, ..all() };
     assert_eq!(found(ended), [lease(2).id]);

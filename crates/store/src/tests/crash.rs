@@ -17,18 +17,17 @@ use shorepass_core::job::Job;
 use shorepass_core::ledger::{Change, Ledger};
 use shorepass_core::request::{Method, Outcome};
 
-use crate::Store;
 use crate::testing::*;
 
 const WRITER: &str = "SHOREPASS_STORE_TEST_WRITER";
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 200;
 
 /// The writer's part; by itself, a test of nothing.
 #[test]
 fn writer() {
     let Some(directory) = std::env::var_os(WRITER) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-    let store = Arc::new(open(Path::new(&directory)));
+    let store = Arc::new(open(Path::new(&directory)).unwrap());
     runtime.block_on(async {
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..4 {
@@ -55,10 +54,6 @@ fn unique_job(writer: u8) -> Job {
     let process = std::process::id() & 0xff_ffff;
     let id = format!("{:08x}-{:04x}-7000-8000-{process:06x}{count:06x}", now >> 16, now & 0xffff);
     Job { id: JobId::parse(&id).unwrap(), ..job(writer) }
-}
-
-fn open(directory: &Path) -> Store {
-    Store::open(&directory.join("ledger"), &directory.join("audit.jsonl"), Arc::new(Still)).unwrap()
 }
 
 fn spawn_writer(directory: &Path) -> Child {
@@ -95,14 +90,14 @@ fn killed_writer(directory: &Path, after: Duration) -> Vec<JobId> {
 }
 
 #[test]
-fn what_was_acknowledged_survives_twenty_kills() {
+fn what_was_acknowledged_survives_two_hundred_kills() {
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
         // Anywhere between the acknowledgement and the middle of a later batch.
         let after = Duration::from_micros(round * round * 211 % 29_989);
         acknowledged.extend(killed_writer(directory.path(), after));
-        let store = open(directory.path());
+        let store = open(directory.path()).unwrap();
         let audit = fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
         let audited: BTreeSet<String> = audit.lines().map(job_of).collect();
         for id in &acknowledged {

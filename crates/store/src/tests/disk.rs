@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use shorepass_core::lease::EndCause;
 use shorepass_core::ledger::{Change, Ledger, LedgerError};
-use shorepass_core::time::Clock;
 
 use crate::files::Disk;
+use crate::tables::Table;
 use crate::testing::*;
-use crate::{AuditError, OpenError, Store};
+use crate::{OnFailure, OpenError, Options, Store};
 
 /// A directory with a ledger and its audit file.
 struct Place(tempfile::TempDir);
@@ -32,11 +33,15 @@ impl Place {
     }
 
     fn open(&self) -> Result<Store, OpenError> {
-        Store::open(&self.directory(), &self.audit(), clock())
+        open(self.0.path())
     }
 
+    /// Opens it on another disk. It was open before, so that opening it writes no records.
     fn open_on(&self, disk: impl Disk + 'static) -> Store {
-        Store::open_on(Box::new(disk), &self.directory(), &self.audit(), clock()).unwrap()
+        drop(self.open().unwrap());
+        let options = Options { on_failure: OnFailure::Stop, retention: None };
+        Store::open_on(Box::new(disk), self.0.path(), options, Arc::new(Still), Arc::new(Seed::new(1)))
+            .unwrap()
     }
 
     /// Opens it, commits, closes it.
@@ -48,6 +53,13 @@ impl Place {
         fs::read_to_string(self.audit()).unwrap().lines().count()
     }
 
+    /// Makes the records and what stands beside them what they were when the copy was made, as a crash might.
+    fn go_back(&self, copy: PathBuf) {
+        fs::rename(copy.join("MANIFEST"), self.0.path().join("MANIFEST")).unwrap();
+        fs::remove_dir_all(self.directory()).unwrap();
+        fs::rename(copy, self.directory()).unwrap();
+    }
+
     fn copy_of_directory(&self) -> PathBuf {
         let copy = self.0.path().join("copy");
         fs::create_dir(&copy).unwrap();
@@ -57,13 +69,10 @@ impl Place {
                 fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
             }
         }
+        fs::copy(self.0.path().join("MANIFEST"), copy.join("MANIFEST")).unwrap();
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).unwrap();
         copy
     }
-}
-
-fn clock() -> Arc<dyn Clock> {
-    Arc::new(Still)
 }
 
 fn has(store: &Store, number: u8) -> bool {
@@ -105,6 +114,10 @@ impl<F: Fn(&str) -> bool + Send> Disk for Told<F> {
 
     fn sync_records(&self, file: &File) -> io::Result<()> {
         self.sync("records", file)
+    }
+
+    fn sync_copy(&self, file: &File) -> io::Result<()> {
+        self.sync("copy", file)
     }
 }
 
@@ -227,8 +240,7 @@ async fn records_behind_the_audit_file_are_brought_up_to_it() {
     let active = lease(1).activate(pins(), second(2)).unwrap();
     place.commit(vec![job_started(2), lease_pending(1), refused()]).await;
     place.commit(vec![Change::LeaseActive { lease: active.clone() }, token_minted(1, 0)]).await;
-    fs::remove_dir_all(place.directory()).unwrap();
-    fs::rename(behind, place.directory()).unwrap();
+    place.go_back(behind);
     for _ in 0..2 {
         let store = place.open().unwrap();
         assert!(has(&store, 1) && has(&store, 2));
@@ -246,11 +258,17 @@ async fn lost_records_are_made_anew_from_the_audit_file() {
     let store = place.open().unwrap();
     store.commit(std::iter::repeat_n(refused(), 1500).collect()).await.unwrap();
     store.commit(vec![join_token_created(1), join_token_taken(1, 0)]).await.unwrap();
+    store.commit(vec![identity_created(1), identity_created(2)]).await.unwrap();
     drop(store);
     fs::remove_dir_all(place.directory()).unwrap();
-    let store = place.open().unwrap();
-    let again = store.commit(vec![join_token_taken(1, 1)]).await;
-    assert!(matches!(again, Err(LedgerError::Conflict(_))), "{again:?}");
+    assert!(matches!(place.open(), Err(OpenError::CutShort { records: 0, known: 1504, .. })));
+    let options = Options { on_failure: OnFailure::Continue, retention: None };
+    let store = open_with(place.0.path(), options).unwrap();
+    for change in [join_token_taken(1, 1), identity_created(1)] {
+        let again = store.commit(vec![change]).await;
+        assert!(matches!(again, Err(LedgerError::Conflict(_))), "{again:?}");
+    }
+    assert_eq!(store.latest_identity().unwrap(), Some(identity(2)));
 }
 
 #[tokio::test]
@@ -263,10 +281,7 @@ async fn a_rotated_audit_file_is_gone_on_from_and_not_enough_without_records() {
     assert!(text.starts_with("{\"seq\":2,"), "{text}");
     fs::remove_dir_all(place.directory()).unwrap();
     let refused = place.open().err();
-    assert!(
-        matches!(refused, Some(OpenError::Audit(AuditError::Gap { records: 0, first: 2, .. }))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Some(OpenError::CutShort { records: 0, known: 2, .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -275,8 +290,7 @@ async fn a_torn_last_line_is_forgotten() {
     place.commit(vec![job_started(1)]).await;
     let behind = place.copy_of_directory();
     place.commit(vec![job_started(2)]).await;
-    fs::remove_dir_all(place.directory()).unwrap();
-    fs::rename(behind, place.directory()).unwrap();
+    place.go_back(behind);
     let text = fs::read_to_string(place.audit()).unwrap();
     fs::write(place.audit(), &text[..text.len() - 2]).unwrap();
     let store = place.open().unwrap();
@@ -292,8 +306,7 @@ async fn a_torn_batch_is_forgotten_from_its_first_missing_line_on() {
     place.commit(vec![job_started(0)]).await;
     let behind = place.copy_of_directory();
     place.commit((1..60).map(job_started).collect()).await;
-    fs::remove_dir_all(place.directory()).unwrap();
-    fs::rename(behind, place.directory()).unwrap();
+    place.go_back(behind);
     let mut bytes = fs::read(place.audit()).unwrap();
     bytes[8192..12288].fill(0);
     fs::write(place.audit(), bytes).unwrap();
@@ -340,32 +353,58 @@ fn directory_and_audit_file_are_ours_alone() {
 fn a_place_that_cannot_be_used_is_named() {
     let place = Place::new();
     fs::write(place.0.path().join("file"), "").unwrap();
-    let below_a_file = place.0.path().join("file/ledger");
-    let Err(error) = Store::open(&below_a_file, &place.audit(), clock()) else { panic!("it opened") };
-    assert!(error.to_string().contains("file/ledger cannot be used"), "{error}");
-    let nowhere = place.0.path().join("nowhere/audit.jsonl");
-    let Err(error) = Store::open(&place.directory(), &nowhere, clock()) else { panic!("it opened") };
-    assert!(error.to_string().contains("nowhere/audit.jsonl cannot be used"), "{error}");
+    for nowhere in ["file", "nowhere"] {
+        let Err(error) = open(&place.0.path().join(nowhere)) else { panic!("it opened") };
+        assert!(error.to_string().contains(&format!("{nowhere}/ledger.lock cannot be used")), "{error}");
+    }
+    for taken in ["ledger", "audit.jsonl"] {
+        let place = Place::new();
+        symlink("/proc/nothing/there", place.0.path().join(taken)).unwrap();
+        let Err(error) = place.open() else { panic!("it opened") };
+        assert!(error.to_string().contains(&format!("{taken} cannot be used")), "{error}");
+    }
 }
 
-#[tokio::test]
-async fn a_damaged_record_is_found_at_the_start() {
-    let place = Place::new();
-    place.commit(vec![job_started(1)]).await;
+/// Flips a bit in the newest row of a table.
+fn damage(place: &Place, table: Table) {
     let records = sled::open(place.directory()).unwrap();
-    let (key, value) = records.iter().map(Result::unwrap).find(|(key, _)| key[0] == 1).unwrap();
+    let (key, value) = records.scan_prefix([table as u8]).map(Result::unwrap).last().unwrap();
     let mut value = value.to_vec();
     *value.last_mut().unwrap() ^= 1;
     records.insert(key, value).unwrap();
-    drop(records);
-    let Err(error @ OpenError::Damaged { .. }) = place.open() else { panic!("it opened") };
-    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[tokio::test]
+async fn damage_in_what_the_issuer_goes_on_with_is_found_at_the_start() {
+    for table in [Table::Lease, Table::Job, Table::JoinToken, Table::Enrolment, Table::Meta] {
+        let place = Place::new();
+        place.commit(vec![job_started(1), lease_pending(1), join_token_created(1), enrolled(1)]).await;
+        damage(&place, table);
+        let Err(error @ OpenError::Damaged { .. }) = place.open() else { panic!("it opened") };
+        for part in ["checksum", "store verify", "store rebuild"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_in_history_is_found_when_it_is_asked_for() {
+    let place = Place::new();
+    let ending = lease(1).begin_end(EndCause::Released, second(2)).unwrap();
+    let ended = ending.clone().finish_end(second(3)).unwrap();
+    let changes = vec![Change::LeaseEnding { lease: ending }, Change::LeaseEnded { lease: ended }];
+    place.commit([vec![job_started(1), lease_pending(1)], changes].concat()).await;
+    damage(&place, Table::Lease);
+    let store = place.open().unwrap();
+    let Err(LedgerError::Unavailable(why)) = store.lease(lease(1).id) else { panic!("it was read") };
+    assert!(why.contains("checksum"), "{why}");
+    store.commit(vec![job_started(2)]).await.unwrap();
 }
 
 /// Bits flipped, pages zeroed, the file cut short: sled often opens such a file with rows missing and says nothing. The
-/// number of the last audit line goes back with them, so that the audit file fills in what is missing.
+/// number of the last audit line goes back with them, behind the mark in the MANIFEST.
 #[tokio::test]
-async fn a_damaged_file_is_refused_or_made_whole_from_the_audit_file() {
+async fn a_damaged_file_is_whole_or_told() {
     let place = Place::new();
     let store = place.open().unwrap();
     for number in 0..50 {
@@ -392,7 +431,7 @@ async fn a_damaged_file_is_refused_or_made_whole_from_the_audit_file() {
             match place.open() {
                 Ok(store) => assert!((0..50).all(|number| has(&store, number)), "harm {index} at {at}"),
                 Err(error) => {
-                    assert!(matches!(error, OpenError::Damaged { .. }), "harm {index} at {at}: {error}")
+                    assert!(error.loses_records(), "harm {index} at {at}: {error}")
                 }
             }
         }

@@ -1,7 +1,6 @@
 //! Which leases are read to find leases, and that the indices are right after any start.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::Arc;
 
 use shorepass_core::caller::{Owner, SpiffeId};
@@ -9,9 +8,9 @@ use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Lease};
 use shorepass_core::ledger::{Change, LeaseFilter, Ledger};
 
-use crate::tables::{Entries, ReadError, Table, View};
+use crate::tables::{Entries, LEDGER_IDENTITY, ReadError, Table, View};
 use crate::testing::*;
-use crate::{MemoryLedger, Store, rows};
+use crate::{MemoryLedger, OnFailure, Options, Store, rows};
 
 /// The same key space, and how many leases were read in it.
 struct Counted<'a> {
@@ -115,10 +114,6 @@ fn check_reads(view: &dyn View) {
     assert_eq!(unfinished(view).len(), 6);
 }
 
-fn open(directory: &Path) -> Store {
-    Store::open(&directory.join("ledger"), &directory.join("audit.jsonl"), Arc::new(Still)).unwrap()
-}
-
 fn checked<T>(store: &Store, check: impl FnOnce(&dyn View) -> T) -> T {
     store.read(|view| Ok(check(view))).unwrap()
 }
@@ -134,11 +129,11 @@ async fn leases_that_ended_are_not_read_to_find_others() {
         })
         .unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = open(directory.path()).unwrap();
     fill(&store).await;
     checked(&store, check_reads);
     drop(store);
-    checked(&open(directory.path()), check_reads);
+    checked(&open(directory.path()).unwrap(), check_reads);
 }
 
 #[tokio::test]
@@ -151,25 +146,27 @@ async fn a_lease_that_begins_and_ends_in_one_commit_is_not_left_unfinished() {
 #[tokio::test]
 async fn the_indices_of_records_made_anew_from_the_audit_file_are_right() {
     let directory = tempfile::tempdir().unwrap();
-    fill(&open(directory.path())).await;
+    fill(&open(directory.path()).unwrap()).await;
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
-    checked(&open(directory.path()), check_reads);
+    let options = Options { on_failure: OnFailure::Continue, retention: None };
+    checked(&open_with(directory.path(), options).unwrap(), check_reads);
 }
 
 #[tokio::test]
 async fn a_ledger_from_before_there_were_indices_gets_them_when_it_is_opened() {
     let directory = tempfile::tempdir().unwrap();
-    fill(&open(directory.path())).await;
+    fill(&open(directory.path()).unwrap()).await;
     let records = sled::open(directory.path().join("ledger")).unwrap();
     for table in [Table::UnfinishedLeases, Table::LeasesOfJob, Table::LeasesOfCaller] {
         for key in records.scan_prefix(table.key(&[])).keys() {
             records.remove(key.unwrap()).unwrap();
         }
     }
+    records.remove(Table::Meta.key(LEDGER_IDENTITY)).unwrap();
     // And one that ended since, by a program that knew of no indices.
     records.insert(Table::UnfinishedLeases.key(lease(1).id.as_bytes()), vec![]).unwrap();
     drop(records);
     for _ in 0..2 {
-        checked(&open(directory.path()), check_reads);
+        checked(&open(directory.path()).unwrap(), check_reads);
     }
 }

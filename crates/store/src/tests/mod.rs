@@ -1,12 +1,17 @@
 //! What the ledgers promise: one suite for both, and for the one on disk what files, crashes and damage do to it.
 
 mod conformance;
+mod conformance_identities;
 mod crash;
 mod disk;
+mod full;
+mod history;
 mod leases;
+mod lost;
+mod offline;
 
 #[test]
 fn limits_change_only_on_purpose() {
-    use crate::{sled_ledger::QUEUE, storage::BATCH, storage::CACHE};
-    assert_eq!((QUEUE, BATCH, CACHE), (1024, 256, 16 << 20));
+    use crate::{manifest::EVERY, records::CACHE, sled_ledger::QUEUE, storage::BATCH};
+    assert_eq!((QUEUE, BATCH, CACHE, EVERY), (1024, 256, 16 << 20, 1024));
 }

@@ -41,10 +41,19 @@ pub(super) async fn reused_request_ids(stage: &Stage) -> Refusals {
     let issue = client::issue(&stage.job, "deploy");
     stage.runner.call(ApiClient::issue, issue.clone()).await?;
     let other_role = v1::IssueRequest { role: "absent".to_owned(), ..issue };
-    Ok(vec![
+    let join_token = client::create_join_token("test-new", false);
+    stage.operator.call(ApiClient::create_join_token, join_token.clone()).await?;
+    let shown_twice = refused(stage.operator.call(ApiClient::create_join_token, join_token).await)?;
+    ensure!(shown_twice.reason() == Some(v1::ErrorReason::RequestIdReused), "{shown_twice:?}");
+    let errors = vec![
         refused(stage.runner.call(ApiClient::start_job, other_job).await)?,
         refused(stage.runner.call(ApiClient::issue, other_role).await)?,
-    ])
+    ];
+    for error in errors.iter().chain([&shown_twice]) {
+        let line = stage.decision(error)?;
+        ensure!(line["reason"] == "REQUEST_ID_REUSED", "{line}");
+    }
+    Ok(errors)
 }
 
 pub(super) async fn unknown_join_tokens(stage: &Stage) -> Refusals {
@@ -175,6 +184,23 @@ pub(super) async fn blocked_runner(stage: &Stage) -> Refusals {
     Ok(vec![error])
 }
 
+/// Who connects anew, under a name that is enrolled anew, and of each kind.
+pub(super) async fn banned_callers(stage: &Stage) -> Refusals {
+    let runner = stage.issuer.runner("test-banned").await?;
+    let platform = stage.issuer.platform("test-banned")?;
+    platform.start_job().await?;
+    for client in [&runner, &platform] {
+        stage.operator.ban(&client.spiffe_id.to_string()).await?;
+        client.reset(); // what was open is closed; a call may meet that
+    }
+    let join_token = stage.issuer.join_token("test-banned", true).await?;
+    Ok(vec![
+        refused(runner.start_job().await)?,
+        refused(client::try_enroll(&stage.issuer, &join_token, "test-banned").await?)?,
+        refused(platform.start_job().await)?,
+    ])
+}
+
 pub(super) async fn ended_lease(stage: &Stage) -> Refusals {
     let released = stage.runner.issue(&stage.job, "deploy").await?.lease.id;
     stage.runner.release(&released).await?;
@@ -220,15 +246,20 @@ pub(super) async fn unknown_records(stage: &Stage) -> Refusals {
     let lease = v1::GetLeaseRequest { lease_id: nothing.clone() };
     let block = v1::UnblockRequest { block_id: nothing.clone() };
     let token = v1::FindTokenRequest { token_id: new_id() };
+    let unban = v1::UnbanRequest { subject: new_id() };
     let errors = vec![
+        refused(operator.call(ApiClient::unban, unban).await)?,
+        refused(operator.ban(&new_id()).await)?,
         refused(operator.call(ApiClient::get_lease, lease).await)?,
         refused(operator.call(ApiClient::unblock, block).await)?,
         refused(operator.call(ApiClient::find_token, token).await)?,
         refused(operator.revoke(v1::LeaseSelector { lease_id: nothing, ..Default::default() }).await)?,
     ];
     let remedies = [
+        "see `shorepass ban list`",
+        "it stands as `enrolment` in the audit file",
         "see `shorepass lease list --all`",
-        "`shorepass lease show` names it",
+        "see `shorepass block list`",
         "give the jti claim",
         "see `shorepass lease list`",
     ];

@@ -8,6 +8,7 @@ use integration_tests::issuer::Knobs;
 use integration_tests::proxy::{Answer, Fault, Target};
 use serde_json::{Value, json};
 use shorepass_core::time::Timestamp;
+use shorepass_proto::v1::ErrorReason;
 use shorepass_rpc::client::ClientError;
 
 use super::stage::{ABSENT, REPLACED, Stage, UNGRANTED};
@@ -43,7 +44,30 @@ pub(super) async fn forbidden_issuer(stage: &Stage) -> Refusals {
     );
     let told = error.refusal().and_then(|refusal| refusal.metadata.get("rule").cloned());
     ensure!(told.as_deref() == Some(rule.as_str()), "{rule} is not named: {error:?}");
+    foreign_admission(stage).await?;
     Ok(vec![error])
+}
+
+/// A webhook of somebody else's refuses: the caller is told that, and the operator in which words.
+async fn foreign_admission(stage: &Stage) -> Result<()> {
+    let message = "admission webhook \"guard.example\" denied the request: see http://10.0.0.9/rules";
+    for target in [Target::Anchors, Target::Tokens] {
+        let answer = Answer { status: 403, reason: "Forbidden", message, retry_after: None };
+        let _fault = stage.proxy.fault(target, Fault::Answer(answer));
+        let error = stage.refused_issue("deploy").await?;
+        ensure!(error.reason() == Some(ErrorReason::IssuerForbidden), "{error:?}");
+        ensure!(!format!("{error:?}").contains("guard.example"), "the webhook's words are told: {error:?}");
+        let line = stage.decision(&error)?;
+        ensure!(line["explanation"].as_str().is_some_and(|text| text.contains(message)), "{line}");
+    }
+    let failed =
+        "Internal error occurred: failed calling webhook \"guard.example\": Post \"https://10.0.0.9\"";
+    let answer = Answer { status: 500, reason: "InternalError", message: failed, retry_after: None };
+    let _fault = stage.proxy.fault(Target::Tokens, Fault::Answer(answer));
+    let error = stage.refused_issue("deploy").await?;
+    ensure!(!format!("{error:?}").contains("guard.example"), "the webhook is named: {error:?}");
+    ensure!(stage.issuer.log().contains("https://10.0.0.9"), "the operator is not told");
+    Ok(())
 }
 
 pub(super) async fn missing_policy(stage: &Stage) -> Refusals {

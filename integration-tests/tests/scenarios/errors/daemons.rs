@@ -19,6 +19,7 @@ type Refusals = Result<Vec<ClientError>>;
 pub(super) async fn full_audit_file(stage: &Stage) -> Refusals {
     let (issuer, platform) = stage.issuer_with(Knobs::default()).await?;
     let job = platform.start_job().await?;
+    issuer.identities_are_audited().await?; // they would come in later, or be refused too
     let before = fs::read(issuer.audit_file())?;
     issuer.process()?.limit_files(Some(before.len() as u64))?;
     let errors = vec![refused(platform.start_job().await)?, refused(platform.issue(&job, "deploy").await)?];
@@ -79,6 +80,7 @@ pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
     let waited = ended.reason() == Some(ErrorReason::ClusterUnreachable);
     ensure!(waited, "the call in work was not finished: {ended:?}");
     issuer.stop()?; // it does not end before the anchor is deleted
+    stage.no_anchor_is_left_of(&issuer).await?;
     Ok(vec![error])
 }
 

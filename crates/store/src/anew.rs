@@ -1,0 +1,248 @@
+//! Records that are lost are made anew: from the audit file as far back as it goes, security state also from its copy.
+//!
+//! What comes of it, and in which order: first what will be lost is written into the MANIFEST, so that a crash in between
+//! forgets no loss; then the old records are moved aside, never removed; then the new ones are made. Each start until the
+//! end of that finds records that were cut short, and begins again from the same sources.
+//!
+//! | audit file | copy | leases | security state |
+//! | --- | --- | --- | --- |
+//! | whole from its first line | any | all | all |
+//! | begins later | whole | those since | all |
+//! | damaged or missing | whole | none | all |
+//! | not whole | not whole | those since, or none | [`SecurityLoss`] |
+
+use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::lease::Lease;
+use shorepass_core::ledger::Revision;
+
+use crate::copy;
+use crate::error::OpenError;
+use crate::manifest::{EVERY, Manifest};
+use crate::opening::{Beside, Opened, Opening, moment};
+use crate::plan;
+use crate::records::Records;
+use crate::rows;
+use crate::tables::Writes;
+
+/// What happens when neither audit file nor copy has the security state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecurityLoss {
+    /// The ledger opens and tells it; who asks refuses whatever was made before.
+    Told,
+    /// Nothing is done.
+    Refused,
+    /// An operator accepts it, and any that was told before.
+    Accepted,
+}
+
+/// What there is to make records of.
+struct Sources {
+    audit: Audit,
+    /// Why the copy is of no use; none if it is whole.
+    copy: Option<String>,
+}
+
+/// How much of the audit file there is.
+enum Audit {
+    /// All lines, from the first one.
+    Whole,
+    /// The lines from that one on.
+    From(u64),
+    /// Nothing that can be used; why.
+    Unusable(String),
+}
+
+/// Makes the records anew, because of `cause`.
+pub(crate) fn make(
+    opening: &Opening,
+    mut beside: Beside,
+    cause: &str,
+    loss: SecurityLoss,
+) -> Result<Opened, OpenError> {
+    let sources = Sources::look(&mut beside)?;
+    let known = beside.known()?;
+    let before = beside.manifest.manifest();
+    let problem = sources.security_problem();
+    if let (Some(problem), SecurityLoss::Refused) = (&problem, loss) {
+        return Err(OpenError::SecurityLost { problem: problem.clone() });
+    }
+    let now = moment(opening.clock.as_ref());
+    let told_before = before.and_then(|manifest| manifest.lost);
+    let mut manifest = before.cloned().unwrap_or_else(|| Manifest::generate(opening.entropy.as_ref()));
+    manifest.generation += u64::from(before.is_some());
+    (manifest.sequence, manifest.clean) = (known, false);
+    manifest.lost = match loss {
+        SecurityLoss::Accepted => None,
+        SecurityLoss::Told | SecurityLoss::Refused => told_before.or(problem.is_some().then_some(now)),
+    };
+    // With no line that is known of, the mark must still say that these records are not a new ledger's.
+    manifest.sequence = manifest.sequence.max(1);
+    opening.write_manifest(&manifest)?;
+    let aside = move_aside(opening, &now.to_string())?;
+    let mut opened = fill(opening, beside, manifest, &sources)?;
+    let alarm = sources.tell(cause, aside.as_deref(), &now.to_string());
+    tracing::error!(alarm, "the records were made anew");
+    opened.alarm = Some(alarm);
+    Ok(opened)
+}
+
+/// Moves the records' directory aside, if there is one; gives its new name.
+fn move_aside(opening: &Opening, now: &str) -> Result<Option<String>, OpenError> {
+    let from = opening.place.records();
+    let to = opening.place.aside(&now.replace(':', ""));
+    let moved = opening.disk.step("move the records aside").and_then(|()| std::fs::rename(&from, &to));
+    match moved {
+        Ok(()) => {
+            crate::files::sync_parent(&to).map_err(|source| OpenError::file(&to, source))?;
+            Ok(Some(to.display().to_string()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(OpenError::file(&from, source)),
+    }
+}
+
+fn fill(
+    opening: &Opening,
+    beside: Beside,
+    mut manifest: Manifest,
+    sources: &Sources,
+) -> Result<Opened, OpenError> {
+    let Beside { manifest: _, audit, copy } = beside;
+    let records = Records::open(&opening.place.records())?;
+    let replayed = match sources.audit {
+        Audit::Whole => opening.replay(&records, &audit, 0)?,
+        Audit::From(first) => opening.replay(&records, &audit, first - 1)?,
+        Audit::Unusable(_) => 0,
+    };
+    let held = opening.merge(&records, copy)?;
+    opening.write(&records, records.read(missing_jobs)?)?;
+    let copied = held.map_or(0, |held| held.sequence);
+    let mut sequence = replayed.max(manifest.sequence).max(copied);
+    if audit.last() < sequence {
+        // Lines that nobody has any more may have had the numbers after the last one that is known.
+        sequence += EVERY;
+    }
+    let mut progress = Writes::default();
+    plan::put_progress(sequence, &mut progress);
+    opening.write(&records, progress)?;
+    let copy = opening.copied(&records, None, &manifest, sequence)?;
+    (manifest.sequence, manifest.security) = (sequence, sequence);
+    opening.stamp(&records, &manifest)?;
+    opening.write_manifest(&manifest)?;
+    Ok(Opened { records, audit, copy, manifest, sequence, alarm: None, read: 0 })
+}
+
+/// Jobs for leases whose own are gone: they can be listed and ended like others.
+fn missing_jobs(view: &dyn crate::tables::View) -> Result<Writes, crate::tables::ReadError> {
+    let mut writes = Writes::default();
+    for lease in rows::unfinished(view) {
+        let lease = lease?;
+        if rows::job(view, lease.job)?.is_none() {
+            plan::put(&unknown_job(&lease), &mut writes);
+        }
+    }
+    Ok(writes)
+}
+
+fn unknown_job(lease: &Lease) -> Job {
+    let evidence = AssertedJob::new("unknown".to_owned(), "lost-with-the-records".to_owned(), String::new());
+    Job {
+        id: lease.job,
+        owner: lease.owner.clone(),
+        evidence: Evidence::Asserted(evidence.expect("these words are within the bounds of an asserted job")),
+        started: lease.created,
+        latest_end: Some(lease.deadline),
+        ended: None,
+        revision: Revision::FIRST,
+    }
+}
+
+impl Sources {
+    fn look(beside: &mut Beside) -> Result<Self, OpenError> {
+        let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
+        let audit = match read_audit(beside) {
+            Ok(Some(1)) if beside.audit.last() >= marked => Audit::Whole,
+            Ok(Some(1)) => Audit::Unusable(format!(
+                "the audit file ends with line {} and had line {marked} once",
+                beside.audit.last()
+            )),
+            Ok(Some(first)) => Audit::From(first),
+            Ok(None) => Audit::Unusable("the audit file is empty".to_owned()),
+            Err(problem) => Audit::Unusable(problem),
+        };
+        let copy = copy_problem(beside, &audit)?;
+        Ok(Self { audit, copy })
+    }
+
+    /// Why the security state cannot be had; none if it can.
+    fn security_problem(&self) -> Option<String> {
+        let copy = self.copy.as_ref()?;
+        match &self.audit {
+            Audit::Whole => None,
+            Audit::From(first) => Some(format!("the audit file begins with line {first}, and {copy}")),
+            Audit::Unusable(problem) => Some(format!("{problem}, and {copy}")),
+        }
+    }
+
+    fn tell(&self, cause: &str, aside: Option<&str>, now: &str) -> String {
+        let aside = aside.map(|aside| format!(", are in {aside}")).unwrap_or_default();
+        let leases = match &self.audit {
+            Audit::Whole => "all of them came back from the audit file".to_owned(),
+            Audit::From(first) => format!("leases from before line {first} of the audit file are missing"),
+            Audit::Unusable(problem) => format!("leases of before are missing, because {problem}"),
+        };
+        let security = match self.security_problem() {
+            None => "no security state is missing".to_owned(),
+            Some(problem) => format!("security state is missing, because {problem}"),
+        };
+        format!(
+            "the records were lost at {now}{aside} and were made anew: {leases}; {security} (cause: {cause})"
+        )
+    }
+}
+
+/// The number of the first line of an audit file of which every line can be read.
+fn read_audit(beside: &mut Beside) -> Result<Option<u64>, String> {
+    let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
+    let audit = &mut beside.audit;
+    let read = |audit: &mut crate::audit::AuditFile| {
+        let Some(first) = audit.first()? else { return Ok(None) };
+        let before = first.saturating_sub(1);
+        audit.settle(before, marked)?;
+        for entry in audit.entries_after(before)? {
+            entry?;
+        }
+        Ok(Some(first))
+    };
+    read(audit).map_err(|error: crate::audit::AuditError| error.to_string())
+}
+
+/// Why the copy is of no use by itself, or together with the audit lines after it.
+fn copy_problem(beside: &Beside, audit: &Audit) -> Result<Option<String>, OpenError> {
+    let manifest = beside.manifest.manifest();
+    let contents = match &beside.copy {
+        copy::Found::Nothing => return Ok(Some("there is no second copy".to_owned())),
+        copy::Found::Damaged(problem) => return Ok(Some(format!("its second copy is damaged ({problem})"))),
+        copy::Found::Read(contents) => contents,
+    };
+    if contents.ledger.is_none() {
+        return Ok(Some("its second copy is empty".to_owned()));
+    }
+    if let Some(manifest) = manifest {
+        if contents.ledger.as_deref() != Some(manifest.id.as_slice()) {
+            return Ok(Some("its second copy is another ledger's".to_owned()));
+        }
+        if contents.sequence < manifest.security {
+            return Ok(Some("its second copy was cut short".to_owned()));
+        }
+    }
+    let next = contents.sequence + 1;
+    let goes_on = match audit {
+        Audit::Whole | Audit::From(_) => beside.audit.spans(next, next)?,
+        Audit::Unusable(_) => false,
+    };
+    if contents.torn && !goes_on {
+        return Ok(Some("the end of its second copy is damaged".to_owned()));
+    }
+    Ok(None)
+}

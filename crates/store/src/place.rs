@@ -1,0 +1,91 @@
+//! Where the ledger's files are, and who may open them.
+//!
+//! All of them stand in one directory, so that whoever has that one has all. The records have a directory of their own,
+//! which is moved aside when it is damaged; so the lock is beside it and not in it.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::OpenError;
+use crate::files;
+
+/// What the directory of damaged records is called, before the time when they were moved aside.
+const ASIDE: &str = "ledger.damaged-";
+
+/// The directory of a ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    /// In that directory.
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+
+    /// The directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The records: sled's directory.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.0.join("ledger")
+    }
+
+    /// The audit file.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.0.join("audit.jsonl")
+    }
+
+    /// The manifest.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.0.join("MANIFEST")
+    }
+
+    /// The second copy of the security state.
+    pub(crate) fn copy(&self) -> PathBuf {
+        self.0.join("security.log")
+    }
+
+    /// Where records go that are moved aside at that time: a name that is free.
+    pub(crate) fn aside(&self, time: &str) -> PathBuf {
+        let mut path = self.0.join(format!("{ASIDE}{time}"));
+        let mut number = 2;
+        while path.exists() {
+            path = self.0.join(format!("{ASIDE}{time}-{number}"));
+            number += 1;
+        }
+        path
+    }
+
+    /// Records that were moved aside and are still there.
+    pub(crate) fn moved_aside(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut aside: Vec<String> = names.filter(|name| name.starts_with(ASIDE)).collect();
+        aside.sort();
+        aside
+    }
+
+    /// Makes the ledger ours alone: nobody else may look into it, and no other process opens it.
+    pub(crate) fn lock(&self) -> Result<Lock, OpenError> {
+        let path = self.0.join("ledger.lock");
+        let file = files::open_or_create(&path).map_err(|source| OpenError::file(&path, source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { directory: self.0.clone() }),
+            Err(TryLockError::Error(source)) => Err(OpenError::file(&path, source)),
+        }
+    }
+}
+
+/// Held for as long as a ledger is open. It is ours and not sled's, which says too little when it is taken.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started elsewhere in this one has it too for a moment.
+    fn drop(&mut self) {
+        let _: io::Result<()> = self.0.unlock();
+    }
+}

@@ -1,0 +1,195 @@
+//! The records: sled's directory, opened, looked through and written to.
+//!
+//! For each write: apply, `flush()`, and fdatasync sled's file (`flush` alone is sync_file_range, which does not empty a
+//! disk's cache). `flush_async` is not used, it can hang for ever. There is no flusher thread.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shorepass_proto::store::v1::LedgerIdentity;
+
+use crate::error::OpenError;
+use crate::files::{self, Disk};
+use crate::panics::describe;
+use crate::rows;
+use crate::tables::{Entries, ReadError, Table, View, Writes, range};
+
+/// How much of the records sled keeps in memory, in bytes; its default is a gigabyte.
+pub(crate) const CACHE: u64 = 16 * 1024 * 1024;
+/// How often sled's own lock is tried.
+const LOCK_TRIES: u32 = 100;
+/// How long after one try the next comes.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// What sled says when its lock is taken; it has no kind of error for that.
+const LOCK_TAKEN: &str = "could not acquire lock";
+
+/// The open records.
+pub(crate) struct Records {
+    db: sled::Db,
+    file: File,
+    directory: PathBuf,
+}
+
+/// What a look at the records found.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// The last line of the audit file that is in them.
+    pub(crate) progress: u64,
+    /// Which ledger they are.
+    pub(crate) identity: Option<LedgerIdentity>,
+    /// How many entries were read for it.
+    pub(crate) read: usize,
+}
+
+impl Records {
+    /// Opens them, or makes new ones in a directory with mode 0700.
+    pub(crate) fn open(directory: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::file(directory, source);
+        files::create_directory(directory).map_err(failed)?;
+        if let Some(exposed) = files::exposure(directory).map_err(failed)? {
+            return Err(OpenError::Exposed { directory: directory.to_owned(), mode: exposed.mode });
+        }
+        let db = guarded(directory, || open_sled(directory))??;
+        let path = directory.join("db");
+        let file = File::open(&path).map_err(|source| OpenError::file(&path, source))?;
+        files::sync_directory(directory).map_err(failed)?;
+        Ok(Self { db, file, directory: directory.to_owned() })
+    }
+
+    /// The database.
+    pub(crate) fn db(&self) -> &sled::Db {
+        &self.db
+    }
+
+    /// Reads what the issuer goes on with: the leases that have not ended, and the security state. What is history is
+    /// looked at when it is asked for, or by `store verify`.
+    pub(crate) fn look(&self) -> Result<Look, OpenError> {
+        let looked = guarded(&self.directory, || look(&self.db))?;
+        looked.map_err(|error| OpenError::unreadable(&self.directory, error))
+    }
+
+    /// Reads from them; damage is told as such, a panic of the database too.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&dyn View) -> Result<T, ReadError>,
+    ) -> Result<T, OpenError> {
+        let read = guarded(&self.directory, || read(&self.db))?;
+        read.map_err(|error| OpenError::unreadable(&self.directory, error))
+    }
+
+    /// Makes rows durable, all or none.
+    pub(crate) fn write(&self, rows: Writes, disk: &dyn Disk) -> io::Result<()> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in rows.into_rows() {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        disk.step("write the records")?;
+        self.db.apply_batch(batch).map_err(io_error)?;
+        self.db.flush().map_err(io_error)?;
+        disk.sync_records(&self.file)
+    }
+}
+
+fn io_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// sled panics on some damaged files (the binary must unwind on panic).
+fn guarded<T>(directory: &Path, act: impl FnOnce() -> T) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(act)).map_err(|panic| OpenError::Damaged {
+        directory: directory.to_owned(),
+        problem: describe(panic.as_ref()),
+    })
+}
+
+fn open_sled(directory: &Path) -> Result<sled::Db, OpenError> {
+    let config = sled::Config::new().path(directory).cache_capacity(CACHE).flush_every_ms(None);
+    let mut tries = LOCK_TRIES;
+    loop {
+        match config.open() {
+            Ok(records) => return Ok(records),
+            // We hold the ledger's lock, so whoever has sled's is on its way out, or too old to know ours.
+            Err(sled::Error::Io(source)) if source.to_string().contains(LOCK_TAKEN) => {
+                if tries == 0 {
+                    return Err(OpenError::Locked { directory: directory.to_owned() });
+                }
+                tries -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(sled::Error::Io(source)) if is_about_content(source.kind()) => {
+                return Err(OpenError::Damaged {
+                    directory: directory.to_owned(),
+                    problem: source.to_string(),
+                });
+            }
+            Err(sled::Error::Io(source)) => return Err(OpenError::file(directory, source)),
+            Err(other) => {
+                return Err(OpenError::Damaged {
+                    directory: directory.to_owned(),
+                    problem: other.to_string(),
+                });
+            }
+        }
+    }
+}
+
+/// Whether such an error is about what is in a file, and not about who may use it, or room.
+fn is_about_content(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+}
+
+fn look(view: &dyn View) -> Result<Look, ReadError> {
+    let mut look = Look { progress: rows::progress(view)?, identity: rows::ledger_identity(view)?, read: 2 };
+    for table in Table::ALL.into_iter().filter(|table| table.is_security()) {
+        for entry in view.newest_first(table, &[], None) {
+            let (key, value) = entry?;
+            rows::check(&table.key(&key), &value)?;
+            look.read += 1;
+        }
+    }
+    for lease in rows::unfinished(view) {
+        rows::job(view, lease?.job)?;
+        look.read += 3;
+    }
+    Ok(look)
+}
+
+impl View for sled::Db {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let value = sled::Tree::get(self, table.key(key)).map_err(engine)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
+        let (start, end) = range(table, prefix, before);
+        let entries = self.range(start..end).rev();
+        // Every key in the range begins with the table's byte.
+        Box::new(
+            entries
+                .map(|entry| entry.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(engine)),
+        )
+    }
+
+    fn oldest_first(&self, table: Table, prefix: &[u8], before: &[u8]) -> Entries<'_> {
+        let (start, end) = range(table, prefix, Some(before));
+        let entries = self.range(start..end);
+        Box::new(
+            entries
+                .map(|entry| entry.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(engine)),
+        )
+    }
+}
+
+/// An error of sled's in our words.
+pub(crate) fn engine(error: sled::Error) -> ReadError {
+    ReadError::Engine(error.to_string())
+}
