@@ -99,8 +99,19 @@ impl Client {
         &self,
         selector: v1::LeaseSelector,
     ) -> Result<Vec<v1::RevokeLeasesResponse>, ClientError> {
-        let request =
-            v1::RevokeLeasesRequest { selector: Some(selector), reason: "leaked".to_owned(), dry_run: false };
+        self.revoke_with(v1::RevokeLeasesRequest {
+            selector: Some(selector),
+            reason: "leaked".to_owned(),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Revokes; all steps.
+    pub async fn revoke_with(
+        &self,
+        request: v1::RevokeLeasesRequest,
+    ) -> Result<Vec<v1::RevokeLeasesResponse>, ClientError> {
         let mut stream = self.call(ApiClient::revoke_leases, request).await?;
         let mut steps = Vec::new();
         while let Some(step) = reasons::note(stream.next().await)? {

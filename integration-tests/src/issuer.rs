@@ -41,12 +41,23 @@ pub struct Knobs {
     pub rate: (u32, u32),
     /// What is logged.
     pub log: &'static str,
+    /// The cluster's API servers, each `host:port`; empty if the issuer is not told.
+    pub endpoints: Vec<String>,
+    /// How far the watch of an API server may lag.
+    pub lag_bound: &'static str,
 }
 
 impl Default for Knobs {
     /// Room for tests, which call more often than a runner.
     fn default() -> Self {
-        Self { kubeconfig: None, certificates: "24h", rate: (1_000, 1_000), log: "info" }
+        Self {
+            kubeconfig: None,
+            certificates: "24h",
+            rate: (1_000, 1_000),
+            log: "info",
+            endpoints: Vec::new(),
+            lag_bound: "30s",
+        }
     }
 }
 
@@ -91,11 +102,15 @@ impl IssuerUnderTest {
             "    - name: {CLUSTER}
       connect: {{kubeconfig: {{path: {}, context: {}}}}}
       advertise: {{server: \"{}\", caFile: {}}}
+      endpoints: [{}]
+      lagBound: {}
 ",
             kubeconfig.display(),
             site.identity.context,
             site.server()?,
             site.authority()?.display(),
+            knobs.endpoints.join(", "),
+            knobs.lag_bound,
         );
         let issuer = Self {
             folder,
@@ -313,6 +328,7 @@ spec:
 {}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
   limits: {{callsPerSecond: {calls}, burst: {burst}}}
+  receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance
 ",
             self.name, self.cluster, self.knobs.certificates
         );

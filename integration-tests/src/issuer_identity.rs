@@ -94,6 +94,8 @@ impl InstalledIssuer {
             advertise: Advertise::default(),
             issuer: self.issuer.clone(),
             mints_in_flight: 16,
+            endpoints: Vec::new(),
+            lag_bound: shorepass_core::receipt::LAG_BOUND,
         }
     }
 

@@ -45,6 +45,9 @@ pub enum Target {
     /// Deletion of anchors.
     Cuts,
     /// What a new lease's rights are asked with.
+    Rights,
+    /// Questions of tokens about themselves.
+    Reviews,
     Reviews,
 }
 
@@ -341,7 +344,8 @@ impl Target {
             Self::Tokens => method == Method::POST && path.ends_with("/token"),
             Self::Anchors => method == Method::POST && secrets && !path.contains("dryRun"),
             Self::Cuts => method == Method::DELETE && secrets,
-            Self::Reviews => path.ends_with("/selfsubjectrulesreviews"),
+            Self::Rights => path.ends_with("/selfsubjectrulesreviews"),
+            Self::Reviews => path.ends_with("/selfsubjectreviews"),
         }
     }
 }

@@ -12,6 +12,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod modes;
+    mod receipts;
     mod refresh;
     mod refused_mints;
     mod refused_starts;

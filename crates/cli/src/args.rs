@@ -181,6 +181,9 @@ pub(crate) struct RevokeArgs {
     /// Only tell what would be revoked
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Wait for the receipts, up to 25 s after the cut, and succeed only if every lease is proved to be dead
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) wait: bool,
     /// What all operators' commands have.
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,

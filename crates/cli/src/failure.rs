@@ -76,6 +76,9 @@ pub(crate) enum Failure {
         "{0} of the revoked leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
     )]
     TokensRemain(usize),
+    /// Some of the leases that were revoked are not proved to be dead.
+    #[error("{0} of the revoked leases are not proved to be dead at every API server of their cluster")]
+    Unproved(usize),
     /// The agent's answer does not make a kubeconfig.
     #[error(transparent)]
     Cluster(#[from] UnusableCluster),
@@ -101,6 +104,7 @@ impl Failure {
             | Self::Incomplete(_)
             | Self::StillEnding(_)
             | Self::TokensRemain(_)
+            | Self::Unproved(_)
             | Self::Cluster(_)
             | Self::Write(_)
             | Self::Output(_) => FAILURE,
@@ -167,6 +171,11 @@ impl Failure {
             }
             Self::TokensRemain(_) => Some(
                 "if that cannot wait, take the ServiceAccount's own RoleBindings away; a bound or strict role can be ended"
+                    .to_owned(),
+            ),
+            Self::Unproved(_) => Some(
+                "`assumed` turns into `proved` where the issuer's config names all API servers of the cluster (endpoints); \
+                 `unproved` says why: count on the tokens' expiry, or take the ServiceAccount's rights away"
                     .to_owned(),
             ),
             Self::Cluster(_) => Some("correct the cluster's `advertise` in the issuer's config".to_owned()),
@@ -357,6 +366,7 @@ mod tests {
             (Failure::Incomplete(Incomplete("x")), 1),
             (Failure::Degraded(String::new()), 6),
             (Failure::StillEnding(1), 1),
+            (Failure::Unproved(1), 1),
             (agent(ErrorClass::Denied), 3),
             (agent(ErrorClass::LeaseEnded), 5),
             (Failure::Agent(AskError::Silent { socket: PathBuf::new(), patience: Duration::ZERO }), 4),

@@ -6,6 +6,7 @@
 //! Why there is no answer is told to runners too: where the issuer keeps its credential stands in the log alone.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -34,6 +35,15 @@ pub(crate) enum ApiError {
     NoAnswer(String),
     /// It said no.
     Refused(Refusal),
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer(cause) => f.write_str(cause),
+            Self::Refused(refusal) => write!(f, "it refused ({}): {}", refusal.code, refusal.message),
+        }
+    }
 }
 
 /// A Kubernetes Status that is a failure.
@@ -132,7 +142,6 @@ impl ApiServer {
 
     /// The chain of causes in one line. An error of the credential is not quoted: it can hold what a plugin printed.
     fn describe(&self, error: &(dyn Error + 'static)) -> String {
-        let mut said = Vec::<String>::new();
         let mut next = Some(error);
         while let Some(error) = next {
             if error.is::<AuthError>() || matches!(error.downcast_ref(), Some(kube::Error::Auth(_))) {
@@ -140,13 +149,9 @@ impl ApiServer {
                 return "the issuer's own credential cannot be had: the issuer's log says from where"
                     .to_owned();
             }
-            let text = error.to_string();
-            if !error.is::<kube::Error>() && !said.iter().any(|earlier| earlier.contains(&text)) {
-                said.push(text);
-            }
             next = error.source();
         }
-        said.join(": ")
+        chain(error)
     }
 }
 
@@ -160,6 +165,20 @@ fn request<B: Serialize>(call: &Call<'_, B>) -> Result<Request<Body>, ApiError> 
         .header(CONTENT_TYPE, "application/json")
         .body(Body::from(body))
         .map_err(|cause| no_answer(format!("bad request: {cause}")))
+}
+
+/// The chain of causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut said = Vec::<String>::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !error.is::<kube::Error>() && !said.iter().any(|earlier| earlier.contains(&text)) {
+            said.push(text);
+        }
+        next = error.source();
+    }
+    said.join(": ")
 }
 
 /// What is told of a server that failed. Where it was a webhook that failed, the words name it and where it is: those are
@@ -178,7 +197,8 @@ fn no_answer(cause: String) -> ApiError {
     ApiError::NoAnswer(cause)
 }
 
-async fn read(mut body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+/// Reads a body of bounded length.
+pub(crate) async fn read(mut body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let mut buffer = Zeroizing::new(Vec::with_capacity(ANSWER_ROOM));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| no_answer(format!("its answer broke off: {error}")))?;

@@ -16,6 +16,7 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::name::Name;
 
 use crate::api_server::ApiServer;
+use crate::witness::Servers;
 
 /// How long a TCP and TLS connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,6 +38,10 @@ pub struct Connection {
     pub issuer: Name,
     /// How many tokens are minted at the same time.
     pub mints_in_flight: usize,
+    /// Its API servers, each `host:port`; empty for the one of the kubeconfig.
+    pub endpoints: Vec<String>,
+    /// How far the watch of an API server may lag.
+    pub lag_bound: Duration,
 }
 
 /// Where clients find the API server, if not where the issuer does.
@@ -164,7 +169,7 @@ impl fmt::Display for KnownContexts {
 
 impl Connection {
     /// Reads the files and makes the client. Nothing is sent.
-    pub(crate) async fn open(&self) -> Result<(Endpoint, ApiServer), ConnectError> {
+    pub(crate) async fn open(&self) -> Result<(Endpoint, ApiServer, Servers), ConnectError> {
         let kubeconfig = self.read()?;
         self.check_mode(&kubeconfig)?;
         let cluster = self.cluster(&kubeconfig)?;
@@ -182,9 +187,10 @@ impl Connection {
         let mut anonymous = config.clone();
         anonymous.auth_info = AuthInfo::default();
         let anonymous = Client::try_from(anonymous).map_err(|source| self.no_client(source))?;
+        let servers = Servers::new(config.clone(), self.endpoints.clone());
         let client = Client::try_from(config).map_err(|source| self.no_client(source))?;
         let credential = format!("kubeconfig {}, context {:?}", self.file(), self.context);
-        Ok((endpoint, ApiServer::new(client, anonymous, credential)))
+        Ok((endpoint, ApiServer::new(client, anonymous, credential), servers))
     }
 
     fn read(&self) -> Result<Kubeconfig, ConnectError> {
@@ -367,6 +373,8 @@ users:
             advertise: Advertise::default(),
             issuer: name("main"),
             mints_in_flight: 4,
+            endpoints: Vec::new(),
+            lag_bound: shorepass_core::receipt::LAG_BOUND,
         };
         (file, connection)
     }
@@ -389,7 +397,7 @@ users:
     #[tokio::test]
     async fn clients_are_told_what_the_kubeconfig_says() {
         let (_file, connection) = connection(GOOD);
-        let (endpoint, _) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
+        let (endpoint, ..) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(endpoint.server, "https://127.0.0.1:6443");
         assert_eq!(endpoint.tls_server_name, "api.internal");
         assert!(endpoint.ca_bundle_pem.is_empty());
@@ -399,7 +407,7 @@ users:
     async fn another_server_does_not_inherit_the_tls_name() {
         let (_file, mut connection) = connection(GOOD);
         connection.advertise.server = Some("https://api.example.org".to_owned());
-        let (endpoint, _) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
+        let (endpoint, ..) = connection.open().await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             (endpoint.server.as_str(), endpoint.tls_server_name.as_str()),
             ("https://api.example.org", "")

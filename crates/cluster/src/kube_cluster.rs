@@ -13,9 +13,10 @@ use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::{CallId, LeaseId};
-use shorepass_core::lease::{Lease, Mode};
+use shorepass_core::lease::{AnchorName, Lease, Mode};
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::role::Target;
 use shorepass_core::time::Clock;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ use crate::connection::{ConnectError, Connection};
 use crate::objects;
 use crate::probe::{Places, Probe, Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
+use crate::witness::Servers;
 
 /// How long a mint may take once it has its permit: probe, anchor and token together.
 pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
@@ -55,7 +57,9 @@ pub struct KubeCluster {
     pub(crate) endpoint: Endpoint,
     pub(crate) issuer: Name,
     pub(crate) api: ApiServer,
-    probes: Probes,
+    pub(crate) probes: Probes,
+    pub(crate) servers: Servers,
+    pub(crate) lag_bound: Duration,
     mints: Semaphore,
     cuts: Semaphore,
     pub(crate) clock: Arc<dyn Clock>,
@@ -64,8 +68,10 @@ pub struct KubeCluster {
 impl KubeCluster {
     /// Reads the kubeconfig and makes the client. Nothing is sent yet. Call it within a tokio runtime.
     pub async fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<Self, ConnectError> {
-        let (endpoint, api) = connection.open().await?;
+        let (endpoint, api, servers) = connection.open().await?;
         Ok(Self {
+            servers,
+            lag_bound: connection.lag_bound,
             endpoint,
             api,
             probes: Probes::new(&connection.issuer, clock.clone()),
@@ -80,6 +86,7 @@ impl KubeCluster {
     /// Returns the namespaces in which nothing will be minted, and why. For start-up and after a change of roles;
     /// between them each mint looks for itself.
     pub async fn warm_up(&self, places: &Places) -> BTreeMap<Name, MintError> {
+        self.servers.learn(&self.api).await;
         let start = self.clock.since_boot();
         let mut pending = places.0.clone();
         loop {
@@ -114,7 +121,7 @@ impl KubeCluster {
         self.policy_verdict(namespace, probe, asked.map_err(|_| self.too_slow(MINT_DEADLINE))?)
     }
 
-    fn policy_verdict(
+    pub(crate) fn policy_verdict(
         &self,
         namespace: &Name,
         probe: &Probe,
@@ -187,10 +194,7 @@ impl KubeCluster {
         let target = order.target();
         let call = Call {
             method: Method::POST,
-            path: format!(
-                "/api/v1/namespaces/{}/serviceaccounts/{}/token",
-                target.namespace, target.service_account
-            ),
+            path: token_path(target),
             user_agent,
             body: &objects::token_request(order, anchor_uid),
         };
@@ -204,12 +208,7 @@ impl KubeCluster {
     /// everything else was tried.
     async fn cut_now(&self, lease: &Lease) -> Result<(), CutError> {
         let namespace = &lease.target.namespace;
-        let anchor = async || {
-            let name = lease.anchor.as_str();
-            let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
-            let held = || CutError::HeldByFinalizer(format!("{namespace}/{name}"));
-            self.delete(path, Act::Delete { resource: "secrets", namespace, name }, held).await
-        };
+        let anchor = || self.delete_anchor(namespace, &lease.anchor);
         match &lease.mode {
             Mode::Unbound { .. } => Ok(()),
             Mode::Bound => anchor().await,
@@ -218,9 +217,16 @@ impl KubeCluster {
                 let unbound = unbound
                     .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
                 let anchor = anchor().await;
-                unbound.and(anchor).and(self.delete_account(&lease.target).await)
+                unbound.and(anchor).and(self.delete_account(namespace, &lease.target.service_account).await)
             }
         }
+    }
+
+    pub(crate) async fn delete_anchor(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
+        let name = anchor.as_str();
+        let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+        let held = || CutError::HeldByFinalizer(format!("{namespace}/{name}"));
+        self.delete(path, Act::Delete { resource: "secrets", namespace, name }, held).await
     }
 
     /// Deletes one object, whose content is not read.
@@ -251,7 +257,7 @@ impl KubeCluster {
         }
     }
 
-    fn too_slow(&self, deadline: Duration) -> MintError {
+    pub(crate) fn too_slow(&self, deadline: Duration) -> MintError {
         MintError::Unreachable { cluster: self.endpoint.name.clone(), cause: no_answer_within(deadline) }
     }
 }
@@ -300,6 +306,10 @@ pub(crate) fn to_begin(error: MintError) -> MintError {
         }
         other => other,
     }
+}
+
+pub(crate) fn token_path(target: &Target) -> String {
+    format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", target.namespace, target.service_account)
 }
 
 fn no_answer_within(deadline: Duration) -> String {

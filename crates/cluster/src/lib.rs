@@ -1,12 +1,13 @@
 //! Tokens of real clusters: minting on anchors, cutting anchors, the policy probe, RBAC and policy output.
 //!
-//! The only user of the Kubernetes client. It reads no Secret, lists nothing and watches nothing (it looks at the Roles
-//! that it may bind to, by name): what it may do is
-//! what [`rbac::render`] prints. Requests go through the client's transport only; bodies are read and parsed here,
+//! The only user of the Kubernetes client. It reads no Secret, lists nothing and watches nothing: what it may do is
+//! what [`rbac::render`] prints (it looks at the Roles that it may bind to, by name), and to read one EndpointSlice where
+//! somebody lets it. Requests go through the client's transport only; bodies are read and parsed here,
 //! because the client's own request functions log a body that they cannot parse, and a body can hold a token.
 
 mod answer;
 mod api_server;
+mod canary;
 mod connection;
 mod kube_cluster;
 pub mod names;
@@ -15,8 +16,11 @@ mod probe;
 pub mod rbac;
 mod refusal;
 mod strict;
+mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
+pub use objects::CANARY_LIFE;
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};
 pub use strict::RIGHTS_PATIENCE;
+pub use witness::ASK_DEADLINE;

@@ -19,7 +19,6 @@ use shorepass_core::gives::RoleRef;
 use shorepass_core::lease::Binding;
 use shorepass_core::mint::Order;
 use shorepass_core::name::Name;
-use shorepass_core::role::Target;
 use shorepass_core::token::Token;
 use zeroize::Zeroizing;
 
@@ -107,7 +106,7 @@ impl KubeCluster {
             method: Method::POST,
             path: format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
             user_agent,
-            body: &crate::objects::account(order, &self.issuer),
+            body: &crate::objects::account(&order.target().service_account, namespace, &self.issuer),
         };
         let act = Act::CreateAccount { namespace };
         let body = self.api.call(call).await.map_err(|error| mint_error(error, act, order.target(), true))?;
@@ -182,8 +181,7 @@ impl KubeCluster {
         outcome
     }
 
-    pub(crate) async fn delete_account(&self, target: &Target) -> Result<(), CutError> {
-        let (namespace, name) = (&target.namespace, target.service_account.as_str());
+    pub(crate) async fn delete_account(&self, namespace: &Name, name: &str) -> Result<(), CutError> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
         let act = Act::Delete { resource: "serviceaccounts", namespace, name };
         let held = || CutError::PartHeldByFinalizer(format!("ServiceAccount {namespace}/{name}"));

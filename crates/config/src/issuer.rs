@@ -10,17 +10,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shorepass_core::name::{Name, TrustDomain};
+use shorepass_core::receipt::LAG_BOUND;
 
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
 use crate::role::{self, Roles};
-use crate::scalar::{Host, parse_server_url};
+use crate::scalar::{Host, HostPort, parse_server_url};
 
 const KIND: &str = "IssuerConfig";
 /// The shortest life of a certificate; a renewal at half of it needs a few seconds to work.
 const CERTIFICATE_FLOOR: Duration = Duration::from_secs(20);
 const CERTIFICATE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+const RECEIPTS_ONE_IN: NonZeroU32 = NonZeroU32::new(100).expect("it is not 0");
+/// A watch that lags longer than this is broken.
+const LAG_CEILING: Duration = Duration::from_secs(10 * 60);
 /// How long history is kept where nothing is said.
 const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// As long as the longest lease: until then a lease may need the enrolment that it came from.
@@ -52,6 +56,8 @@ pub struct IssuerConfig {
     pub certificate_lifetime: Duration,
     /// How much it does at once.
     pub limits: Limits,
+    /// Of leases that end otherwise than by revocation, one in so many gets a receipt.
+    pub receipts_one_in: NonZeroU32,
 }
 
 /// What the issuer does when its records cannot be read, or were cut short.
@@ -86,6 +92,10 @@ pub struct ClusterConfig {
     pub context: String,
     /// What clients are told.
     pub advertise: Advertise,
+    /// All of its API servers, for receipts; empty for those that the issuer finds out about.
+    pub endpoints: Vec<HostPort>,
+    /// How far the watch of an API server may lag.
+    pub lag_bound: Duration,
 }
 
 /// Where clients find a cluster, if not where the issuer does.
@@ -145,6 +155,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         "roles",
         "certificates",
         "limits",
+        "receipts",
     ])?;
     let trust_domain = fields.required("trustDomain", |domain| domain.parsed(TrustDomain::parse));
     let identity = fields.required("issuer", identity);
@@ -154,6 +165,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
     let limits = fields.optional("limits", limits);
+    let receipts_one_in = fields.optional("receipts", receipts);
     let (name, dns_names) = identity?;
     let (state_directory, on_store_failure, history_retention) = state?;
     Some(IssuerConfig {
@@ -168,7 +180,12 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         role_directory: role_directory?,
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
         limits: limits.unwrap_or_default(),
+        receipts_one_in: receipts_one_in.unwrap_or(RECEIPTS_ONE_IN),
     })
+}
+
+fn receipts(cursor: &Cursor<'_>) -> Option<NonZeroU32> {
+    cursor.fields(&["oneIn"])?.required("oneIn", |count| count.count(1_000_000))
 }
 
 fn identity(cursor: &Cursor<'_>) -> Option<(Name, Vec<Host>)> {
@@ -233,7 +250,7 @@ fn clusters(cursor: &Cursor<'_>) -> Option<Vec<ClusterConfig>> {
 }
 
 fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) -> Option<ClusterConfig> {
-    let fields = cursor.fields(&["name", "connect", "advertise"])?;
+    let fields = cursor.fields(&["name", "connect", "advertise", "endpoints", "lagBound"])?;
     let name = fields.required("name", |cursor| name(cursor));
     let kubeconfig = fields.required("connect", |connect| {
         connect.fields(&["kubeconfig"])?.required("kubeconfig", |kubeconfig| {
@@ -244,8 +261,14 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
         })
     });
     let advertise = fields.optional("advertise", advertise).unwrap_or_default();
+    let endpoints = fields
+        .optional("endpoints", |list| list.list(|item| item.parsed(HostPort::parse)))
+        .unwrap_or_default();
+    let lag_bound = fields
+        .optional("lagBound", |lag| lag.duration_within(Duration::from_secs(1)..=LAG_CEILING))
+        .unwrap_or(LAG_BOUND);
     let (kubeconfig, context) = kubeconfig?;
-    Some(ClusterConfig { name: name?, kubeconfig, context, advertise })
+    Some(ClusterConfig { name: name?, kubeconfig, context, advertise, endpoints, lag_bound })
 }
 
 fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {
@@ -301,6 +324,9 @@ mod tests {
         assert_eq!(config.listen.enroll.port(), 8444);
         assert_eq!(config.clusters[0].context, "shorepass-issuer");
         assert_eq!(config.clusters[0].advertise.tls_server_name, None);
+        assert_eq!(config.clusters[0].endpoints.len(), 2);
+        let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
+        assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
         assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
         let shorter = ISSUER
             .replace("    historyRetention: 2160h", "    #")
@@ -322,6 +348,7 @@ mod tests {
             [20, 40, 16]
         );
         assert_eq!(CERTIFICATE_CEILING, Duration::from_secs(86_400));
+        assert_eq!((RECEIPTS_ONE_IN.get(), LAG_BOUND), (100, Duration::from_secs(30)));
     }
 
     #[test]
@@ -385,6 +412,17 @@ mod tests {
             ),
             ("lifetime: 24h", "lifetime: 19s", &["spec.certificates.lifetime: 19s is out of bounds"]),
             ("callsPerSecond: 20", "callsPerSecond: 0", &["spec.limits.callsPerSecond", "from 1 to 10000"]),
+            ("oneIn: 100", "oneIn: 0", &["spec.receipts.oneIn", "from 1 to 1000000"]),
+            (
+                "lagBound: 30s",
+                "lagBound: 11m",
+                &["clusters[0].lagBound: 11m is out of bounds: write 1s to 10m"],
+            ),
+            (
+                "[10.0.0.1:6443, 10.0.0.2:6443]",
+                "[https://10.0.0.1:6443]",
+                &["spec.clusters[0].endpoints[0]", "host:port"],
+            ),
             ("burst: 40", "burst: 4e1", &["spec.limits.burst", "\"4e1\" is not a whole number"]),
             (
                 "mintsInFlight: 16",

@@ -11,6 +11,7 @@ use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
 use crate::lease::Lease;
 use crate::ledger::Change;
+use crate::receipt::{Control, Verdict};
 use crate::time::Timestamp;
 
 /// One line of the audit file. Fields that do not concern the event are absent.
@@ -111,6 +112,21 @@ pub struct Line {
     /// Why it was refused, in full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
+    /// What a receipt says: `proved`, `assumed` or `unproved`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<&'static str>,
+    /// From when on no API server that was asked takes a token that it had not taken just before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<String>,
+    /// From when on they take none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_by: Option<String>,
+    /// The API servers that were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// The canaries that they were shown, by `jti`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<String>,
 }
 
 /// The line of a change.
@@ -136,6 +152,9 @@ pub fn line(change: &Change) -> Line {
         },
         Change::LeaseEnding { lease } => of_lease("lease.ending", lease),
         Change::LeaseEnded { lease } => of_lease("lease.ended", lease),
+        Change::LeaseReceipt { lease } => of_receipt(lease),
+        Change::ControlPlanned { control } => of_control("control.planned", control, control.created),
+        Change::ControlGone { control, at } => of_control("control.gone", control, *at),
         Change::BlockSet { block } => Line {
             by: text(&block.by),
             until: text(block.until),
@@ -255,6 +274,35 @@ fn bindings(lease: &Lease) -> Vec<String> {
             .map(|binding| format!("{}/{}={}", binding.namespace, binding.name, binding.role))
             .collect(),
         crate::lease::Mode::Bound | crate::lease::Mode::Unbound { .. } => Vec::new(),
+    }
+}
+
+/// Its reason is that of the verdict, not that of the end.
+fn of_receipt(lease: &Lease) -> Line {
+    let line = Line { by: None, reason: None, ..of_lease("lease.receipt", lease) };
+    let Some(receipt) = &lease.receipt else { return line };
+    let death = receipt.verdict.death();
+    Line {
+        time: receipt.made.to_string(),
+        verdict: Some(receipt.verdict.word()),
+        observed_at: death.map(|death| death.observed_at.to_string()),
+        dead_by: death.map(|death| death.dead_by.to_string()),
+        endpoints: receipt.endpoints.clone(),
+        canaries: receipt.canaries.clone(),
+        reason: match &receipt.verdict {
+            Verdict::Unproved(unproved) => text(unproved),
+            Verdict::Proved(_) | Verdict::Assumed(_) => None,
+        },
+        ..line
+    }
+}
+
+fn of_control(event: &'static str, control: &Control, time: Timestamp) -> Line {
+    Line {
+        cluster: text(&control.cluster),
+        namespace: text(&control.namespace),
+        anchor: text(control.anchor.as_str()),
+        ..at(event, time)
     }
 }
 

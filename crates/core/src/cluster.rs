@@ -11,6 +11,7 @@ use crate::id::CallId;
 use crate::lease::Lease;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
+use crate::receipt::Witnesses;
 
 /// Where clients find the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,9 +163,9 @@ pub enum CutError {
     PartHeldByFinalizer(String),
 }
 
-/// One API server (or HA set).
+/// One API server (or HA set), which can also be asked how dead a token is.
 #[async_trait]
-pub trait Cluster: Send + Sync {
+pub trait Cluster: Witnesses {
     /// Where clients find it.
     fn endpoint(&self) -> &Endpoint;
 

@@ -17,6 +17,7 @@ use crate::id::{JobId, LeaseId};
 use crate::ledger::{MintedToken, Revision};
 use crate::mint::CLOCK_TOLERANCE;
 use crate::name::Name;
+use crate::receipt::Receipt;
 use crate::role::{TOKEN_LIFETIME_CEILING, Target};
 use crate::time::{Timestamp, after, until};
 
@@ -111,6 +112,15 @@ pub fn tokens_until(newest: &[MintedToken], older: bool) -> Option<Timestamp> {
     Some(after(unknown.map_or(known, |unknown| unknown.max(known)), ACCEPTED_AFTER_EXPIRY))
 }
 
+/// A time of a lease in which it yielded tokens: what stays known of it after its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// What the cluster said.
+    pub pins: Pins,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// Why a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndCause {
@@ -177,6 +187,8 @@ pub enum State {
     },
     /// Its end is recorded; its anchor is being deleted.
     Ending {
+        /// Its time before; none if no token of it was ever handed out.
+        activation: Option<Activation>,
         /// Why.
         cause: EndCause,
         /// Since when.
@@ -184,6 +196,8 @@ pub enum State {
     },
     /// Its anchor is gone.
     Ended {
+        /// Its time before; none if no token of it was ever handed out.
+        activation: Option<Activation>,
         /// Why.
         cause: EndCause,
         /// When the end was recorded.
@@ -218,8 +232,34 @@ pub struct Lease {
     pub deadline: Timestamp,
     /// Where it is in its life.
     pub state: State,
+    /// What was proved about its end; none while nothing was asked.
+    pub receipt: Option<Box<Receipt>>,
     /// Counts its changes, from 1.
     pub revision: Revision,
+}
+
+/// A state by its name alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// [`State::Pending`]
+    Pending,
+    /// [`State::Active`]
+    Active,
+    /// [`State::Ending`]
+    Ending,
+    /// [`State::Ended`]
+    Ended,
+}
+
+/// A step that a lease has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition<'a> {
+    /// The state that it came to.
+    pub to: Step,
+    /// When, by the issuer's clock.
+    pub at: Timestamp,
+    /// Why, where that is not a matter of course.
+    pub cause: Option<&'a EndCause>,
 }
 
 /// A step that cannot follow the state a lease is in.
@@ -258,10 +298,33 @@ impl Lease {
         }
     }
 
+    /// What the cluster said when it became active, and when that was; also after its end.
+    pub fn activation(&self) -> Option<(&Pins, Timestamp)> {
+        match &self.state {
+            State::Pending => None,
+            State::Active { pins, since } => Some((pins, *since)),
+            State::Ending { activation, .. } | State::Ended { activation, .. } => {
+                activation.as_ref().map(|before| (&before.pins, before.since))
+            }
+        }
+    }
+
+    /// All steps that it has made, oldest first.
+    pub fn transitions(&self) -> Vec<Transition<'_>> {
+        let step = |to, at, cause| Transition { to, at, cause };
+        let mut steps = vec![step(Step::Pending, self.created, None)];
+        steps.extend(self.activation().map(|(_, since)| step(Step::Active, since, None)));
+        steps.extend(self.end_cause().map(|(cause, since)| step(Step::Ending, since, Some(cause))));
+        if let State::Ended { gone, cause, .. } = &self.state {
+            steps.push(step(Step::Ended, *gone, Some(cause)));
+        }
+        steps
+    }
+
     /// Why and when its end was recorded.
     pub fn end_cause(&self) -> Option<(&EndCause, Timestamp)> {
         match &self.state {
-            State::Ending { cause, since } | State::Ended { cause, since, .. } => Some((cause, *since)),
+            State::Ending { cause, since, .. } | State::Ended { cause, since, .. } => Some((cause, *since)),
             State::Pending | State::Active { .. } => None,
         }
     }
@@ -299,10 +362,12 @@ impl Lease {
 
     /// pending, active --> ending
     pub fn begin_end(self, cause: EndCause, now: Timestamp) -> Result<Self, TransitionError> {
-        match self.state {
-            State::Pending | State::Active { .. } => Ok(self.step(State::Ending { cause, since: now })),
-            State::Ending { .. } | State::Ended { .. } => Err(self.refuse("ending")),
-        }
+        let activation = match &self.state {
+            State::Pending => None,
+            State::Active { pins, since } => Some(Activation { pins: pins.clone(), since: *since }),
+            State::Ending { .. } | State::Ended { .. } => return Err(self.refuse("ending")),
+        };
+        Ok(self.step(State::Ending { activation, cause, since: now }))
     }
 
     /// The same lease, knowing when the last of its tokens is refused. One with an anchor is as it was.
@@ -316,8 +381,20 @@ impl Lease {
     /// ending --> ended
     pub fn finish_end(self, now: Timestamp) -> Result<Self, TransitionError> {
         match self.state.clone() {
-            State::Ending { cause, since } => Ok(self.step(State::Ended { cause, since, gone: now })),
+            State::Ending { activation, cause, since } => {
+                Ok(self.step(State::Ended { activation, cause, since, gone: now }))
+            }
             State::Pending | State::Active { .. } | State::Ended { .. } => Err(self.refuse("ended")),
+        }
+    }
+
+    /// The same state with a receipt, or with a newer one.
+    pub fn receive(self, receipt: Receipt) -> Result<Self, TransitionError> {
+        match self.state {
+            State::Ending { .. } | State::Ended { .. } => {
+                Ok(Self { receipt: Some(Box::new(receipt)), revision: self.revision.next(), ..self })
+            }
+            State::Pending | State::Active { .. } => Err(self.refuse("a lease with a receipt")),
         }
     }
 
@@ -337,7 +414,7 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum Act {
         Activate,
         BeginEnd,
         FinishEnd,
@@ -365,16 +442,17 @@ mod tests {
             created: second(0),
             deadline: second(600),
             state: State::Pending,
+            receipt: None,
             revision: Revision::FIRST,
         }
     }
 
-    fn apply(lease: Lease, step: &Step, now: Timestamp) -> Result<Lease, TransitionError> {
+    fn apply(lease: Lease, step: &Act, now: Timestamp) -> Result<Lease, TransitionError> {
         let pins = Pins { anchor_uid: "a".to_owned(), service_account_uid: "s".to_owned() };
         match step {
-            Step::Activate => lease.activate(pins, now),
-            Step::BeginEnd => lease.begin_end(EndCause::Released, now),
-            Step::FinishEnd => lease.finish_end(now),
+            Act::Activate => lease.activate(pins, now),
+            Act::BeginEnd => lease.begin_end(EndCause::Released, now),
+            Act::FinishEnd => lease.finish_end(now),
         }
     }
 
@@ -391,7 +469,7 @@ mod tests {
         #[test]
         fn a_lease_only_moves_forward_and_counts_each_step(
             steps in prop::collection::vec(
-                prop_oneof![Just(Step::Activate), Just(Step::BeginEnd), Just(Step::FinishEnd)], 0..12)
+                prop_oneof![Just(Act::Activate), Just(Act::BeginEnd), Just(Act::FinishEnd)], 0..12)
         ) {
             let mut current = lease();
             for (time, step) in steps.iter().enumerate() {
@@ -400,6 +478,10 @@ mod tests {
                         prop_assert!(rank(&next) > rank(&current));
                         prop_assert_eq!(next.revision, current.revision.next());
                         prop_assert_eq!(&next.anchor, &current.anchor);
+                        // What was known stays known: a step is only ever added.
+                        let before = current.transitions();
+                        prop_assert_eq!(&next.transitions()[..before.len()], &before[..]);
+                        prop_assert_eq!(next.transitions().len(), before.len() + 1);
                         current = next;
                     }
                     Err(refused) => prop_assert_eq!(refused.from, current.state_name()),
@@ -455,6 +537,29 @@ mod tests {
         let known = unbound.outlived(Some(second(9)));
         assert_eq!(known.mode, Mode::Unbound { tokens_until: Some(second(9)) });
         assert_eq!(lease().outlived(Some(second(9))), lease());
+    }
+
+    #[test]
+    fn the_end_forgets_neither_pins_nor_times() {
+        let pins = Pins { anchor_uid: "a".to_owned(), service_account_uid: "s".to_owned() };
+        let active = lease().activate(pins.clone(), second(2)).unwrap();
+        let ended = active.begin_end(EndCause::Deadline, second(5)).unwrap().finish_end(second(6)).unwrap();
+        assert_eq!(ended.activation(), Some((&pins, second(2))));
+        assert_eq!(ended.pins(), None, "an ended lease yields no tokens");
+        let told: Vec<_> = ended.transitions().iter().map(|step| (step.to, step.at.as_second())).collect();
+        use super::Step::{Active, Ended, Ending, Pending};
+        assert_eq!(told, [(Pending, 0), (Active, 2), (Ending, 5), (Ended, 6)]);
+        assert_eq!(ended.transitions()[2].cause, Some(&EndCause::Deadline));
+    }
+
+    #[test]
+    fn only_a_lease_that_ends_has_a_receipt() {
+        let receipt = || crate::receipt::tests::unproved(second(3));
+        assert!(lease().receive(receipt()).is_err());
+        let ending = lease().begin_end(EndCause::Deadline, second(1)).unwrap();
+        let receipted = ending.clone().receive(receipt()).unwrap();
+        assert_eq!((receipted.revision, &receipted.state), (ending.revision.next(), &ending.state));
+        assert_eq!(receipted.finish_end(second(4)).unwrap().receipt, Some(Box::new(receipt())));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::identity::CreatedIdentity;
 use crate::job::Job;
 use crate::lease::Lease;
 use crate::name::Name;
+use crate::receipt::Control;
 use crate::request::{Method, Request};
 use crate::security::SecurityState;
 use crate::time::Timestamp;
@@ -126,6 +127,23 @@ pub enum Change {
     LeaseEnded {
         /// The lease.
         lease: Lease,
+    },
+    /// A receipt was made about the end of a lease.
+    LeaseReceipt {
+        /// The lease, with the receipt.
+        lease: Lease,
+    },
+    /// An anchor of nobody's lease is about to be created, for a proof.
+    ControlPlanned {
+        /// The anchor.
+        control: Control,
+    },
+    /// That anchor is gone.
+    ControlGone {
+        /// The anchor.
+        control: Control,
+        /// When.
+        at: Timestamp,
     },
     /// A block was set.
     BlockSet {
@@ -314,6 +332,9 @@ pub trait Ledger: Send + Sync {
 
     /// The blocks of a caller and role, whether in force or not, newest first.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// The controls of a cluster that are not known to be gone.
+    fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;
 
     /// Up to `limit` blocks that match, newest first, older than `before`.
     fn find_blocks(

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod mint;
 pub mod name;
 pub mod policy;
+pub mod receipt;
 pub mod refresh;
 pub mod request;
 pub mod role;

@@ -340,6 +340,7 @@ mod tests {
             created: second(1_000),
             deadline: second(4_600),
             state: State::Pending,
+            receipt: None,
             revision: Revision::FIRST,
         };
         Order { lease, token_lifetime: Duration::from_secs(600) }

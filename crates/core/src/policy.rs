@@ -106,6 +106,7 @@ impl Grant {
             created: self.created,
             deadline: self.deadline,
             state: State::Pending,
+            receipt: None,
             revision: Revision::FIRST,
         };
         Order { lease, token_lifetime: self.token_lifetime }

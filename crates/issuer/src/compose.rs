@@ -90,7 +90,9 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     let background = parts.use_cases.outside.background.clone();
+    let proving = parts.use_cases.proving.clone();
     tasks.run(GRACE).await?;
+    proving.stop().await; // before the last deletes: those of its controls are among them
     background.close();
     if tokio::time::timeout(LAST_CUTS, background.wait()).await.is_err() {
         tracing::warn!("some anchors could not be deleted in time; the next start goes on");
@@ -189,6 +191,7 @@ impl Parts {
             authority.clone(),
             config.trust_domain.clone(),
             config.certificate_lifetime,
+            config.receipts_one_in.get(),
         );
         Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
     }
@@ -371,6 +374,8 @@ async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster
                 tls_server_name: advertise.tls_server_name.clone(),
             },
             issuer: config.name.clone(),
+            endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
+            lag_bound: cluster.lag_bound,
             mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
         };
         let connected = KubeCluster::connect(connection, Arc::new(SystemClock))

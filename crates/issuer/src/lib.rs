@@ -12,6 +12,7 @@ mod identities;
 pub mod issue;
 pub mod jobs;
 pub mod outside;
+pub mod prove;
 pub mod revoke;
 pub mod services;
 mod state;

@@ -31,6 +31,7 @@ use crate::enrol::Enrolling;
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, Refusing};
+use crate::prove::Proving;
 use crate::revoke::Ends;
 use crate::revoke::operators::Revoking;
 
@@ -55,18 +56,22 @@ pub struct UseCases {
     pub acts: Acts,
     /// Enrolment.
     pub enrolling: Enrolling,
+    /// Receipts.
+    pub proving: Proving,
 }
 
 impl UseCases {
-    /// All of them over the same outside.
+    /// All of them over the same outside; of leases that are not revoked, one in `receipts_one_in` gets a receipt.
     pub fn new(
         outside: Arc<Outside>,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
         certificate_lifetime: Duration,
+        receipts_one_in: u32,
     ) -> Self {
         let jobs = Jobs::new(outside.clone());
-        let ends = Ends::new(outside.clone());
+        let proving = Proving::new(outside.clone(), receipts_one_in);
+        let ends = Ends::new(outside.clone(), proving.clone());
         let views = Views::new(outside.clone());
         Self {
             issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
@@ -81,6 +86,7 @@ impl UseCases {
                 certificate_lifetime,
             ),
             outside,
+            proving,
             jobs,
             ends,
             views,

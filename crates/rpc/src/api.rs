@@ -190,6 +190,21 @@ pub struct RevokeStep {
     pub total: usize,
     /// Whether it set the block that is shown.
     pub block_set: bool,
+    /// Where the receipt is that somebody waits for.
+    pub receipt: Awaited,
+}
+
+/// Where the receipt of a lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// None is waited for.
+    No,
+    /// A later step brings it.
+    Follows,
+    /// It is in the view; the outcome was told before.
+    Arrived,
+    /// There is none in the end; the outcome was told before.
+    Missing,
 }
 
 /// What to revoke, and why.
@@ -201,6 +216,8 @@ pub struct Revocation {
     pub reason: String,
     /// Only tell.
     pub dry_run: bool,
+    /// Also tell the receipts.
+    pub wait: bool,
 }
 
 /// Which blocks to list.

@@ -55,6 +55,10 @@ macro_rules! ledger_over {
                 self.read(|view| rows::blocks(view, caller, role))
             }
 
+            fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError> {
+                self.read(|view| rows::controls(view, cluster))
+            }
+
             fn find_blocks(
                 &self,
                 filter: &BlockFilter,
@@ -124,6 +128,7 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Recorded};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Request};
 use shorepass_core::security::SecurityState;
 

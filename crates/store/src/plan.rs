@@ -107,9 +107,12 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put_lease(lease, rows);
             put_request(request, lease.deadline, rows);
         }
-        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
-            put_lease(lease, rows);
-        }
+        Change::LeaseActive { lease }
+        | Change::LeaseEnding { lease }
+        | Change::LeaseEnded { lease }
+        | Change::LeaseReceipt { lease } => put_lease(lease, rows),
+        Change::ControlPlanned { control } => put(control, rows),
+        Change::ControlGone { control, at: _ } => rows.remove(Table::Control.key(&control.key())),
         Change::TokenMinted { token, owner: _ } => {
             put(token, rows);
             rows.put(Table::TokensOfLease.key(&token_of_lease_key(token)), Vec::new());
@@ -215,9 +218,12 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
             not_banned(&lease.owner, view)?;
             still_wanted(lease, view)
         }
-        Change::LeaseActive { lease } | Change::LeaseEnding { lease } | Change::LeaseEnded { lease } => {
-            follows(lease, view)
-        }
+        Change::LeaseActive { lease }
+        | Change::LeaseEnding { lease }
+        | Change::LeaseEnded { lease }
+        | Change::LeaseReceipt { lease } => follows(lease, view),
+        Change::ControlPlanned { control } => follows(control, view),
+        Change::ControlGone { control: _, at: _ } => Ok(()),
         Change::TokenMinted { token, owner } => {
             follows(token, view)?;
             not_banned(owner, view)?;

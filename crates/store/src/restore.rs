@@ -66,6 +66,7 @@ fn is_newer(
         | Table::UnfinishedLeases
         | Table::LeasesOfJob
         | Table::LeasesOfCaller
+        | Table::Control
         | Table::Identity
         | Table::Due => Ok(false),
     }

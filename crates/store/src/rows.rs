@@ -13,6 +13,7 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_proto::store::v1::{LatestIdentity, LedgerIdentity, Progress};
 
@@ -79,6 +80,9 @@ row!(JoinToken, JoinToken, "join token",
     revision: |join_token| Some(join_token.revision));
 row!(MintedToken, Token, "token",
     key: |token| token.jti.as_bytes().to_vec(), name: |token| token.jti.clone(), revision: |_| None);
+row!(Control, Control, "control",
+    key: |control| control.anchor.as_str().as_bytes().to_vec(),
+    name: |control| control.anchor.as_str().to_owned(), revision: |_| None);
 row!(Request, Request, "request",
     key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
     revision: |_| None);
@@ -135,6 +139,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
         Table::Request => read::<Request>(key, value).map(|_| ()),
+        Table::Control => read::<Control>(key, value).map(|_| ()),
         Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
         Table::Ban => read::<Ban>(key, value).map(|_| ()),
         Table::Due => key.get(9..).map(|_| ()).ok_or(damaged(Damage::Short)),
@@ -159,6 +164,7 @@ pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(
         | Table::Enrolment
         | Table::LatestEnrolment
         | Table::Request
+        | Table::Control
         | Table::Identity
         | Table::Ban
         // What it names may be gone before its time: a job with its last lease.
@@ -294,6 +300,13 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// The controls of a cluster that are not known to be gone. There are few, and mostly none.
+pub(crate) fn controls(view: &dyn View, cluster: &Name) -> Result<Vec<Control>, ReadError> {
+    let all = view.newest_first(Table::Control, &[], None);
+    let read = all.map(|entry| entry.and_then(|(key, value)| read::<Control>(&key, &value)));
+    read.filter(|control| control.as_ref().map_or(true, |control| control.cluster == *cluster)).collect()
 }
 
 /// Up to `limit` blocks that match, newest first, older than `before`. Reads all of them, for people who ask.

@@ -18,6 +18,7 @@
 //! | UnfinishedLeases (index) | lease id |
 //! | LeasesOfJob (index) | job id, lease id |
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
+//! | Control | the anchor's name |
 //! | Identity | digest of its certificate, 32 bytes |
 //! | Ban | `n` and the SPIFFE ID, or `e` and the enrolment's id |
 //! | Due (index) | kind, time, key of the row |
@@ -68,6 +69,8 @@ pub(crate) enum Table {
     LeasesOfJob = 12,
     /// Which leases a caller has, ended ones too.
     LeasesOfCaller = 13,
+    /// Anchors of nobody's lease that are not known to be gone.
+    Control = 23,
     /// Identities of operators and platforms.
     Identity = 14,
     /// Bans.
@@ -78,7 +81,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// All tables.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -93,6 +96,7 @@ impl Table {
         Self::UnfinishedLeases,
         Self::LeasesOfJob,
         Self::LeasesOfCaller,
+        Self::Control,
         Self::Identity,
         Self::Ban,
         Self::Due,
@@ -117,6 +121,7 @@ impl Table {
             | Self::UnfinishedLeases
             | Self::LeasesOfJob
             | Self::LeasesOfCaller
+            | Self::Control
             | Self::Identity
             | Self::Due => false,
         }

@@ -18,6 +18,7 @@ use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
@@ -109,7 +110,18 @@ pub(crate) fn lease(number: u8) -> Lease {
         created: second(number.into()),
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
+        receipt: None,
         revision: Revision::FIRST,
+    }
+}
+
+pub(crate) fn control(number: u8) -> Control {
+    Control {
+        anchor: AnchorName::from_random([number; 16]),
+        cluster: name("staging"),
+        namespace: name("web"),
+        with_account: number.is_multiple_of(2),
+        created: second(number.into()),
     }
 }
 

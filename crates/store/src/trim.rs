@@ -222,6 +222,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
         | Table::UnfinishedLeases
         | Table::LeasesOfJob
         | Table::LeasesOfCaller
+        | Table::Control
         | Table::Identity
         | Table::Ban
         | Table::Due => {}

@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::CallId;
-use shorepass_core::lease::{Lease, Mode};
+use shorepass_core::lease::{Lease, Mode, Pins};
 use shorepass_core::mint::{Claims, Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::{Answer, Bound, Canary, Control, LAG_BOUND, Scope, Witnesses};
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
 
@@ -63,16 +64,36 @@ impl Entropy for CountingEntropy {
 /// Called in the middle of a mint, after the anchor exists and before the token is made.
 pub type DuringMint = Box<dyn Fn(&Order) + Send + Sync>;
 
+/// A question to an API server, as the fake sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Whether the canary's anchor exists.
+    pub alive: bool,
+    /// Whether it is a control.
+    pub control: bool,
+    /// How many questions there were before.
+    pub before: usize,
+}
+
+/// Answers in the API server's place.
+pub type Answering = Box<dyn Fn(Question) -> Answer + Send + Sync>;
+
 /// A cluster in memory.
 pub struct FakeCluster {
     endpoint: Endpoint,
     clock: Arc<ManualClock>,
     state: Mutex<State>,
     during_mint: Mutex<Option<DuringMint>>,
+    answering: Mutex<Option<Answering>>,
 }
 
 #[derive(Default)]
 struct State {
+    controls: Vec<String>,
+    canaries: BTreeMap<String, String>,
+    canary_pause: Duration,
+    asked: usize,
+    complete: bool,
     anchors: BTreeMap<String, String>,
     made: u64,
     next_mint: Option<MintError>,
@@ -91,7 +112,13 @@ impl FakeCluster {
             ca_bundle_pem: Vec::new(),
             tls_server_name: String::new(),
         };
-        Arc::new(Self { endpoint, clock, state: Mutex::default(), during_mint: Mutex::default() })
+        Arc::new(Self {
+            endpoint,
+            clock,
+            state: Mutex::default(),
+            during_mint: Mutex::default(),
+            answering: Mutex::default(),
+        })
     }
 
     /// The next mint fails so, after the anchor was made.
@@ -112,6 +139,31 @@ impl FakeCluster {
     /// What happens in the middle of each mint.
     pub fn during_mint(&self, act: DuringMint) {
         *self.during_mint.lock().unwrap_or_else(PoisonError::into_inner) = Some(act);
+    }
+
+    /// How long each canary takes from now on.
+    pub fn slow_canaries(&self, pause: Duration) {
+        self.state().canary_pause = pause;
+    }
+
+    /// How its API server answers from now on; an honest one accepts what is alive and refuses the rest.
+    pub fn answer(&self, answering: Answering) {
+        *self.answering.lock().unwrap_or_else(PoisonError::into_inner) = Some(answering);
+    }
+
+    /// Its one API server is known to be the only one.
+    pub fn has_one_server(&self) {
+        self.state().complete = true;
+    }
+
+    /// How many canaries were ever minted.
+    pub fn canaries(&self) -> usize {
+        self.state().canaries.len()
+    }
+
+    /// The names of all controls that were ever made.
+    pub fn controls(&self) -> Vec<String> {
+        self.state().controls.clone()
     }
 
     /// The names of the anchors that exist.
@@ -150,6 +202,62 @@ impl FakeCluster {
                 Ok(uid)
             }
         }
+    }
+}
+
+#[async_trait]
+impl Witnesses for FakeCluster {
+    fn scope(&self) -> Scope {
+        Scope { endpoints: vec!["cluster.example:6443".to_owned()], complete: self.state().complete }
+    }
+
+    fn lag_bound(&self) -> Duration {
+        LAG_BOUND
+    }
+
+    async fn canary(&self, bound: &Bound) -> Result<Canary, MintError> {
+        let pause = self.state().canary_pause;
+        tokio::time::sleep(pause).await;
+        let mut state = self.state();
+        if state.anchors.get(bound.anchor.as_str()) != Some(&bound.pins.anchor_uid) {
+            return Err(MintError::AnchorLost);
+        }
+        state.made += 1;
+        let jti = format!("canary-{}", state.made);
+        state.canaries.insert(jti.clone(), bound.anchor.as_str().to_owned());
+        Ok(Canary::new(Token::new(format!("token-of-{jti}")), jti))
+    }
+
+    async fn ask(&self, _endpoint: &str, canary: Canary) -> Answer {
+        let question = {
+            let mut state = self.state();
+            let anchor = state.canaries.get(canary.jti()).cloned().unwrap_or_default();
+            let before = state.asked;
+            state.asked += 1;
+            let control = state.controls.contains(&anchor);
+            Question { alive: state.anchors.contains_key(&anchor), control, before }
+        };
+        match self.answering.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(answering) => answering(question),
+            None if question.alive => Answer::Accepted,
+            None => Answer::Refused,
+        }
+    }
+
+    async fn create_control(&self, control: &Control) -> Result<Pins, MintError> {
+        let mut state = self.state();
+        let name = control.anchor.as_str().to_owned();
+        state.made += 1;
+        let uid = format!("anchor-{}", state.made);
+        state.controls.push(name.clone());
+        state.anchors.insert(name, uid.clone());
+        let service_account_uid = if control.with_account { format!("account-{uid}") } else { String::new() };
+        Ok(Pins { anchor_uid: uid, service_account_uid })
+    }
+
+    async fn delete_control(&self, control: &Control) -> Result<(), CutError> {
+        self.state().anchors.remove(control.anchor.as_str());
+        Ok(())
     }
 }
 

@@ -130,7 +130,7 @@ impl Scene {
             "AdminService/GetLease" => v1::GetLeaseRequest { lease_id }.encode_to_vec(),
             "AdminService/RevokeLeases" => {
                 let reason = "table".to_owned();
-                v1::RevokeLeasesRequest { selector, reason, dry_run: false }.encode_to_vec()
+                v1::RevokeLeasesRequest { selector, reason, ..Default::default() }.encode_to_vec()
             }
             "AdminService/Unblock" => v1::UnblockRequest { block_id: self.block.clone() }.encode_to_vec(),
             "AdminService/Ban" => {

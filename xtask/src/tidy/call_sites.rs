@@ -37,6 +37,7 @@ const GUARDED: &[Guarded] = &[
                 1,
                 "a token that nobody is given, to the API server that made it",
             ),
+            ("crates/cluster/src/witness.rs", 1, "a canary, to the one API server that is asked about it"),
             ("crates/agent/src/socket.rs", 1, "the token, to the local job that asked for it"),
             (
                 "crates/agent/src/remote.rs",

@@ -9,6 +9,7 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
+use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{Incomplete, document, fields, seconds, short_caller, spoken, table, time, to_the_second};
 
 /// The mode that is marked wherever it is shown.
@@ -41,6 +42,11 @@ pub(crate) struct LeaseView {
     tokens: Vec<TokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block: Option<BlockView>,
+    transitions: Vec<TransitionView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pins: Option<PinsView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) receipt: Option<ReceiptView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +140,9 @@ impl LeaseView {
             end: lease.end.map(EndView::of),
             tokens: record.tokens.into_iter().map(TokenView::of).collect(),
             block: record.block.map(BlockView::of),
+            transitions: record.transitions.into_iter().map(TransitionView::of).collect(),
+            pins: record.pins.map(PinsView::of),
+            receipt: record.receipt.map(ReceiptView::of),
         })
     }
 
@@ -212,13 +221,13 @@ impl LeaseView {
             fields.push(("ANCHOR", format!("{}/{}", self.namespace, self.anchor)));
         }
         fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
-        fields.extend([
-            ("CREATED", to_the_second(self.create_time)),
-            ("DEADLINE", to_the_second(self.deadline)),
-            ("REMAINING", self.remaining()),
-        ]);
+        fields.extend([("CREATED", to_the_second(self.create_time))]);
+        fields.extend(self.transitions.iter().filter_map(TransitionView::field));
+        fields.extend([("DEADLINE", to_the_second(self.deadline)), ("REMAINING", self.remaining())]);
         if let Some(end) = &self.end {
             fields.push(("END", end.sentence()));
+            let none = || "none: nothing was asked".to_owned();
+            fields.push(("RECEIPT", self.receipt.as_ref().map_or_else(none, ReceiptView::sentence)));
         }
         if let Some(until) = self.tokens_until {
             fields
@@ -398,7 +407,8 @@ pub(crate) fn block_sentence(block: &BlockView) -> String {
     )
 }
 
-fn state(state: v1::LeaseState) -> &'static str {
+/// The name of a state.
+pub(crate) fn state(state: v1::LeaseState) -> &'static str {
     match state {
         v1::LeaseState::Unspecified => "unknown",
         v1::LeaseState::Pending => "pending",
@@ -417,7 +427,8 @@ fn mode(mode: v1::LeaseMode) -> &'static str {
     }
 }
 
-fn cause(cause: v1::EndCause) -> &'static str {
+/// The name of a cause.
+pub(crate) fn cause(cause: v1::EndCause) -> &'static str {
     match cause {
         v1::EndCause::Unspecified => "unknown",
         v1::EndCause::Released => "released",

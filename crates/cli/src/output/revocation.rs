@@ -9,10 +9,11 @@ use shorepass_proto::v1;
 use super::lease::LeaseView;
 use super::{Incomplete, document, printable, to_the_second};
 
-/// The steps so far.
+/// The steps so far, each lease once: what a later one says of it replaces what an earlier one said.
 #[derive(Debug)]
 pub(crate) struct Revocation {
     dry_run: bool,
+    waits: bool,
     steps: Vec<Step>,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct Step {
     #[serde(skip)]
     total: u32,
     lease: LeaseView,
+    #[serde(skip)]
+    receipt: v1::RevokeReceipt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,14 +83,30 @@ impl Outcome {
 impl Step {
     /// From the wire.
     pub(crate) fn of(wire: v1::RevokeLeasesResponse) -> Result<Self, Incomplete> {
-        let outcome = Outcome::of(wire.outcome())?;
+        let (outcome, receipt) = (Outcome::of(wire.outcome())?, wire.receipt());
         let lease = LeaseView::of(wire.lease.ok_or(Incomplete("a lease"))?)?;
-        Ok(Self { outcome, obstacle: wire.obstacle, block_set: wire.block_set, total: wire.total, lease })
+        Ok(Self {
+            outcome,
+            obstacle: wire.obstacle,
+            block_set: wire.block_set,
+            total: wire.total,
+            lease,
+            receipt,
+        })
     }
 
     /// For people, when it has happened.
     pub(crate) fn lines(&self) -> String {
         let lease = &self.lease;
+        match (self.receipt, &lease.receipt) {
+            (v1::RevokeReceipt::Arrived, Some(receipt)) => {
+                return format!("{}  {}\n", printable(&lease.id), receipt.sentence());
+            }
+            (v1::RevokeReceipt::Arrived | v1::RevokeReceipt::Missing, _) => {
+                return format!("{}  no receipt was made\n", printable(&lease.id));
+            }
+            (v1::RevokeReceipt::Unspecified | v1::RevokeReceipt::Follows, _) => {}
+        }
         let mut lines = format!(
             "{:<16}  {}  {}  {}  {}\n",
             self.outcome.words(),
@@ -120,14 +139,27 @@ impl Step {
 }
 
 impl Revocation {
-    /// Nothing has happened.
-    pub(crate) fn new(dry_run: bool) -> Self {
-        Self { dry_run, steps: Vec::new() }
+    /// Nothing has happened; `waits` is whether receipts are waited for.
+    pub(crate) fn new(dry_run: bool, waits: bool) -> Self {
+        Self { dry_run, waits, steps: Vec::new() }
     }
 
     /// One more step.
     pub(crate) fn push(&mut self, step: Step) {
-        self.steps.push(step);
+        match self.steps.iter_mut().find(|earlier| earlier.lease.id == step.lease.id) {
+            Some(earlier) => *earlier = step,
+            None => self.steps.push(step),
+        }
+    }
+
+    /// How many are not proved to be dead, though that was waited for. What had ended before has its receipt from then.
+    pub(crate) fn unproved(&self) -> usize {
+        let acted = |step: &&Step| matches!(step.outcome, Outcome::Revoked | Outcome::Ending);
+        let proved = |step: &Step| {
+            let now = step.receipt == v1::RevokeReceipt::Arrived;
+            now && step.lease.receipt.as_ref().is_some_and(|receipt| receipt.verdict() == "proved")
+        };
+        if self.waits { self.steps.iter().filter(acted).filter(|step| !proved(step)).count() } else { 0 }
     }
 
     /// How many are still ending.
@@ -147,21 +179,43 @@ impl Revocation {
             count => Some(format!("{count} {}", outcome.words())),
         };
         let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
-        match (parts.is_empty(), self.dry_run, self.blocks_set()) {
-            (true, _, _) => "no live lease matches\n".to_owned(),
-            (false, true, _) => format!("{}\n", parts.join(", ")),
+        let told = match (parts.is_empty(), self.dry_run, self.blocks_set()) {
+            (true, _, _) => return "no live lease matches\n".to_owned(),
+            (false, true, _) => return format!("{}\n", parts.join(", ")),
             (false, false, 0) => format!("{}; no new block\n", parts.join(", ")),
             (false, false, 1) => format!("{}; 1 block set\n", parts.join(", ")),
             (false, false, blocks) => format!("{}; {blocks} blocks set\n", parts.join(", ")),
-        }
+        };
+        if self.waits { told + &self.receipts() } else { told }
     }
 
     /// For people who wait: how far it is.
     pub(crate) fn so_far(&self) -> String {
-        match self.steps.last() {
-            Some(step) => format!("the revocation: {} of {} leases done", self.steps.len(), step.total),
-            None => "the first lease".to_owned(),
+        let Some(step) = self.steps.last() else { return "the first lease".to_owned() };
+        let (done, total) = (self.steps.len(), step.total as usize);
+        let with = |wanted: &[v1::RevokeReceipt]| {
+            self.steps.iter().filter(|step| wanted.contains(&step.receipt)).count()
+        };
+        let there = with(&[v1::RevokeReceipt::Arrived, v1::RevokeReceipt::Missing]);
+        match there + with(&[v1::RevokeReceipt::Follows]) {
+            receipts if receipts > 0 && done >= total => {
+                format!("receipts, {there} of {receipts} are there")
+            }
+            _ => format!("the revocation: {done} of {total} leases done"),
         }
+    }
+
+    fn receipts(&self) -> String {
+        let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+        for step in &self.steps {
+            let verdict = match (step.receipt, &step.lease.receipt) {
+                (v1::RevokeReceipt::Arrived, Some(receipt)) => receipt.verdict(),
+                _ => "without one",
+            };
+            *counts.entry(verdict).or_default() += 1;
+        }
+        let parts: Vec<String> = counts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+        format!("receipts: {}\n", parts.join(", "))
     }
 
     /// For programs. `complete` is false when the answer broke off.
@@ -196,7 +250,7 @@ impl Revocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples::{active, revoked, unbound};
+    use crate::output::samples::{active, proved, revoked, unbound, unproved};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome, obstacle: &str) -> Step {
         let wire = v1::RevokeLeasesResponse {
@@ -205,12 +259,26 @@ mod tests {
             obstacle: obstacle.to_owned(),
             total: 3,
             block_set: outcome == v1::RevokeOutcome::Revoked,
+            ..v1::RevokeLeasesResponse::default()
+        };
+        Step::of(wire).unwrap()
+    }
+
+    /// A receipt that was waited for.
+    fn receipt(lease: &v1::LeaseRecord, receipt: v1::Receipt) -> Step {
+        let wire = v1::RevokeLeasesResponse {
+            lease: Some(v1::LeaseRecord { receipt: Some(receipt), ..lease.clone() }),
+            outcome: v1::RevokeOutcome::Revoked.into(),
+            obstacle: String::new(),
+            receipt: v1::RevokeReceipt::Arrived.into(),
+            total: 2,
+            block_set: true,
         };
         Step::of(wire).unwrap()
     }
 
     fn revocation() -> Revocation {
-        let mut revocation = Revocation::new(false);
+        let mut revocation = Revocation::new(false, false);
         revocation.push(step(revoked(), v1::RevokeOutcome::Revoked, ""));
         revocation.push(step(active(), v1::RevokeOutcome::Ending, "the cluster does not answer"));
         revocation
@@ -254,13 +322,46 @@ mod tests {
 
     #[test]
     fn who_waits_is_told_how_far_it_is() {
-        assert_eq!(Revocation::new(false).so_far(), "the first lease");
+        assert_eq!(Revocation::new(false, false).so_far(), "the first lease");
         assert_eq!(revocation().so_far(), "the revocation: 2 of 3 leases done");
     }
 
     #[test]
+    fn receipts_are_told_as_they_come_and_counted_at_the_end() {
+        let mut revocation = Revocation::new(false, true);
+        for (lease, so_far) in
+            [(revoked(), "the first lease"), (active(), "the revocation: 1 of 2 leases done")]
+        {
+            assert_eq!(revocation.so_far(), so_far);
+            let wire = v1::RevokeLeasesResponse {
+                lease: Some(v1::LeaseRecord { receipt: None, ..lease }),
+                outcome: v1::RevokeOutcome::Revoked.into(),
+                receipt: v1::RevokeReceipt::Follows.into(),
+                total: 2,
+                block_set: true,
+                ..v1::RevokeLeasesResponse::default()
+            };
+            revocation.push(Step::of(wire).unwrap());
+        }
+        assert_eq!((revocation.unproved(), revocation.so_far().as_str()), (2, "receipts, 0 of 2 are there"));
+        let arrived = receipt(&revoked(), proved());
+        assert_eq!(
+            arrived.lines(),
+            "0198c5a2-8f7e-7cc0-b1d2-000000000002  proved: dead by 2026-09-21T14:14:31Z, as 10.0.0.1:6443 and \
+             10.0.0.2:6443 said\n"
+        );
+        revocation.push(arrived);
+        assert_eq!((revocation.unproved(), revocation.so_far().as_str()), (1, "receipts, 1 of 2 are there"));
+        let arrived = receipt(&active(), unproved());
+        assert!(arrived.lines().contains("unproved: the delete did not wait"), "{}", arrived.lines());
+        revocation.push(arrived);
+        assert_eq!(revocation.unproved(), 1);
+        assert_eq!(revocation.summary(), "2 revoked; 2 blocks set\nreceipts: 1 proved, 1 unproved\n");
+    }
+
+    #[test]
     fn nothing_to_revoke_is_said() {
-        assert_eq!(Revocation::new(false).summary(), "no live lease matches\n");
+        assert_eq!(Revocation::new(false, false).summary(), "no live lease matches\n");
     }
 
     #[test]

@@ -68,6 +68,46 @@ pub(crate) fn active() -> v1::LeaseRecord {
         anchor: "shorepass-aaaaaaaaaaaaaaaaaaaaaaaaaa".to_owned(),
         tokens: vec![token()],
         block: None,
+        transitions: steps(&[(v1::LeaseState::Pending, 0), (v1::LeaseState::Active, 1)]),
+        receipt: None,
+        pins: Some(v1::LeasePins {
+            anchor_uid: "0b7d4d4c-6c52-4f0f-8f0d-2f5f8a1f7a11".to_owned(),
+            service_account_uid: "4a4bb5a1-37a5-4a7e-9d52-2f1c9c3f8d22".to_owned(),
+        }),
+    }
+}
+
+fn steps(steps: &[(v1::LeaseState, i64)]) -> Vec<v1::LeaseTransition> {
+    let ends = |state| matches!(state, v1::LeaseState::Ending | v1::LeaseState::Ended);
+    let cause = |state| if ends(state) { v1::EndCause::Revoked } else { v1::EndCause::Unspecified };
+    let step = |&(state, time): &(v1::LeaseState, i64)| v1::LeaseTransition {
+        state: state.into(),
+        time: at(time),
+        cause: cause(state).into(),
+    };
+    steps.iter().map(step).collect()
+}
+
+pub(crate) fn proved() -> v1::Receipt {
+    v1::Receipt {
+        verdict: v1::ReceiptVerdict::Proved.into(),
+        refuse_time: at(61),
+        observe_time: at(61),
+        dead_by_time: at(71),
+        reason: String::new(),
+        endpoints: vec!["10.0.0.1:6443".to_owned(), "10.0.0.2:6443".to_owned()],
+        canaries: vec!["11111111-9045-4653-aa5e-0da57b8dccdc".to_owned()],
+        create_time: at(62),
+    }
+}
+
+pub(crate) fn unproved() -> v1::Receipt {
+    v1::Receipt {
+        verdict: v1::ReceiptVerdict::Unproved.into(),
+        reason: "the delete did not wait for the canaries: 10.0.0.1:6443".to_owned(),
+        endpoints: vec!["10.0.0.1:6443".to_owned()],
+        create_time: at(62),
+        ..v1::Receipt::default()
     }
 }
 
@@ -87,6 +127,8 @@ pub(crate) fn revoked() -> v1::LeaseRecord {
         ..lease
     });
     record.block = Some(block());
+    record.transitions.extend(steps(&[(v1::LeaseState::Ending, 60), (v1::LeaseState::Ended, 61)]));
+    record.receipt = Some(proved());
     record
 }
 

@@ -45,6 +45,7 @@ fn lease() -> Lease {
         created: Timestamp::UNIX_EPOCH,
         deadline: Timestamp::UNIX_EPOCH,
         state: State::Pending,
+        receipt: None,
         revision: Revision::FIRST,
     }
 }
@@ -66,6 +67,8 @@ async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
         advertise: Advertise::default(),
         issuer: name("main"),
         mints_in_flight: 1,
+        endpoints: Vec::new(),
+        lag_bound: shorepass_core::receipt::LAG_BOUND,
     };
     let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
     let start = Instant::now();

@@ -20,9 +20,11 @@ use shorepass_core::ledger::{Change, LeaseFilter, LedgerError};
 use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::jobs::Jobs;
 use crate::outside::{Outside, ledger_refused};
+use crate::prove::{Proof, Proving};
 
 /// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
 pub const MINT_IN_FLIGHT: Duration = Duration::from_secs(75);
@@ -45,7 +47,11 @@ const CONFLICTS: u32 = 20;
 #[derive(Clone)]
 pub struct Ends {
     pub(crate) outside: Arc<Outside>,
+    pub(crate) proving: Proving,
 }
+
+/// A lease after its cut, and what stands in the way, if anything.
+pub(crate) type CutResult = (Lease, Option<Obstacle>);
 
 /// What became of the anchor of a lease that is ending.
 #[derive(Debug)]
@@ -68,9 +74,9 @@ pub enum Obstacle {
 }
 
 impl Ends {
-    /// Over the outside.
-    pub fn new(outside: Arc<Outside>) -> Self {
-        Self { outside }
+    /// Over the outside; what ends may be proved.
+    pub fn new(outside: Arc<Outside>, proving: Proving) -> Self {
+        Self { outside, proving }
     }
 
     /// A lease that the caller owns.
@@ -168,10 +174,20 @@ impl Ends {
 
     /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes
     /// when it is there, with what stands in the way, if anything: the sweeper repeats those.
-    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<(Lease, Option<Obstacle>)> {
+    pub(crate) fn cut_all(&self, ending: Vec<Lease>) -> mpsc::UnboundedReceiver<CutResult> {
         let (sender, receiver) = mpsc::unbounded_channel(); // one message for each lease at most
-        for lease in ending {
-            let (ends, sender) = (self.clone(), sender.clone());
+        self.cut_into(ending, &sender);
+        receiver
+    }
+
+    /// The same, for who listens already; gives the tasks.
+    pub(crate) fn cut_into(
+        &self,
+        ending: Vec<Lease>,
+        results: &mpsc::UnboundedSender<CutResult>,
+    ) -> Vec<JoinHandle<()>> {
+        let cut = |lease: Lease| {
+            let (ends, sender) = (self.clone(), results.clone());
             self.outside.background.spawn(async move {
                 let result = match ends.cut(lease.clone()).await {
                     Ok(Cut::Done(lease)) => (lease, None),
@@ -180,9 +196,9 @@ impl Ends {
                 };
                 // Nobody may be waiting any more.
                 let _ = sender.send(result);
-            });
-        }
-        receiver
+            })
+        };
+        ending.into_iter().map(cut).collect()
     }
 
     /// Records the end and cuts without the caller waiting for the cluster. A cut that fails is the sweeper's; an end
@@ -252,35 +268,34 @@ impl Ends {
         }
     }
 
-    /// Deletes the anchor of a lease that is ending, and records that.
+    /// Deletes the anchor of a lease that is ending, and records that. If the lease is to get a receipt, that is prepared
+    /// before, in [`WINDOW`](crate::prove::WINDOW) at most, and made in the background after.
     pub(crate) async fn cut(&self, lease: Lease) -> Result<Cut, Refused> {
-        let State::Ending { since, .. } = lease.state else {
+        if !matches!(lease.state, State::Ending { .. }) {
             return Ok(Cut::Done(lease));
-        };
+        }
         let cluster = self.outside.cluster(&lease.target.cluster)?;
-        let in_flight = lease.has_anchor()
-            && lease.revision.number() == 2
-            && until(self.outside.clock.now(), after(since, MINT_IN_FLIGHT)) > Duration::ZERO;
-        if let Err(cause) = cluster.cut(&lease).await {
+        let proof = self.proving.begin(&lease).await;
+        let sent = proof.as_ref().map(Proof::now);
+        let outcome = cluster.cut(&lease).await;
+        let recorded = self.record_cut(lease, outcome.clone()).await;
+        if let (Some(proof), Some(sent)) = (proof, sent) {
+            proof.conclude(sent, outcome);
+        }
+        recorded
+    }
+
+    async fn record_cut(&self, lease: Lease, outcome: Result<(), CutError>) -> Result<Cut, Refused> {
+        if let Err(cause) = outcome {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
             return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
         }
-        if in_flight {
+        if self.may_be_minted(&lease) {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
         let last = self.last_token(&lease)?;
-        let Ok(ended) = lease.clone().outlived(last).finish_end(self.outside.clock.now()) else {
-            return Ok(Cut::Done(lease));
-        };
-        if let Some(until) = last {
-            tracing::warn!(lease = %ended.id, %until, "the lease was unbound: its tokens go on working until then");
-        }
-        tracing::info!(lease = %ended.id, cause = ended.end_cause().map(|(cause, _)| cause.describe()), "lease ended");
-        match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
-            Ok(_) | Err(LedgerError::Conflict(_)) => Ok(Cut::Done(ended)),
-            Err(cause) => Err(ledger_refused(&cause)),
-        }
+        self.record_ended(lease.outlived(last), last).await
     }
 
     /// When the last token of an unbound lease is refused: what its end cannot undo.
@@ -292,6 +307,40 @@ impl Ends {
         let newest = newest.map_err(|cause| ledger_refused(&cause))?;
         let older = newest.len() > TOKENS_READ;
         Ok(tokens_until(&newest[..newest.len().min(TOKENS_READ)], older))
+    }
+
+    /// ending --> ended, over whatever else was recorded of the lease meanwhile.
+    async fn record_ended(&self, lease: Lease, last: Option<Timestamp>) -> Result<Cut, Refused> {
+        let mut current = lease;
+        loop {
+            let Ok(ended) = current.clone().outlived(last).finish_end(self.outside.clock.now()) else {
+                return Ok(Cut::Done(current));
+            };
+            match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
+                Ok(_) => {
+                    let cause = ended.end_cause().map(|(cause, _)| cause.describe());
+                    if let Some(until) = last {
+                        tracing::warn!(lease = %ended.id, %until, "the lease was unbound: its tokens go on working until then");
+                    }
+                    tracing::info!(lease = %ended.id, cause, "lease ended");
+                    return Ok(Cut::Done(ended));
+                }
+                Err(conflict @ LedgerError::Conflict(_)) => {
+                    let found =
+                        self.outside.ledger.lease(ended.id).map_err(|cause| ledger_refused(&cause))?;
+                    current = found.ok_or_else(|| ledger_refused(&conflict))?;
+                }
+                Err(cause) => return Err(ledger_refused(&cause)),
+            }
+        }
+    }
+
+    /// Whether its anchor may still come into being: it never became active, and its mint has not been over for certain.
+    fn may_be_minted(&self, lease: &Lease) -> bool {
+        let State::Ending { since, .. } = lease.state else { return false };
+        lease.has_anchor()
+            && lease.activation().is_none()
+            && until(self.outside.clock.now(), after(since, MINT_IN_FLIGHT)) > Duration::ZERO
     }
 
     /// All leases that match and yield tokens.

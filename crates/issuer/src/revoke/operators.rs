@@ -1,21 +1,34 @@
-//! An operator's revocation: block and end in one commit, durable before the cut; then cut; tell each step.
+//! An operator's revocation: block, then end, durable before the cut; then cut; tell each step, and each receipt if the
+//! operator waits for them.
+//!
+//! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time. So then leases end a few
+//! at a time; they are all blocked before the first one ends.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, Mode, State};
-use shorepass_core::ledger::{Change, Revision};
+use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, Revision};
 use shorepass_core::time::Timestamp;
-use shorepass_rpc::api::{Outcome, Revocation, RevokeStep};
+use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Ends, LEASES_IN_A_COMMIT};
+use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
 use crate::admin::Views;
 use crate::outside::ledger_refused;
+use crate::prove::{SAMPLE, Wishes};
+
+/// How many leases end at a time where an operator waits for receipts: each of them is cut
+/// [`WINDOW`](crate::prove::WINDOW) after its end at the latest, ready or not.
+const PACE: usize = 4;
+/// How long the next ones wait for the deletes of those before. A slow cluster does not hold up a revocation for longer.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -38,34 +51,40 @@ impl Revoking {
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
         if revocation.dry_run {
-            let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-            if found.is_empty() {
-                return self.tell_ended(&revocation, &steps).await;
-            }
-            let teller = Teller { views: &self.views, steps, total: found.len() };
-            for lease in found {
-                teller.tell(lease, Outcome::WouldRevoke, false).await?;
-            }
-            return Ok(());
+            return self.tell_what_would_be(&revocation, steps).await;
         }
-        let hit = self.block_and_end(caller, &revocation).await?;
-        if hit.total() == 0 {
-            return self.tell_ended(&revocation, &steps).await;
+        let begun = self.begin(caller, &revocation).await?;
+        if begun.total == 0 {
+            return self.tell_ended(&revocation, steps).await;
         }
-        let teller = Teller { views: &self.views, steps, total: hit.total() };
-        let Hit { ending, ended, blocked } = hit;
-        // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
-        let mut cuts = self.ends.cut_all(ending);
-        for lease in ended {
-            teller.tell(lease, Outcome::AlreadyEnded, false).await?;
+        let teller = Teller { views: &self.views, steps, total: begun.total };
+        let Begun { hit, to_end, mut receipts, wishes, total: _ } = begun;
+        let (sender, cuts) = mpsc::unbounded_channel(); // one message for each lease at most
+        // An operator's slow terminal holds up no delete: most go out before anything is told, and no end waits for that.
+        self.ends.cut_into(hit.ending, &sender);
+        let ending = self.end_at_a_pace(caller, &revocation.reason, &to_end, sender);
+        let telling = self.tell_cuts(&teller, cuts, &hit.blocked, revocation.wait.then_some(&mut receipts));
+        let (ended, told) = tokio::join!(ending, telling);
+        drop(wishes);
+        for lease in hit.ended.into_iter().chain(ended?) {
+            teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await?;
         }
-        while let Some((lease, obstacle)) = cuts.recv().await {
-            let block_set = blocked.contains(&lease.id);
-            let outcome = match obstacle {
-                Some(obstacle) => Outcome::Ending(obstacle.to_string()),
-                None => self.done(&lease),
-            };
-            teller.tell(lease, outcome, block_set).await?;
+        told?;
+        self.tell_receipts(&teller, receipts).await
+    }
+
+    async fn tell_what_would_be(
+        &self,
+        revocation: &Revocation,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
+    ) -> Result<(), Refused> {
+        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        if found.is_empty() {
+            return self.tell_ended(revocation, steps).await;
+        }
+        let teller = Teller { views: &self.views, steps, total: found.len() };
+        for lease in found {
+            teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
         Ok(())
     }
@@ -78,22 +97,80 @@ impl Revoking {
         }
     }
 
+    /// Each lease when its anchor is cut, or could not be.
+    async fn tell_cuts(
+        &self,
+        teller: &Teller<'_>,
+        mut cuts: mpsc::UnboundedReceiver<CutResult>,
+        blocked: &HashSet<LeaseId>,
+        mut receipts: Option<&mut Receipts>,
+    ) -> Result<(), Refused> {
+        while let Some((lease, obstacle)) = cuts.recv().await {
+            let outcome = match obstacle {
+                Some(obstacle) => Outcome::Ending(obstacle.to_string()),
+                None => self.done(&lease),
+            };
+            let told = Told::new(outcome, blocked.contains(&lease.id));
+            let mut awaited = Awaited::No;
+            if let Some(receipts) = &mut receipts
+                && self.receipt_follows(&lease, receipts)?
+            {
+                receipts.awaited.push((lease.id, told.clone()));
+                awaited = Awaited::Follows;
+            }
+            teller.tell(lease, told, awaited).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a proof about the lease is under way, or has ended just now.
+    fn receipt_follows(&self, lease: &Lease, receipts: &Receipts) -> Result<bool, Refused> {
+        Ok(self.ends.proving.is_at_work(lease.id) || receipts.is_new(&self.known(lease.id)?))
+    }
+
+    fn current(&self, id: LeaseId) -> Result<Option<Lease>, Refused> {
+        self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))
+    }
+
+    /// A lease that must be there.
+    fn known(&self, id: LeaseId) -> Result<Lease, Refused> {
+        let missing = || ledger_refused(&LedgerError::Unavailable(format!("lease {id} is missing")));
+        self.current(id)?.ok_or_else(missing)
+    }
+
+    /// Each as it comes. Proofs end by themselves, so this does.
+    async fn tell_receipts(&self, teller: &Teller<'_>, mut receipts: Receipts) -> Result<(), Refused> {
+        loop {
+            receipts.ends.borrow_and_update();
+            for (id, told) in std::mem::take(&mut receipts.awaited) {
+                let at_work = self.ends.proving.is_at_work(id); // before the lease is read: who is done has recorded
+                let lease = self.known(id)?;
+                if receipts.is_new(&lease) {
+                    teller.tell(lease, told, Awaited::Arrived).await?;
+                } else if at_work {
+                    receipts.awaited.push((id, told));
+                } else {
+                    teller.tell(lease, told, Awaited::Missing).await?;
+                }
+            }
+            if receipts.awaited.is_empty() || receipts.ends.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Nothing lives: a lease that was named is shown as it ended.
     async fn tell_ended(
         &self,
         revocation: &Revocation,
-        steps: &mpsc::Sender<Result<RevokeStep, Refused>>,
+        steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
         let Some(id) = revocation.filter.lease else { return Ok(()) };
-        let found = self.ends.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
-        match found.filter(|lease| {
-            let with_ended =
-                shorepass_core::ledger::LeaseFilter { include_ended: true, ..revocation.filter.clone() };
-            with_ended.matches(lease)
-        }) {
+        let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
+        match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
             Some(lease) => {
-                let teller = Teller { views: &self.views, steps: steps.clone(), total: 1 };
-                teller.tell(lease, Outcome::AlreadyEnded, false).await
+                let teller = Teller { views: &self.views, steps, total: 1 };
+                teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await
             }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
@@ -103,34 +180,90 @@ impl Revoking {
     }
 
     /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
-    /// size, each of which blocks and ends the same leases.
-    async fn block_and_end(&self, caller: &Caller, revocation: &Revocation) -> Result<Hit, Refused> {
+    /// size, each of which blocks and ends the same leases; blocks alone where ends come at a pace.
+    async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
         let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        let mut hit = Hit::default();
+        let at_a_pace = revocation.wait && found.len() <= SAMPLE;
+        let mut begun = Begun {
+            total: found.len(),
+            hit: Hit::default(),
+            to_end: Vec::new(),
+            receipts: Receipts::new(&self.ends, &found),
+            wishes: self.ends.proving.wish(&found), // before the sweeper can see that they are ending
+        };
         for some in found.chunks(LEASES_IN_A_COMMIT) {
-            let plan = || self.plan(caller, &revocation.reason, some);
-            hit.add(self.ends.again_on_conflict(plan).await?);
+            let plan = || {
+                let (mut changes, mut hit) = self.plan_blocks(caller, &revocation.reason, some)?;
+                if !at_a_pace {
+                    let (ends, ending) = self.plan_ends(caller, &revocation.reason, some)?;
+                    changes.extend(ends);
+                    hit.add(ending);
+                }
+                Ok((changes, hit))
+            };
+            begun.hit.add(self.ends.again_on_conflict(plan).await?);
         }
-        Ok(hit)
+        if at_a_pace {
+            begun.to_end = found;
+        }
+        Ok(begun)
     }
 
-    /// The blocks and ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
-    fn plan(&self, caller: &Caller, reason: &str, leases: &[Lease]) -> Result<(Vec<Change>, Hit), Refused> {
-        let outside = &self.ends.outside;
-        let now = outside.clock.now();
+    /// Ends and cuts blocked leases, as many at a time as can have their canaries ready; gives those that had ended.
+    async fn end_at_a_pace(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        blocked: &[Lease],
+        results: mpsc::UnboundedSender<CutResult>,
+    ) -> Result<Vec<Lease>, Refused> {
+        let mut ended = Vec::new();
+        for some in blocked.chunks(PACE) {
+            let hit = self.ends.again_on_conflict(|| self.plan_ends(caller, reason, some)).await?;
+            ended.extend(hit.ended);
+            let deadline = Instant::now() + PATIENCE;
+            for cut in self.ends.cut_into(hit.ending, &results) {
+                let _ = timeout_at(deadline, cut).await; // those that take longer go on
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The blocks of some leases, as they are now, where there is none in force.
+    fn plan_blocks(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        leases: &[Lease],
+    ) -> Result<(Vec<Change>, Hit), Refused> {
+        let now = self.ends.outside.clock.now();
         let (mut changes, mut hit) = (Vec::new(), Hit::default());
         for lease in leases {
-            let current = outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
-            let Some(lease) = current else { continue };
+            let Some(lease) = self.current(lease.id)? else { continue };
+            if !matches!(lease.state, State::Ended { .. }) && !self.blocked_already(&lease, now)? {
+                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+                hit.blocked.insert(lease.id);
+            }
+        }
+        Ok((changes, hit))
+    }
+
+    /// The ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
+    fn plan_ends(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        leases: &[Lease],
+    ) -> Result<(Vec<Change>, Hit), Refused> {
+        let now = self.ends.outside.clock.now();
+        let (mut changes, mut hit) = (Vec::new(), Hit::default());
+        for lease in leases {
+            let Some(lease) = self.current(lease.id)? else { continue };
             if matches!(lease.state, State::Ended { .. }) {
                 hit.ended.push(lease);
                 continue;
-            }
-            if !self.blocked_already(&lease, now)? {
-                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
-                hit.blocked.insert(lease.id);
             }
             let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
             match lease.clone().begin_end(cause, now) {
@@ -138,7 +271,7 @@ impl Revoking {
                     changes.push(Change::LeaseEnding { lease: lease.clone() });
                     hit.ending.push(lease);
                 }
-                Err(_) => hit.ending.push(lease), // it is ending already: see that its owner is blocked, cut again
+                Err(_) => hit.ending.push(lease), // it is ending already: cut again
             }
         }
         Ok((changes, hit))
@@ -166,6 +299,16 @@ impl Revoking {
     }
 }
 
+/// A revocation whose blocks are recorded.
+struct Begun {
+    total: usize,
+    hit: Hit,
+    /// Those that end at a pace.
+    to_end: Vec<Lease>,
+    receipts: Receipts,
+    wishes: Wishes,
+}
+
 /// What a revocation found.
 #[derive(Default)]
 struct Hit {
@@ -183,9 +326,18 @@ impl Hit {
         self.ended.extend(other.ended);
         self.blocked.extend(other.blocked);
     }
+}
 
-    fn total(&self) -> usize {
-        self.ending.len() + self.ended.len()
+/// What is told of one lease.
+#[derive(Clone)]
+struct Told {
+    outcome: Outcome,
+    block_set: bool,
+}
+
+impl Told {
+    fn new(outcome: Outcome, block_set: bool) -> Self {
+        Self { outcome, block_set }
     }
 }
 
@@ -197,10 +349,35 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    async fn tell(&self, lease: Lease, outcome: Outcome, block_set: bool) -> Result<(), Refused> {
+    async fn tell(&self, lease: Lease, told: Told, receipt: Awaited) -> Result<(), Refused> {
         let view = self.views.of(lease, 1)?;
+        let Told { outcome, block_set } = told;
         // The receiver may be gone; the revocation is not undone by that.
-        let _ = self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set })).await;
+        let _ =
+            self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set, receipt })).await;
         Ok(())
     }
+}
+
+/// The receipts that somebody waits for.
+struct Receipts {
+    ends: watch::Receiver<u64>,
+    awaited: Vec<(LeaseId, Told)>,
+    /// When each lease's receipt was made before this revocation, if it had one.
+    earlier: HashMap<LeaseId, Option<Timestamp>>,
+}
+
+impl Receipts {
+    fn new(ends: &Ends, leases: &[Lease]) -> Self {
+        let earlier = leases.iter().map(|lease| (lease.id, made(lease))).collect();
+        Self { ends: ends.proving.ends(), awaited: Vec::new(), earlier }
+    }
+
+    fn is_new(&self, lease: &Lease) -> bool {
+        made(lease).is_some() && self.earlier.get(&lease.id) != Some(&made(lease))
+    }
+}
+
+fn made(lease: &Lease) -> Option<Timestamp> {
+    lease.receipt.as_ref().map(|receipt| receipt.made)
 }

@@ -80,7 +80,7 @@ impl Sweeper {
             }
         }
         self.cut(unfinished).await;
-        Ok(())
+        self.ends.proving.sweep_controls(&self.cluster).await
     }
 
     fn show(&self, unfinished: &[Lease]) {

@@ -92,6 +92,9 @@ impl Ledger for FailingLedger {
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
         self.inner.blocks(caller, role)
     }
+    fn controls(&self, cluster: &Name) -> Result<Vec<shorepass_core::receipt::Control>, LedgerError> {
+        self.inner.controls(cluster)
+    }
     fn find_blocks(
         &self,
         filter: &BlockFilter,

@@ -11,7 +11,7 @@ use crate::revoke::sweeper::Sweeper;
 
 async fn revoke_all(bench: &Bench, filter: LeaseFilter) {
     let (sender, mut steps) = mpsc::channel(64);
-    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: false };
     bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
     while steps.recv().await.is_some() {}
 }

@@ -11,14 +11,17 @@ use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::gives::Gives;
 use shorepass_core::job::{Evidence, Job};
-use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State};
+use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State, Step, Transition};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::mint::Issued;
 use shorepass_core::name::Name;
+use shorepass_core::receipt::{Receipt, Verdict};
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
-use crate::api::{Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout};
+use crate::api::{
+    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout,
+};
 
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     const SECOND: i128 = 1_000_000_000;
@@ -99,21 +102,32 @@ fn binding(binding: &Binding) -> v1::LeaseBinding {
 }
 
 fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
-    let owner = || owner.to_string();
-    let (wire, by, reason) = match cause {
-        EndCause::Released => (v1::EndCause::Released, owner(), String::new()),
-        EndCause::JobEnded => (v1::EndCause::JobEnded, owner(), String::new()),
-        EndCause::Revoked { by, reason } => (v1::EndCause::Revoked, by.to_string(), reason.clone()),
-        EndCause::Deadline => (v1::EndCause::Deadline, String::new(), String::new()),
-        EndCause::Abandoned => (v1::EndCause::Abandoned, String::new(), String::new()),
-        EndCause::AnchorLost => (v1::EndCause::AnchorLost, String::new(), String::new()),
-        EndCause::ServiceAccountReplaced => {
-            (v1::EndCause::ServiceAccountReplaced, String::new(), String::new())
+    let (by, reason) = match cause {
+        EndCause::Released | EndCause::JobEnded => (owner.to_string(), String::new()),
+        EndCause::Revoked { by, reason } | EndCause::OwnerBanned { by, reason } => {
+            (by.to_string(), reason.clone())
         }
-        EndCause::EnrolmentReplaced => (v1::EndCause::EnrolmentReplaced, String::new(), String::new()),
-        EndCause::OwnerBanned { by, reason } => (v1::EndCause::OwnerBanned, by.to_string(), reason.clone()),
+        EndCause::Deadline
+        | EndCause::Abandoned
+        | EndCause::AnchorLost
+        | EndCause::ServiceAccountReplaced
+        | EndCause::EnrolmentReplaced => Default::default(),
     };
-    v1::LeaseEnd { cause: wire.into(), time: Some(timestamp(since)), by, reason }
+    v1::LeaseEnd { cause: end_cause(cause).into(), time: Some(timestamp(since)), by, reason }
+}
+
+fn end_cause(cause: &EndCause) -> v1::EndCause {
+    match cause {
+        EndCause::Released => v1::EndCause::Released,
+        EndCause::JobEnded => v1::EndCause::JobEnded,
+        EndCause::Revoked { .. } => v1::EndCause::Revoked,
+        EndCause::Deadline => v1::EndCause::Deadline,
+        EndCause::Abandoned => v1::EndCause::Abandoned,
+        EndCause::AnchorLost => v1::EndCause::AnchorLost,
+        EndCause::ServiceAccountReplaced => v1::EndCause::ServiceAccountReplaced,
+        EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
+        EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
+    }
 }
 
 fn cluster(endpoint: &Endpoint, namespace: &Name) -> v1::Cluster {
@@ -235,6 +249,42 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         anchor: if view.lease.has_anchor() { view.lease.anchor.as_str().to_owned() } else { String::new() },
         tokens: view.tokens.iter().map(token_record).collect(),
         block: view.block.as_ref().map(block),
+        transitions: view.lease.transitions().iter().map(transition).collect(),
+        receipt: view.lease.receipt.as_deref().map(receipt),
+        pins: view.lease.activation().map(|(pins, _)| v1::LeasePins {
+            anchor_uid: pins.anchor_uid.clone(),
+            service_account_uid: pins.service_account_uid.clone(),
+        }),
+    }
+}
+
+fn transition(step: &Transition<'_>) -> v1::LeaseTransition {
+    let state = match step.to {
+        Step::Pending => v1::LeaseState::Pending,
+        Step::Active => v1::LeaseState::Active,
+        Step::Ending => v1::LeaseState::Ending,
+        Step::Ended => v1::LeaseState::Ended,
+    };
+    let cause = step.cause.map_or(v1::EndCause::Unspecified, end_cause);
+    v1::LeaseTransition { state: state.into(), time: Some(timestamp(step.at)), cause: cause.into() }
+}
+
+fn receipt(receipt: &Receipt) -> v1::Receipt {
+    let (verdict, reason) = match &receipt.verdict {
+        Verdict::Proved(_) => (v1::ReceiptVerdict::Proved, String::new()),
+        Verdict::Assumed(_) => (v1::ReceiptVerdict::Assumed, String::new()),
+        Verdict::Unproved(unproved) => (v1::ReceiptVerdict::Unproved, unproved.to_string()),
+    };
+    let death = receipt.verdict.death();
+    v1::Receipt {
+        verdict: verdict.into(),
+        refuse_time: death.map(|death| timestamp(death.refused)),
+        observe_time: death.map(|death| timestamp(death.observed_at)),
+        dead_by_time: death.map(|death| timestamp(death.dead_by)),
+        reason,
+        endpoints: receipt.endpoints.clone(),
+        canaries: receipt.canaries.clone(),
+        create_time: Some(timestamp(receipt.made)),
     }
 }
 
@@ -246,12 +296,19 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
         Outcome::AlreadyEnded => (v1::RevokeOutcome::AlreadyEnded, String::new()),
         Outcome::TokensRemain => (v1::RevokeOutcome::TokensRemain, String::new()),
     };
+    let receipt = match step.receipt {
+        Awaited::No => v1::RevokeReceipt::Unspecified,
+        Awaited::Follows => v1::RevokeReceipt::Follows,
+        Awaited::Arrived => v1::RevokeReceipt::Arrived,
+        Awaited::Missing => v1::RevokeReceipt::Missing,
+    };
     v1::RevokeLeasesResponse {
         lease: Some(lease_record(&step.view, now)),
         outcome: outcome.into(),
         obstacle,
         total: u32::try_from(step.total).unwrap_or(u32::MAX),
         block_set: step.block_set,
+        receipt: receipt.into(),
     }
 }
 

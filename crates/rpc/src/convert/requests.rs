@@ -174,7 +174,7 @@ pub(crate) fn get_lease(message: v1::GetLeaseRequest) -> Result<LeaseId, Refused
 }
 
 pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocation, Refused> {
-    let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run } = message;
+    let v1::RevokeLeasesRequest { selector: wanted, reason, dry_run, wait } = message;
     let (filter, all) = selector(wanted)?;
     if filter.is_everything() && !all {
         return Err(Refused::field(
@@ -182,7 +182,7 @@ pub(crate) fn revoke_leases(message: v1::RevokeLeasesRequest) -> Result<Revocati
             "must have at least one condition: who means all leases says `all`",
         ));
     }
-    Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run })
+    Ok(Revocation { filter, reason: fields::reason_text("reason", reason)?, dry_run, wait })
 }
 
 pub(crate) fn unblock(message: v1::UnblockRequest) -> Result<BlockId, Refused> {

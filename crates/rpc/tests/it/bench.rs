@@ -182,7 +182,7 @@ pub(crate) fn enroll() -> v1::EnrollRequest {
 
 pub(crate) fn revoke() -> v1::RevokeLeasesRequest {
     let selector = v1::LeaseSelector { lease_id: ID.to_owned(), ..Default::default() };
-    v1::RevokeLeasesRequest { selector: Some(selector), reason: "leaked".to_owned(), dry_run: false }
+    v1::RevokeLeasesRequest { selector: Some(selector), reason: "leaked".to_owned(), ..Default::default() }
 }
 
 pub(crate) fn ban() -> v1::BanRequest {

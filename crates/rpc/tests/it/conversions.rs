@@ -98,7 +98,49 @@ fn wire_record() -> v1::LeaseRecord {
         anchor: fake::lease().anchor.as_str().to_owned(),
         tokens: vec![wire_token()],
         block: Some(wire_block()),
+        transitions: steps(&[(v1::LeaseState::Pending, -1), (v1::LeaseState::Active, 0)]),
+        receipt: None,
+        pins: Some(v1::LeasePins {
+            anchor_uid: "anchor".to_owned(),
+            service_account_uid: "account".to_owned(),
+        }),
     }
+}
+
+fn steps(steps: &[(v1::LeaseState, i64)]) -> Vec<v1::LeaseTransition> {
+    let ends = |state| matches!(state, v1::LeaseState::Ending | v1::LeaseState::Ended);
+    let cause = |state| if ends(state) { v1::EndCause::Revoked } else { v1::EndCause::Unspecified };
+    let step = |&(state, time): &(v1::LeaseState, i64)| v1::LeaseTransition {
+        state: state.into(),
+        time: at(time),
+        cause: cause(state).into(),
+    };
+    steps.iter().map(step).collect()
+}
+
+#[tokio::test]
+async fn a_receipt_and_all_steps_of_a_life_reach_who_waits() {
+    let bench = Bench::api();
+    let request = v1::RevokeLeasesRequest { wait: true, ..bench::revoke() };
+    let mut stream = bench.client(Some(Kind::Operator)).revoke_leases(request).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap().receipt(), v1::RevokeReceipt::Unspecified);
+    let arrived = stream.next().await.unwrap().unwrap();
+    assert_eq!(arrived.receipt(), v1::RevokeReceipt::Arrived);
+    assert!(bench.fake.revocations.lock().unwrap()[0].wait);
+    let record = arrived.lease.unwrap();
+    let receipt = v1::Receipt {
+        verdict: v1::ReceiptVerdict::Proved.into(),
+        refuse_time: at(4),
+        observe_time: at(5),
+        dead_by_time: at(15),
+        reason: String::new(),
+        endpoints: vec!["10.0.0.1:6443".to_owned()],
+        canaries: vec!["canary".to_owned()],
+        create_time: at(6),
+    };
+    assert_eq!((record.receipt, record.pins), (Some(receipt), wire_record().pins));
+    use v1::LeaseState::{Active, Ended, Ending, Pending};
+    assert_eq!(record.transitions, steps(&[(Pending, -1), (Active, 0), (Ending, 2), (Ended, 3)]));
 }
 
 #[tokio::test]

@@ -11,11 +11,12 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, CallId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::{AnchorName, Lease, Mode, Pins, State};
+use shorepass_core::lease::{AnchorName, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{LeaseFilter, MintedToken, Revision};
 use shorepass_core::mint::Issued;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::policy::Ask;
+use shorepass_core::receipt::{Death, Receipt, Verdict};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
@@ -154,8 +155,23 @@ pub(crate) fn lease() -> Lease {
         created: second(-1),
         deadline: second(600),
         state: State::Active { pins, since: second(0) },
+        receipt: None,
         revision: Revision::FIRST,
     }
+}
+
+/// The same, ended and proved to be dead.
+fn proved() -> Lease {
+    let cause = EndCause::Revoked { by: block().by, reason: block().reason };
+    let ended = lease().begin_end(cause, second(2)).unwrap().finish_end(second(3)).unwrap();
+    let death = Death { refused: second(4), observed_at: second(5), dead_by: second(15) };
+    let receipt = Receipt {
+        verdict: Verdict::Proved(death),
+        endpoints: vec!["10.0.0.1:6443".to_owned()],
+        canaries: vec!["canary".to_owned()],
+        made: second(6),
+    };
+    ended.receive(receipt).unwrap()
 }
 
 fn target() -> Target {
@@ -354,10 +370,12 @@ impl Administration for Fake {
             return Err(refused.clone());
         }
         let ending = Outcome::Ending("the API server cannot be reached".to_owned());
-        let step = |outcome, block_set| RevokeStep { view: view(), outcome, total: 2, block_set };
-        let _ = steps.send(Ok(step(ending, true))).await;
+        let step =
+            |view, outcome, block_set, receipt| RevokeStep { view, outcome, total: 2, block_set, receipt };
+        let _ = steps.send(Ok(step(view(), ending, true, Awaited::No))).await;
         self.act().await?;
-        let _ = steps.send(Ok(step(Outcome::Revoked, false))).await;
+        let view = LeaseView { lease: proved(), ..view() };
+        let _ = steps.send(Ok(step(view, Outcome::Revoked, false, Awaited::Arrived))).await;
         Ok(())
     }
 

@@ -25,6 +25,12 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
         }),
         Change::LeaseEnding { lease } => Kind::LeaseEnding(lease.to_record()),
         Change::LeaseEnded { lease } => Kind::LeaseEnded(lease.to_record()),
+        Change::LeaseReceipt { lease } => Kind::LeaseReceipt(lease.to_record()),
+        Change::ControlPlanned { control } => Kind::ControlPlanned(control.to_record()),
+        Change::ControlGone { control, at } => Kind::ControlGone(stored::ControlGone {
+            control: Some(control.to_record()),
+            at: nanoseconds(*at),
+        }),
         Change::BlockSet { block } => Kind::BlockSet(block.to_record()),
         Change::BlockLifted { block } => Kind::BlockLifted(block.to_record()),
         Change::JoinTokenCreated { join_token, request } => {
@@ -65,6 +71,11 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         }
         Kind::LeaseEnding(lease) => Change::LeaseEnding { lease: Stored::from_record(lease)? },
         Kind::LeaseEnded(lease) => Change::LeaseEnded { lease: Stored::from_record(lease)? },
+        Kind::LeaseReceipt(lease) => Change::LeaseReceipt { lease: Stored::from_record(lease)? },
+        Kind::ControlPlanned(control) => Change::ControlPlanned { control: Stored::from_record(control)? },
+        Kind::ControlGone(gone) => {
+            Change::ControlGone { control: inner("control", gone.control)?, at: time("at", gone.at)? }
+        }
         Kind::BlockSet(block) => Change::BlockSet { block: Stored::from_record(block)? },
         Kind::BlockLifted(block) => Change::BlockLifted { block: Stored::from_record(block)? },
         Kind::JoinTokenCreated(created) => Change::JoinTokenCreated {

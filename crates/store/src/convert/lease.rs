@@ -3,7 +3,7 @@
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{JobId, LeaseId};
-use shorepass_core::lease::{AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
+use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
 use shorepass_core::role::Target;
@@ -56,6 +56,8 @@ impl Stored for Lease {
                 Mode::Unbound { tokens_until } => tokens_until.map(nanoseconds),
                 Mode::Bound | Mode::Strict { .. } => None,
             },
+            receipt: self.receipt.as_ref().map(|receipt| receipt.to_record()),
+            activation: stored_activation(&self.state),
         }
     }
 
@@ -72,7 +74,8 @@ impl Stored for Lease {
             anchor: required("anchor", AnchorName::parse(&record.anchor))?,
             created: time("created", record.created)?,
             deadline: time("deadline", record.deadline)?,
-            state: read_state(required("state", record.state)?)?,
+            state: read_state(required("state", record.state)?, record.activation)?,
+            receipt: record.receipt.map(Stored::from_record).transpose()?.map(Box::new),
             revision: revision(record.revision)?,
         })
     }
@@ -144,35 +147,60 @@ fn stored_state(state: &State) -> stored::lease::State {
     use stored::lease::State as Stored;
     match state {
         State::Pending => Stored::Pending(stored::LeaseIsPending {}),
-        State::Active { pins, since } => Stored::Active(stored::LeaseIsActive {
-            anchor_uid: pins.anchor_uid.clone(),
-            service_account_uid: pins.service_account_uid.clone(),
-            since: nanoseconds(*since),
-        }),
-        State::Ending { cause, since } => Stored::Ending(stored_end(cause, *since)),
-        State::Ended { cause, since, gone } => Stored::Ended(stored::LeaseIsEnded {
+        State::Active { pins, since } => Stored::Active(stored_active(pins, *since)),
+        State::Ending { activation: _, cause, since } => Stored::Ending(stored_end(cause, *since)),
+        State::Ended { activation: _, cause, since, gone } => Stored::Ended(stored::LeaseIsEnded {
             end: Some(stored_end(cause, *since)),
             gone: nanoseconds(*gone),
         }),
     }
 }
 
-fn read_state(state: stored::lease::State) -> Result<State, Malformed> {
+/// What is kept of the time before an end; the state of an active lease has it itself.
+fn stored_activation(state: &State) -> Option<stored::LeaseIsActive> {
+    match state {
+        State::Pending | State::Active { .. } => None,
+        State::Ending { activation, .. } | State::Ended { activation, .. } => {
+            activation.as_ref().map(|before| stored_active(&before.pins, before.since))
+        }
+    }
+}
+
+fn stored_active(pins: &Pins, since: Timestamp) -> stored::LeaseIsActive {
+    stored::LeaseIsActive {
+        anchor_uid: pins.anchor_uid.clone(),
+        service_account_uid: pins.service_account_uid.clone(),
+        since: nanoseconds(since),
+    }
+}
+
+fn read_state(
+    state: stored::lease::State,
+    activation: Option<stored::LeaseIsActive>,
+) -> Result<State, Malformed> {
     use stored::lease::State as Stored;
     Ok(match state {
         Stored::Pending(stored::LeaseIsPending {}) => State::Pending,
-        Stored::Active(active) => State::Active {
-            pins: Pins { anchor_uid: active.anchor_uid, service_account_uid: active.service_account_uid },
-            since: time("active.since", active.since)?,
-        },
+        Stored::Active(active) => {
+            let Activation { pins, since } = read_activation(active)?;
+            State::Active { pins, since }
+        }
         Stored::Ending(end) => {
             let (cause, since) = read_end(end)?;
-            State::Ending { cause, since }
+            State::Ending { activation: activation.map(read_activation).transpose()?, cause, since }
         }
         Stored::Ended(ended) => {
             let (cause, since) = read_end(required("ended.end", ended.end)?)?;
-            State::Ended { cause, since, gone: time("ended.gone", ended.gone)? }
+            let activation = activation.map(read_activation).transpose()?;
+            State::Ended { activation, cause, since, gone: time("ended.gone", ended.gone)? }
         }
+    })
+}
+
+fn read_activation(active: stored::LeaseIsActive) -> Result<Activation, Malformed> {
+    Ok(Activation {
+        pins: Pins { anchor_uid: active.anchor_uid, service_account_uid: active.service_account_uid },
+        since: time("active.since", active.since)?,
     })
 }
 

@@ -9,6 +9,7 @@ mod change;
 mod enrolment;
 mod job;
 mod lease;
+mod receipt;
 
 use std::fmt::Display;
 

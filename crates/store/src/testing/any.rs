@@ -11,9 +11,10 @@ use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::{AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
+use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
 use shorepass_core::time::Timestamp;
@@ -82,21 +83,60 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
     ]
 }
 
+fn any_activation() -> impl Strategy<Value = Activation> {
+    (any::<String>(), any::<String>(), any_time()).prop_map(|(anchor_uid, service_account_uid, since)| {
+        Activation { pins: Pins { anchor_uid, service_account_uid }, since }
+    })
+}
+
 fn any_state() -> impl Strategy<Value = State> {
+    let before = || option::of(any_activation());
     prop_oneof![
         Just(State::Pending),
-        (any::<String>(), any::<String>(), any_time()).prop_map(
-            |(anchor_uid, service_account_uid, since)| {
-                State::Active { pins: Pins { anchor_uid, service_account_uid }, since }
-            }
-        ),
-        (any_cause(), any_time()).prop_map(|(cause, since)| State::Ending { cause, since }),
-        (any_cause(), any_time(), any_time()).prop_map(|(cause, since, gone)| State::Ended {
+        any_activation().prop_map(|Activation { pins, since }| State::Active { pins, since }),
+        (before(), any_cause(), any_time()).prop_map(|(activation, cause, since)| State::Ending {
+            activation,
             cause,
-            since,
-            gone
+            since
         }),
+        (before(), any_cause(), any_time(), any_time())
+            .prop_map(|(activation, cause, since, gone)| State::Ended { activation, cause, since, gone }),
     ]
+}
+
+fn any_receipt() -> impl Strategy<Value = Receipt> {
+    let death = || {
+        (any_time(), any_time(), any_time()).prop_map(|(refused, observed_at, dead_by)| Death {
+            refused,
+            observed_at,
+            dead_by,
+        })
+    };
+    let unproved = (proptest::sample::select(&Why::ALL[..]), any::<String>());
+    let verdict = prop_oneof![
+        death().prop_map(Verdict::Proved),
+        death().prop_map(Verdict::Assumed),
+        unproved.prop_map(|(why, detail)| Verdict::Unproved(Unproved { why, detail })),
+    ];
+    let texts = || proptest::collection::vec(any::<String>(), 0..3);
+    (verdict, texts(), texts(), any_time()).prop_map(|(verdict, endpoints, canaries, made)| Receipt {
+        verdict,
+        endpoints,
+        canaries,
+        made,
+    })
+}
+
+fn any_control() -> impl Strategy<Value = Control> {
+    (any::<[u8; 16]>(), any_name(), any_name(), any::<bool>(), any_time()).prop_map(
+        |(anchor, cluster, namespace, with_account, created)| Control {
+            anchor: AnchorName::from_random(anchor),
+            cluster,
+            namespace,
+            with_account,
+            created,
+        },
+    )
 }
 
 fn any_mode() -> impl Strategy<Value = Mode> {
@@ -121,12 +161,12 @@ fn any_lease() -> impl Strategy<Value = Lease> {
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
     let ids = (any_id!(LeaseId), any_id!(JobId), any_owner(), any::<[u8; 16]>(), any_mode());
     let role = (any_name(), any_digest(), target);
-    let life = (any_time(), any_time(), any_state(), any_revision());
+    let life = (any_time(), any_time(), any_state(), option::of(any_receipt()), any_revision());
     (ids, role, life).prop_map(
         |(
             (id, job, owner, anchor, mode),
             (role, role_digest, target),
-            (created, deadline, state, revision),
+            (created, deadline, state, receipt, revision),
         )| {
             Lease {
                 id,
@@ -140,6 +180,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 created,
                 deadline,
                 state,
+                receipt: receipt.map(Box::new),
                 revision,
             }
         },
@@ -261,6 +302,9 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         (any_token(), any_owner()).prop_map(|(token, owner)| Change::TokenMinted { token, owner }),
         any_lease().prop_map(|lease| Change::LeaseEnding { lease }),
         any_lease().prop_map(|lease| Change::LeaseEnded { lease }),
+        any_lease().prop_map(|lease| Change::LeaseReceipt { lease }),
+        any_control().prop_map(|control| Change::ControlPlanned { control }),
+        (any_control(), any_time()).prop_map(|(control, at)| Change::ControlGone { control, at }),
         any_block().prop_map(|block| Change::BlockSet { block }),
         any_block().prop_map(|block| Change::BlockLifted { block }),
         (any_join_token(), any_request())

@@ -9,6 +9,7 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::EndCause;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
+use shorepass_core::receipt::{Receipt, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 
 use crate::MemoryLedger;
@@ -75,6 +76,8 @@ pub(super) use on_both;
 on_both!(
     a_job_is_read_back_open_and_ended,
     a_lease_is_read_back_in_each_state,
+    a_receipt_is_read_back_and_written_over_the_revision_before,
+    a_control_is_found_until_it_is_gone,
     a_lease_and_its_first_token_are_one_commit,
     tokens_come_newest_first_and_by_jti,
     a_jti_is_recorded_once,
@@ -109,6 +112,32 @@ async fn a_job_is_read_back_open_and_ended(subject: Subject) {
     let ended = job(1).end(second(9));
     subject.committed(vec![Change::JobEnded { job: ended.clone() }]).await;
     assert_eq!(subject.ledger.job(job(1).id).unwrap(), Some(ended));
+}
+
+async fn a_receipt_is_read_back_and_written_over_the_revision_before(subject: Subject) {
+    subject.committed(vec![lease_pending(1)]).await;
+    let ending = lease(1).begin_end(EndCause::Released, second(2)).unwrap();
+    subject.committed(vec![Change::LeaseEnding { lease: ending.clone() }]).await;
+    let verdict = Verdict::Unproved(Why::NoAnswer.because("10.0.0.1:6443: reset"));
+    let receipt = Receipt { verdict, endpoints: vec![], canaries: vec!["c".to_owned()], made: second(3) };
+    let with = ending.clone().receive(receipt).unwrap();
+    subject.committed(vec![Change::LeaseReceipt { lease: with.clone() }]).await;
+    assert_eq!(subject.ledger.lease(lease(1).id).unwrap(), Some(with));
+    // Who did not see the receipt may not end the lease over it.
+    let stale = ending.finish_end(second(4)).unwrap();
+    subject.conflicts(vec![Change::LeaseEnded { lease: stale }]).await;
+}
+
+async fn a_control_is_found_until_it_is_gone(subject: Subject) {
+    let found = |cluster: &str| subject.ledger.controls(&name(cluster)).unwrap();
+    subject.committed(vec![Change::ControlPlanned { control: control(1) }]).await;
+    subject.committed(vec![Change::ControlPlanned { control: control(2) }]).await;
+    assert_eq!((found("staging"), found("other")), (vec![control(2), control(1)], vec![]));
+    subject.conflicts(vec![Change::ControlPlanned { control: control(1) }]).await;
+    let gone = || Change::ControlGone { control: control(1), at: second(9) };
+    subject.committed(vec![gone()]).await;
+    assert_eq!(found("staging"), [control(2)]);
+    subject.committed(vec![gone()]).await; // two who see it gone
 }
 
 async fn a_lease_is_read_back_in_each_state(subject: Subject) {

@@ -57,7 +57,7 @@ pub(super) async fn missing_role(stage: &Stage) -> Refusals {
 
 pub(super) async fn rights_that_do_not_come(stage: &Stage) -> Refusals {
     let none = Fault::change(|answer| answer["status"]["resourceRules"] = json!([]));
-    let _fault = stage.proxy.fault(Target::Reviews, none);
+    let _fault = stage.proxy.fault(Target::Rights, none);
     let error = stage.refused_issue("release").await?;
     ensure!(error.to_string().contains("are not in effect after 3 s"), "{error}");
     Ok(vec![error])

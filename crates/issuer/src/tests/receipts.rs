@@ -1,0 +1,265 @@
+//! What is proved about ends, and what a cut does not wait for. Time is paused: it passes when everybody waits.
+
+use shorepass_core::cluster::CutError;
+use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::receipt::{ACCEPTED_FOR, Answer, LAG_BOUND, Receipt, Verdict, Why};
+use shorepass_rpc::api::{Administration as _, Awaited, Credentials as _, Outcome, Revocation, RevokeStep};
+use shorepass_testing::outside::Question;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::prove::{SAMPLE, WINDOW};
+use crate::revoke::MINT_IN_FLIGHT;
+use crate::revoke::sweeper::Sweeper;
+
+/// Revokes everything of the role and waits for the receipts.
+async fn revoke(bench: &Bench) -> Vec<RevokeStep> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    let filter = LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: true };
+    let operator = bench.operator();
+    let revoking = bench.use_cases.revoke(&operator, revocation, sender);
+    let listening = async {
+        let mut steps = Vec::new();
+        while let Some(step) = receiver.recv().await {
+            steps.push(step.unwrap());
+        }
+        steps
+    };
+    let (revoked, steps) = tokio::join!(revoking, listening);
+    revoked.unwrap();
+    steps
+}
+
+/// A lease that is older than the lag bound.
+async fn old_lease(bench: &Bench) -> (Caller, Job, Delivery) {
+    let leased = bench.leased().await;
+    bench.clock.advance(LAG_BOUND);
+    leased
+}
+
+/// The receipt of the one lease that is revoked.
+async fn receipt(bench: &Bench) -> Receipt {
+    let steps = revoke(bench).await;
+    assert_eq!(steps[0].receipt, Awaited::Follows, "{steps:?}");
+    assert_eq!(steps[1].receipt, Awaited::Arrived, "{steps:?}");
+    Receipt::clone(steps[1].view.lease.receipt.as_ref().unwrap())
+}
+
+fn why(receipt: &Receipt) -> Why {
+    match &receipt.verdict {
+        Verdict::Unproved(unproved) => unproved.why,
+        proved => panic!("{proved:?}"),
+    }
+}
+
+async fn without_controls(bench: &Bench) {
+    bench.until("the control to be gone", || bench.cluster.anchors().is_empty()).await;
+    bench
+        .until("its record to be gone", || bench.ledger.controls(&name("staging")).unwrap().is_empty())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_lease_gets_a_receipt_that_is_recorded_and_leaves_no_control() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    let (_, _, delivery) = old_lease(&bench).await;
+    let receipt = receipt(&bench).await;
+    let now = bench.clock.now();
+    let death = *receipt.verdict.death().unwrap();
+    assert_eq!(receipt.verdict.word(), "proved");
+    assert_eq!((death.refused, death.observed_at, death.dead_by), (now, now, after(now, ACCEPTED_FOR)));
+    assert_eq!(receipt.endpoints, ["cluster.example:6443"]);
+    assert_eq!(receipt.canaries.len(), 3, "before, after, control: {receipt:?}");
+    without_controls(&bench).await;
+    assert_eq!(bench.lease(delivery.issued.lease.id).receipt.as_deref(), Some(&receipt));
+    let mut events = bench.events().split_off(4);
+    events.sort();
+    assert_eq!(
+        events,
+        ["block.set", "control.gone", "control.planned", "lease.ended", "lease.ending", "lease.receipt"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_one_url_it_is_assumed() {
+    let bench = Bench::new();
+    old_lease(&bench).await;
+    assert_eq!(receipt(&bench).await.verdict.word(), "assumed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_does_not_wait_for_late_canaries() {
+    let bench = Bench::new();
+    old_lease(&bench).await;
+    bench.cluster.slow_canaries(Duration::from_secs(3600));
+    let start = tokio::time::Instant::now();
+    let cutting = async {
+        bench.until("the cut", || bench.cluster.anchors().is_empty()).await;
+        start.elapsed()
+    };
+    let (receipt, took) = tokio::join!(receipt(&bench), cutting);
+    assert!(took >= WINDOW && took < WINDOW + Duration::from_millis(50), "{took:?}");
+    assert_eq!(why(&receipt), Why::CanariesLate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_everything_proves_nothing() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    old_lease(&bench).await;
+    bench.cluster.answer(Box::new(|_| Answer::Refused));
+    assert_eq!(why(&receipt(&bench).await), Why::NotAcceptedBefore);
+    assert!(bench.cluster.controls().is_empty(), "a control for nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_a_living_anchor_after_the_cut_proves_nothing() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    old_lease(&bench).await;
+    let until_the_cut = |question: Question| question.alive && !question.control;
+    let answer = move |question| if until_the_cut(question) { Answer::Accepted } else { Answer::Refused };
+    bench.cluster.answer(Box::new(answer));
+    assert_eq!(why(&receipt(&bench).await), Why::ControlRefused);
+    without_controls(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_watch_lags_is_asked_again() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    old_lease(&bench).await;
+    // It goes on accepting: before the cut, and once after.
+    let answer = |Question { alive, before, .. }| {
+        if alive || before < 2 { Answer::Accepted } else { Answer::Refused }
+    };
+    bench.cluster.answer(Box::new(answer));
+    let receipt = receipt(&bench).await;
+    assert_eq!((receipt.verdict.word(), receipt.canaries.len()), ("proved", 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_may_not_have_seen_the_anchor_yet_is_believed_after_the_lag_bound() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    bench.leased().await;
+    let receipt = receipt(&bench).await;
+    let death = *receipt.verdict.death().unwrap();
+    assert_eq!(death.refused, bench.clock.now());
+    assert_eq!(death.observed_at, after(bench.clock.now(), LAG_BOUND), "the deletion is seen by then");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_deleted_is_not_proved_and_asked_anew_when_it_is() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    let (_, _, delivery) = old_lease(&bench).await;
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    let steps = revoke(&bench).await;
+    assert!(matches!(steps[0].outcome, Outcome::Ending(_)));
+    assert_eq!(why(steps[1].view.lease.receipt.as_ref().unwrap()), Why::NotDeleted);
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
+    sweeper.sweep().await.unwrap();
+    let lease = || bench.lease(delivery.issued.lease.id);
+    let proved = || lease().receipt.is_some_and(|receipt| receipt.verdict.word() == "proved");
+    bench.until("the second receipt", proved).await;
+    assert_eq!(lease().state_name(), "ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finalizer_is_named() {
+    let bench = Bench::new();
+    old_lease(&bench).await;
+    bench.cluster.fail_next_cut(CutError::HeldByFinalizer("web/shorepass-x".to_owned()));
+    let receipt = receipt(&bench).await;
+    assert_eq!(why(&receipt), Why::HeldByFinalizer);
+    assert!(format!("{:?}", receipt.verdict).contains("web/shorepass-x"), "{receipt:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_ends_get_a_receipt_only_by_chance() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = old_lease(&bench).await;
+    bench.use_cases.release(&caller, delivery.issued.lease.id).await.unwrap();
+    assert_eq!(bench.cluster.canaries(), 0);
+    assert!(!bench.use_cases.proving.is_at_work(delivery.issued.lease.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_a_hundred_leases_a_sample_is_asked_about() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for _ in 0..SAMPLE + 20 {
+        bench.issue(&caller, &job, bench.request()).await.unwrap();
+    }
+    let steps = revoke(&bench).await;
+    let of = |receipt| steps.iter().filter(|step| step.receipt == receipt).count();
+    assert_eq!((of(Awaited::No), of(Awaited::Follows), of(Awaited::Arrived)), (20, SAMPLE, SAMPLE));
+    without_controls(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_a_crash_left_is_deleted_and_forgotten_when_it_cannot_come_back() {
+    let bench = Bench::new();
+    let control = shorepass_core::receipt::Control {
+        anchor: shorepass_core::lease::AnchorName::from_random([9; 16]),
+        cluster: name("staging"),
+        namespace: name("web"),
+        created: bench.clock.now(),
+    };
+    bench.ledger.commit(vec![Change::ControlPlanned { control: control.clone() }]).await.unwrap();
+    use shorepass_core::receipt::Witnesses as _;
+    bench.cluster.create_control(&control).await.unwrap();
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
+    sweeper.sweep().await.unwrap();
+    assert!(bench.cluster.anchors().is_empty());
+    assert_eq!(bench.ledger.controls(&name("staging")).unwrap(), [control], "it may still be created");
+    bench.clock.advance(MINT_IN_FLIGHT);
+    sweeper.sweep().await.unwrap();
+    assert!(bench.ledger.controls(&name("staging")).unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_revocations_of_one_lease_prove_it_once() {
+    let bench = Arc::new(Bench::new());
+    bench.cluster.has_one_server();
+    let (_, _, delivery) = old_lease(&bench).await;
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let bench = bench.clone();
+        all.spawn(async move { revoke(&bench).await });
+    }
+    while all.join_next().await.is_some() {}
+    let lease = bench.lease(delivery.issued.lease.id);
+    assert_eq!(lease.receipt.unwrap().verdict.word(), "proved");
+    assert_eq!(bench.events().iter().filter(|event| *event == "lease.receipt").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_ends_a_few_at_a_time_after_all_are_blocked_and_is_told_of_each() {
+    const LEASES: usize = 10;
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for _ in 0..LEASES {
+        bench.issue(&caller, &job, bench.request()).await.unwrap();
+    }
+    bench.clock.advance(LAG_BOUND);
+    let before = bench.events().len();
+    let steps = revoke(&bench).await;
+    assert_eq!(steps.len(), 2 * LEASES);
+    assert!(steps.iter().all(|step| step.total == LEASES && step.block_set), "{steps:?}");
+    let events: Vec<_> = bench
+        .events()
+        .split_off(before)
+        .into_iter()
+        .filter(|event| event == "block.set" || event.starts_with("lease.end"))
+        .collect();
+    assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
+    let first_end = events.iter().position(|event| event == "lease.ended").unwrap();
+    assert!(first_end - LEASES < LEASES, "all end at once: {events:?}");
+    without_controls(&bench).await;
+}

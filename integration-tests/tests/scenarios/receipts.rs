@@ -1,0 +1,346 @@
+//! Receipts: what they say of the end of a lease is true at the real API server, and what cannot be shown is not said.
+//!
+//! A cut waits 100 ms for canaries, and a machine that runs all scenarios at the same time does not always make it: then the
+//! receipt says that, which is right, and the scenario looks at the next lease.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use http::Method;
+use integration_tests::agent::as_operator;
+use integration_tests::client::{Client, Issued};
+use integration_tests::issuer::{IssuerUnderTest, Knobs};
+use integration_tests::proxy::{Answer, Fault, Proxy, Target};
+use integration_tests::site::{DEPLOY, Site};
+use integration_tests::use_of_tokens::who_am_i;
+use integration_tests::wait::{self, Seen};
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use shorepass_core::time::Timestamp;
+use shorepass_proto::v1::{
+    LeaseRecord, LeaseSelector, ReceiptVerdict, RevokeLeasesRequest, RevokeReceipt, UnblockRequest,
+};
+use shorepass_rpc::client::ApiClient;
+
+/// How many leases may have late canaries before that is no accident any more.
+const PATIENCE: usize = 20;
+
+/// Why a receipt may be unproved on a busy machine.
+const LATE: &str = "the delete did not wait for the canaries";
+
+struct Scene {
+    issuer: IssuerUnderTest,
+    operator: Client,
+    platform: Client,
+    job: String,
+    site: Site,
+}
+
+impl Scene {
+    async fn with(site: Site, knobs: Knobs) -> Result<Self> {
+        let issuer = IssuerUnderTest::start(&site, knobs).await?;
+        let platform = issuer.platform("test-portal")?;
+        let job = platform.start_job().await?;
+        Ok(Self { operator: issuer.operator()?, issuer, platform, job, site })
+    }
+
+    /// An issuer that knows all API servers, and that they do not lag.
+    async fn knowing(purpose: &str) -> Result<Self> {
+        let site = Site::new(purpose).await?;
+        let server = site.server()?.trim_start_matches("https://").trim_end_matches('/').to_owned();
+        let knobs = Knobs { endpoints: vec![server], lag_bound: "1s", ..Knobs::default() };
+        Self::with(site, knobs).await
+    }
+
+    async fn lease(&self) -> Result<Issued> {
+        Ok(self.platform.issue(&self.job, DEPLOY.name).await?)
+    }
+
+    /// A lease whose anchor every API server has seen by now.
+    async fn seasoned_lease(&self) -> Result<Issued> {
+        let issued = self.lease().await?;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        Ok(issued)
+    }
+
+    /// Revokes it as an operator who waits; the lease with its receipt.
+    async fn revoke(&self, lease: &str) -> Result<LeaseRecord> {
+        let selector = Some(LeaseSelector { lease_id: lease.to_owned(), ..LeaseSelector::default() });
+        let request =
+            RevokeLeasesRequest { selector, reason: "leaked".to_owned(), dry_run: false, wait: true };
+        let mut steps = self.operator.revoke_with(request).await?;
+        let last = steps.pop().context("a revocation without steps")?;
+        ensure!(last.receipt() == RevokeReceipt::Arrived, "{last:?}");
+        self.unblock(&last.lease).await?;
+        last.lease.context("a step without its lease")
+    }
+
+    /// So that the next lease can be issued.
+    async fn unblock(&self, lease: &Option<LeaseRecord>) -> Result<()> {
+        let block = lease.as_ref().and_then(|lease| lease.block.as_ref()).context("no block")?;
+        let request = UnblockRequest { block_id: block.id.clone() };
+        self.operator.call(ApiClient::unblock, request).await?;
+        Ok(())
+    }
+
+    /// The names of the anchors there.
+    async fn anchors(&self) -> Result<Vec<String>> {
+        let secrets = self.site.place.secrets().list(&ListParams::default()).await?;
+        let anchors = secrets.into_iter().filter(|one| one.type_.as_deref() == Some("shorepass.dev/lease"));
+        Ok(anchors.filter_map(|anchor| anchor.metadata.name).collect())
+    }
+
+    async fn has_no_anchors(&self) -> Result<()> {
+        wait::until("no anchor", Duration::from_secs(20), async || {
+            let anchors = self.anchors().await?;
+            Ok(if anchors.is_empty() { Seen::Ready(()) } else { Seen::NotYet(format!("{anchors:?}")) })
+        })
+        .await
+    }
+}
+
+/// The reason, if it is one that only a busy machine has.
+fn was_late(record: &LeaseRecord) -> bool {
+    record.receipt.as_ref().is_some_and(|receipt| receipt.reason.starts_with(LATE))
+}
+
+/// Uses a token again and again until it is refused; when the last request was sent that was not.
+fn in_constant_use(client: kube::Client) -> tokio::task::JoinHandle<Result<Timestamp>> {
+    tokio::spawn(async move {
+        let (start, mut last, mut sent) = (Instant::now(), Timestamp::now(), Timestamp::now());
+        while who_am_i(&client).await?.is_some() {
+            ensure!(start.elapsed() < Duration::from_secs(120), "it works for ever");
+            last = sent;
+            // Often enough that every API server knows it all the time, and no load worth mentioning.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            sent = Timestamp::now();
+        }
+        Ok(last)
+    })
+}
+
+/// Waits until then, and then makes sure that the token is dead and stays so.
+async fn is_dead_by(client: &kube::Client, dead_by: &prost_types::Timestamp) -> Result<()> {
+    let dead_by = Timestamp::new(dead_by.seconds, dead_by.nanos)?;
+    let left = Duration::try_from(dead_by.duration_since(Timestamp::now())).unwrap_or_default();
+    ensure!(left < Duration::from_secs(15), "a receipt that names a time so far away: {left:?}");
+    tokio::time::sleep(left).await;
+    for _ in 0..10 {
+        ensure!(who_am_i(client).await?.is_none(), "it works after {dead_by}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proved_lease_is_dead_when_its_receipt_says_idle_or_in_constant_use() -> Result<()> {
+    let scene = Scene::knowing("receipt").await?;
+    for used in [false, true] {
+        let mut proved = None;
+        for _ in 0..PATIENCE {
+            let issued = scene.seasoned_lease().await?;
+            let client = scene.site.admin.client_with(&issued.credential.token).await?;
+            let usage = used.then(|| in_constant_use(client.clone()));
+            if used {
+                who_am_i(&client).await?.context("refused before the revocation")?;
+            }
+            let record = scene.revoke(&issued.lease.id).await?;
+            let receipt = record.receipt.clone().context("no receipt")?;
+            if receipt.verdict() == ReceiptVerdict::Proved {
+                proved = Some((record, receipt, client, usage));
+                break;
+            }
+            ensure!(was_late(&record), "unproved for another reason: {receipt:?}");
+        }
+        let (record, receipt, client, usage) = proved.context("no lease had its canaries in time")?;
+        let dead_by = receipt.dead_by_time.context("proved without a time")?;
+        is_dead_by(&client, &dead_by).await?;
+        if let Some(usage) = usage {
+            let last = usage.await??;
+            let dead_by = Timestamp::new(dead_by.seconds, dead_by.nanos)?;
+            ensure!(last <= dead_by, "a request of {last} was accepted, and the token is dead by {dead_by}");
+        }
+        ensure!(receipt.canaries.len() >= 3, "{receipt:?}");
+        shows_the_same(&scene, &record)?;
+    }
+    scene.has_no_anchors().await?;
+    let metrics = scene.issuer.get("/metrics").await?;
+    for metric in ["verdict=\"proved\"", "shorepass_revocation_delay_seconds_count"] {
+        ensure!(metrics.contains(metric), "{metric} is not in:\n{metrics}");
+    }
+    Ok(())
+}
+
+/// `lease show`, its JSON and the audit file tell of the same receipt and the whole life.
+fn shows_the_same(scene: &Scene, record: &LeaseRecord) -> Result<()> {
+    let id = &record.lease.as_ref().context("no lease")?.id;
+    let shown = as_operator(&scene.issuer, &["lease", "show", id, "-o", "json"])?.succeeded()?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let states: Vec<_> = shown["transitions"].as_array().context("no transitions")?.iter().collect();
+    let names: Vec<_> = states.iter().map(|step| step["state"].clone()).collect();
+    assert_eq!(names, ["pending", "active", "ending", "ended"]);
+    assert_eq!(states[2]["cause"], "revoked");
+    ensure!(states.iter().all(|step| step["time"].is_string()), "{states:?}");
+    assert_eq!(shown["pins"]["anchorUid"], record.pins.clone().context("no pins")?.anchor_uid);
+    assert_eq!(shown["receipt"]["verdict"], "proved");
+    let table = as_operator(&scene.issuer, &["lease", "show", id])?.succeeded()?;
+    ensure!(table.contains("RECEIPT") && table.contains("proved: dead by"), "{table}");
+    let lines = scene.issuer.audit()?;
+    let line = lines.iter().find(|line| line["event"] == "lease.receipt" && line["lease"] == id.as_str());
+    let line = line.context("the audit file has no lease.receipt")?;
+    assert_eq!((&line["verdict"], &line["deadBy"]), (&json!("proved"), &shown["receipt"]["deadBy"]));
+    assert_eq!(line["canaries"], shown["receipt"]["canaries"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_leases_in_constant_use_get_fifty_receipts_and_none_is_wrong() -> Result<()> {
+    const LEASES: usize = 50;
+    let scene = Scene::knowing("fifty").await?;
+    let mut clients = std::collections::HashMap::new();
+    for _ in 0..LEASES {
+        let issued = scene.lease().await?;
+        let client = scene.site.admin.client_with(&issued.credential.token).await?;
+        clients.insert(issued.lease.id, client);
+    }
+    let usage: Vec<_> = clients.values().cloned().map(in_constant_use).collect();
+    for client in clients.values() {
+        who_am_i(client).await?.context("refused before the revocation")?; // their connections are made by now
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let caller = scene.platform.spiffe_id.to_string();
+    let arguments = ["lease", "revoke", "--runner", &caller, "--reason", "stolen", "--wait", "-o", "json"];
+    let done = as_operator(&scene.issuer, &arguments)?;
+    let told: Value = serde_json::from_str(&done.stdout).with_context(|| done.stderr.clone())?;
+    let items = told["items"].as_array().context("no items")?;
+    assert_eq!(items.len(), LEASES);
+    let mut proved = 0;
+    for item in items {
+        let (id, receipt) = (item["lease"]["id"].as_str().context("no id")?, &item["lease"]["receipt"]);
+        match (receipt["verdict"].as_str(), receipt["reason"].as_str()) {
+            (Some("proved"), _) => {
+                let dead_by: Timestamp = receipt["deadBy"].as_str().context("no time")?.parse()?;
+                let dead_by = prost_types::Timestamp {
+                    seconds: dead_by.as_second(),
+                    nanos: dead_by.subsec_nanosecond(),
+                };
+                is_dead_by(&clients[id], &dead_by).await?;
+                proved += 1;
+            }
+            (Some("unproved"), Some(reason)) if reason.starts_with(LATE) => {}
+            other => bail!("{other:?}: {receipt}"),
+        }
+    }
+    eprintln!("{proved} of {LEASES} proved");
+    assert_eq!(done.code, Some(if proved == LEASES { 0 } else { 1 }));
+    for usage in usage {
+        usage.await??;
+    }
+    scene.has_no_anchors().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finalizer_on_the_anchor_leaves_nothing_proved() -> Result<()> {
+    let scene = Scene::knowing("held").await?;
+    let issued = scene.lease().await?;
+    let anchor = scene.anchors().await?.pop().context("no anchor")?;
+    let hold = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let secrets = scene.site.place.secrets();
+    secrets.patch(&anchor, &PatchParams::default(), &hold(json!(["example.org/held"]))).await?;
+    let record = scene.revoke(&issued.lease.id).await?;
+    let receipt = record.receipt.context("no receipt")?;
+    assert_eq!(receipt.verdict(), ReceiptVerdict::Unproved);
+    ensure!(receipt.reason.contains("finalizer") && receipt.reason.contains(&anchor), "{receipt:?}");
+    ensure!(receipt.dead_by_time.is_none(), "{receipt:?}");
+    secrets.patch(&anchor, &PatchParams::default(), &hold(Value::Null)).await?;
+    scene.has_no_anchors().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_refuses_everything_proves_nothing() -> Result<()> {
+    let site = Site::new("refuser").await?;
+    let proxy = Proxy::start(&site).await?;
+    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), lag_bound: "1s", ..Knobs::default() };
+    let scene = Scene::with(site, knobs).await?;
+    let refusal = Answer { status: 401, reason: "Unauthorized", message: "Unauthorized", retry_after: None };
+    let faulty = proxy.fault(Target::Reviews, Fault::Answer(refusal));
+    let mut verdicts = Vec::new();
+    for _ in 0..PATIENCE {
+        let issued = scene.seasoned_lease().await?;
+        let record = scene.revoke(&issued.lease.id).await?;
+        let receipt = record.receipt.clone().context("no receipt")?;
+        assert_eq!(receipt.verdict(), ReceiptVerdict::Unproved, "a refusal alone was taken for a proof");
+        if !was_late(&record) {
+            ensure!(receipt.reason.contains("not accepted before the cut"), "{receipt:?}");
+            verdicts.push(receipt);
+            break;
+        }
+    }
+    ensure!(!verdicts.is_empty(), "no lease had its canaries in time");
+    drop(faulty);
+    // The same proxy, honest: it is one URL, behind which there may be others.
+    for _ in 0..PATIENCE {
+        let issued = scene.seasoned_lease().await?;
+        let record = scene.revoke(&issued.lease.id).await?;
+        if !was_late(&record) {
+            let receipt = record.receipt.context("no receipt")?;
+            assert_eq!(receipt.verdict(), ReceiptVerdict::Assumed, "{receipt:?}");
+            return scene.has_no_anchors().await;
+        }
+    }
+    bail!("no lease had its canaries in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_the_middle_of_a_proof_leaves_no_control() -> Result<()> {
+    let site = Site::new("midproof").await?;
+    let proxy = Proxy::start(&site).await?;
+    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), lag_bound: "1s", ..Knobs::default() };
+    let mut scene = Scene::with(site, knobs).await?;
+    for _ in 0..PATIENCE {
+        let issued = scene.seasoned_lease().await?;
+        let before = proxy.seen().len();
+        let operator = scene.operator.clone();
+        let revoking = tokio::spawn(async move { operator.revoke(of_lease(&issued)).await });
+        if !control_is_made(&proxy, before).await {
+            let steps = revoking.await??;
+            scene.unblock(&steps.last().and_then(|step| step.lease.clone())).await?;
+            continue;
+        }
+        let hanging = proxy.fault(Target::Everything, Fault::Hang);
+        scene.issuer.kill()?;
+        drop((hanging, revoking));
+        let left = scene.anchors().await?;
+        ensure!(left.len() == 1, "the crash was not in the middle of a proof: {left:?}");
+        scene.issuer.run().await?;
+        scene.has_no_anchors().await?;
+        let planned = scene
+            .issuer
+            .audit()?
+            .iter()
+            .any(|line| line["event"] == "control.planned" && line["anchor"] == left[0].as_str());
+        ensure!(planned, "the control was made before it was recorded");
+        return Ok(());
+    }
+    bail!("no lease had its canaries in time")
+}
+
+fn of_lease(issued: &Issued) -> LeaseSelector {
+    LeaseSelector { lease_id: issued.lease.id.clone(), ..LeaseSelector::default() }
+}
+
+/// Whether an anchor was created since then; looks for a second.
+async fn control_is_made(proxy: &Proxy, before: usize) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        let made = proxy.seen()[before..].iter().any(|seen| {
+            let creates = seen.method == Method::POST && seen.path.contains("/secrets");
+            creates && !seen.path.contains("dryRun") && seen.status.is_some_and(|status| status.is_success())
+        });
+        if made {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    false
+}
