@@ -20,7 +20,9 @@ use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
 
+use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
+use crate::mutants::{self, Mutant};
 use crate::outside::{Outside, ledger_refused};
 
 /// After this a mint that was begun has ended one way or the other: an API server works on a request for 60 s at most.
@@ -74,7 +76,9 @@ impl Ends {
     pub async fn owned(&self, caller: &Caller, method: &'static str, id: LeaseId) -> Result<Lease, Refused> {
         let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
         let why = match found {
-            Some(lease) if caller.owns(&lease.owner) => return Ok(lease),
+            Some(lease) if caller.owns(&lease.owner) || mutants::is(Mutant::SkipOwnerCheck) => {
+                return Ok(lease);
+            }
             Some(lease) => format!("it belongs to {}", lease.owner.spiffe_id),
             None => "it does not exist".to_owned(),
         };
@@ -131,8 +135,12 @@ impl Ends {
                 return Ok(planned);
             }
             attempt += 1;
+            fail_points::reached(Point::EndDecided);
             match self.outside.ledger.commit(changes).await {
-                Ok(_) => return Ok(planned),
+                Ok(_) => {
+                    fail_points::reached(Point::EndingRecorded);
+                    return Ok(planned);
+                }
                 Err(LedgerError::Conflict(_)) if attempt < CONFLICTS => {}
                 Err(cause) => return Err(ledger_refused(&cause)),
             }
@@ -238,8 +246,15 @@ impl Ends {
             let Ok(ending) = current.clone().begin_end(cause.clone(), self.outside.clock.now()) else {
                 return Ok(current);
             };
+            if mutants::is(Mutant::CutBeforeEnding) {
+                let _ = self.cut(ending.clone()).await;
+            }
+            fail_points::reached(Point::EndDecided);
             match self.outside.ledger.commit(vec![Change::LeaseEnding { lease: ending.clone() }]).await {
-                Ok(_) => return Ok(ending),
+                Ok(_) => {
+                    fail_points::reached(Point::EndingRecorded);
+                    return Ok(ending);
+                }
                 Err(conflict @ LedgerError::Conflict(_)) => {
                     let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
                     current = found.ok_or_else(|| ledger_refused(&conflict))?;
@@ -262,6 +277,7 @@ impl Ends {
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
             return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
         }
+        fail_points::reached(Point::AnchorCut);
         if in_flight {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
@@ -270,7 +286,10 @@ impl Ends {
         };
         tracing::info!(lease = %ended.id, cause = ended.end_cause().map(|(cause, _)| cause.describe()), "lease ended");
         match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
-            Ok(_) | Err(LedgerError::Conflict(_)) => Ok(Cut::Done(ended)),
+            Ok(_) | Err(LedgerError::Conflict(_)) => {
+                fail_points::reached(Point::EndedRecorded);
+                Ok(Cut::Done(ended))
+            }
             Err(cause) => Err(ledger_refused(&cause)),
         }
     }
