@@ -4,11 +4,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::Value;
 use shorepass_core::caller::SpiffeId;
 use shorepass_tls::{Identity, IdentityFile};
@@ -20,6 +22,9 @@ use crate::client::{self, Client};
 use crate::process::{Done, Process};
 use crate::site::{CLUSTER, Site};
 use crate::wait::{self, Seen};
+
+/// Where the issuer of a test build dies.
+const FAIL_POINT: &str = "SHOREPASS_FAIL_POINT";
 
 /// The trust domain of all scenarios.
 pub const TRUST_DOMAIN: &str = "test.shorepass.dev";
@@ -70,6 +75,7 @@ pub struct IssuerUnderTest {
     cluster: String,
     knobs: Knobs,
     addresses: Addresses,
+    fail_point: String,
 }
 
 /// Where it listens.
@@ -120,6 +126,7 @@ impl IssuerUnderTest {
             knobs,
             addresses: Addresses { api: any, enroll: any, admin: any },
             process: None,
+            fail_point: String::new(),
         };
         issuer.write_config()?;
         Ok(issuer)
@@ -149,11 +156,34 @@ impl IssuerUnderTest {
     /// Starts it and does not wait.
     pub fn launch(&mut self) -> Result<()> {
         let config = self.config().display().to_string();
-        let environment = [("SHOREPASS_LOG", self.knobs.log)];
+        let mut environment = vec![("SHOREPASS_LOG", self.knobs.log)];
+        if !self.fail_point.is_empty() {
+            environment.push((FAIL_POINT, self.fail_point.as_str()));
+        }
         let process =
             Process::start(&self.program, &["serve", "--config", &config], &environment, &self.log_file())?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The names of the points at which it can be made to die.
+    pub fn fail_points(&self) -> Result<Vec<String>> {
+        let mut command = self.command(&["serve", "--config"]);
+        let done = Done::of(command.arg(self.config()).env(FAIL_POINT, "which"))?;
+        let names = done.stderr.lines().find_map(|line| line.split_once("with one of these names: "));
+        let (_, names) = names.with_context(|| format!("the issuer has no fail points: {}", done.stderr))?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// From its next start on it dies when it comes by this point for the `n`-th time, or nowhere.
+    pub fn dies_at(&mut self, point: Option<(&str, u32)>) {
+        self.fail_point = point.map(|(name, n)| format!("{name}:{n}")).unwrap_or_default();
+    }
+
+    /// Whether SIGKILL has ended it.
+    pub fn is_killed(&mut self) -> Result<bool> {
+        let process = self.process.as_mut().context("the issuer does not run")?;
+        Ok(process.ended()?.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw())))
     }
 
     /// SIGKILL.

@@ -66,6 +66,11 @@ impl Process {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.end_group();

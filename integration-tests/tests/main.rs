@@ -4,6 +4,7 @@ mod scenarios {
     mod at_once;
     mod bans;
     mod certificates;
+    mod crashes;
     mod descriptors;
     mod errors;
     mod identities;

@@ -19,5 +19,14 @@ pub(crate) const KUBECTL: &str = "SHOREPASS_TEST_KUBECTL";
 /// The version of the API server without the `v`, such as `1.36.3`.
 pub(crate) const KUBERNETES: &str = "SHOREPASS_TEST_KUBERNETES";
 
+/// How many times the crash test kills issuers.
+pub(crate) const KILLS: &str = "SHOREPASS_TEST_KILLS";
+
+/// The seed of what is random in tests.
+pub(crate) const SEED: &str = "SHOREPASS_TEST_SEED";
+
+/// The mistake that the issuer under test makes.
+pub(crate) const MUTANT: &str = "SHOREPASS_MUTANT";
+
 /// Marks everything that one run of the tests started. Its value names the run.
 pub(crate) const RUN: &str = "SHOREPASS_TEST_RUN";

@@ -4,6 +4,7 @@
 //! on none of our crates, nor on kube, tonic or tokio, so that it builds early and cannot be broken by the
 //! code that it tests.
 
+mod bench;
 mod cargo;
 mod ci;
 mod control_plane;
@@ -11,6 +12,7 @@ mod demo;
 mod deny;
 mod environment;
 mod go;
+mod mutants;
 mod paths;
 mod process;
 mod progress;
@@ -41,6 +43,8 @@ enum Command {
     #[command(subcommand)]
     ControlPlane(control_plane::Command),
     Test(test::Command),
+    Bench(bench::Command),
+    Mutants(mutants::Command),
     /// Run what only time shows.
     #[command(subcommand)]
     Soak(soak::Command),
@@ -70,6 +74,8 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::ControlPlane(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Mutants(command) => command.run(),
         Command::Soak(command) => command.run(),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),

@@ -1,6 +1,7 @@
-//! `cargo xtask soak`: what only time shows. `long-job` is a job that outlives its tokens.
+//! `cargo xtask soak`: what only time shows. `long-job` is a job that outlives its tokens; `kills` is the crash test with
+//! many more kills.
 //!
-//! Tokens of ten minutes, the shortest that Kubernetes gives, for 25 minutes: the job's kubectl goes on all the time,
+//! In `long-job`: tokens of ten minutes, the shortest that Kubernetes gives, for 25 minutes: the job's kubectl goes on all the time,
 //! the agent refreshes as it does in production (no `maxAge`), and the tokens of the beginning have ended before the
 //! end. A summary is printed also when something failed, and then the exit code says so.
 //!
@@ -20,7 +21,7 @@ use crate::demo::daemons::{Daemons, Kubectl};
 use crate::demo::evidence;
 use crate::demo::site::Site;
 use crate::progress::Progress;
-use crate::{demo, paths, signals};
+use crate::{demo, environment, paths, signals, test};
 
 /// How long the job lasts: two tokens and a half.
 const JOB: Duration = Duration::from_secs(25 * 60);
@@ -42,32 +43,54 @@ pub(crate) enum Command {
         #[arg(long, value_name = "RELEASE")]
         kubernetes: Option<Release>,
     },
+    /// The crash test with many more kills: issuers die at each of their fail points and at random.
+    Kills {
+        /// How many.
+        #[arg(long, default_value_t = 1_000)]
+        kills: u32,
+        /// The seed of a run that failed, to see it again.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
+        #[arg(long, value_name = "RELEASE")]
+        kubernetes: Option<Release>,
+    },
 }
 
 impl Command {
     /// Runs it and prints the summary.
     pub(crate) fn run(self) -> Result<()> {
-        let Self::LongJob { kubernetes } = self;
-        signals::watch()?;
-        demo::build()?;
-        let mut site = Site::ours(kubernetes)?;
-        let mut daemons = None;
-        let outcome = start(&mut site, &mut daemons).and_then(|kubectl| {
-            let daemons = daemons.as_mut().context("the daemons were started")?;
-            long_job(&site, daemons, &kubectl)
-        });
-        if let (Err(error), Some(daemons)) = (&outcome, &daemons)
-            && !error.is::<signals::Interrupted>()
-        {
-            daemons.last_lines().iter().for_each(|(name, lines)| eprintln!("{name}: {lines}"));
+        match self {
+            Self::LongJob { kubernetes } => long_job_on(kubernetes),
+            Self::Kills { kills, seed, kubernetes } => {
+                let mut variables = vec![(environment::KILLS, kills.to_string().into())];
+                variables.extend(seed.map(|seed| (environment::SEED, seed.to_string().into())));
+                test::Command::some(&["crashes::"], variables, kubernetes).run()
+            }
         }
-        drop(daemons);
-        let removed = site.remove();
-        let summary = outcome?;
-        summary.print();
-        removed?;
-        summary.verdict()
     }
+}
+
+fn long_job_on(kubernetes: Option<Release>) -> Result<()> {
+    signals::watch()?;
+    demo::build()?;
+    let mut site = Site::ours(kubernetes)?;
+    let mut daemons = None;
+    let outcome = start(&mut site, &mut daemons).and_then(|kubectl| {
+        let daemons = daemons.as_mut().context("the daemons were started")?;
+        long_job(&site, daemons, &kubectl)
+    });
+    if let (Err(error), Some(daemons)) = (&outcome, &daemons)
+        && !error.is::<signals::Interrupted>()
+    {
+        daemons.last_lines().iter().for_each(|(name, lines)| eprintln!("{name}: {lines}"));
+    }
+    drop(daemons);
+    let removed = site.remove();
+    let summary = outcome?;
+    summary.print();
+    removed?;
+    summary.verdict()
 }
 
 fn start(site: &mut Site, daemons: &mut Option<Daemons>) -> Result<Kubectl> {

@@ -25,6 +25,12 @@ use tally::Tally;
 /// What the control plane of the tests is called.
 const CONTROL_PLANE: &str = "test";
 
+/// The features of the issuer under test: it can be told where to die.
+const FAIL_POINTS: &str = "shorepass-issuer/fail-points";
+
+/// And which mistakes to make.
+const MUTANTS: &str = "shorepass-issuer/fail-points,shorepass-issuer/mutants";
+
 /// Build the daemons, start a Kubernetes, and run all tests.
 ///
 /// The last line says how many passed and failed. The first run builds Kubernetes from source with Go, about six
@@ -38,7 +44,16 @@ pub(crate) struct Command {
     /// What the test programs get, unchanged: parts of names to run only those tests, or options such as --nocapture.
     #[arg(last = true, value_name = "FILTER")]
     filters: Vec<OsString>,
+    /// What the programs get besides.
+    #[arg(skip)]
+    variables: Vec<Variable>,
+    /// Whether the issuer can be told to make mistakes.
+    #[arg(skip)]
+    mutants: bool,
 }
+
+/// A variable and its value.
+type Variable = (&'static str, OsString);
 
 /// Tests failed or did not run. All is said already.
 #[derive(Debug)]
@@ -53,6 +68,16 @@ impl fmt::Display for Failed {
 impl error::Error for Failed {}
 
 impl Command {
+    /// Only the tests whose name has one of these in it, with these variables.
+    pub(crate) fn some(filters: &[&str], variables: Vec<Variable>, kubernetes: Option<Release>) -> Self {
+        Self { kubernetes, filters: filters.iter().map(OsString::from).collect(), variables, mutants: false }
+    }
+
+    /// The same, against an issuer that can be told to make mistakes.
+    pub(crate) fn with_mutants(self) -> Self {
+        Self { mutants: true, ..self }
+    }
+
     /// Runs the tests and prints the count as the last line.
     pub(crate) fn run(self) -> Result<()> {
         let report = self.execute()?;
@@ -64,8 +89,8 @@ impl Command {
     pub(crate) fn execute(self) -> Result<Report> {
         // Before anything is compiled: without Go this fails, and then it should fail now.
         control_plane::prepare(self.kubernetes, false)?;
-        let suites = suites::build()?;
-        let session = Session::start(self.filters)?;
+        let suites = suites::build(if self.mutants { MUTANTS } else { FAIL_POINTS })?;
+        let session = Session::start(self.filters, self.variables)?;
         let outcome = run_all(&session, &suites, self.kubernetes)?;
         let problems = outcome.problems(session.is_filtered());
         for problem in &problems {

@@ -26,6 +26,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// A run of the tests.
 pub(super) struct Session {
     filters: Vec<OsString>,
+    variables: Vec<(&'static str, OsString)>,
     logs: PathBuf,
     temporary: PathBuf,
     run: String,
@@ -35,7 +36,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Begins with empty folders.
-    pub(super) fn start(filters: Vec<OsString>) -> Result<Self> {
+    pub(super) fn start(filters: Vec<OsString>, variables: Vec<(&'static str, OsString)>) -> Result<Self> {
         let folder = paths::target().join("tests");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let lock = lock(&folder)?;
@@ -48,7 +49,7 @@ impl Session {
         }
         left_over::adopt_orphans()?;
         let run = format!("{}-{}", std::process::id(), left_over::started());
-        Ok(Self { filters, logs, temporary, run, _lock: lock })
+        Ok(Self { filters, variables, logs, temporary, run, _lock: lock })
     }
 
     /// Whether somebody asked for less than all tests.
@@ -133,7 +134,7 @@ impl Session {
                 command.env_remove(&name);
             }
         }
-        command.env_remove("KUBECONFIG");
+        command.env_remove("KUBECONFIG").envs(self.variables.iter().cloned());
         command.env("TMPDIR", &self.temporary).env(environment::RUN, &self.run).args(&self.filters);
     }
 

@@ -14,7 +14,7 @@ use crate::process::Owned;
 const INTEGRATION: &str = "integration-tests";
 
 /// The daemons and all test programs in one go: two would resolve features twice and compile much of it twice.
-const BUILD: [&str; 4] = ["build", "--workspace", "--bins", "--tests"];
+const BUILD: [&str; 5] = ["build", "--workspace", "--bins", "--tests", "--features"];
 
 /// One test program.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,12 +36,13 @@ pub(super) struct Suites {
     pub(super) integration: Vec<Suite>,
 }
 
-/// Compiles the daemons and the tests.
-pub(super) fn build() -> Result<Suites> {
-    cargo::run(&BUILD)?;
+/// Compiles the daemons and the tests with these features of the issuer.
+pub(super) fn build(features: &str) -> Result<Suites> {
+    let build = [&BUILD[..], &[features]].concat();
+    cargo::run(&build)?;
     // Once more, for a machine to read: everything is there already.
     let log = paths::target().join("tests-built.json");
-    let mut arguments = BUILD.to_vec();
+    let mut arguments = build;
     arguments.extend(["--quiet", "--message-format=json"]);
     Owned::spawn("cargo build", cargo::command(&arguments), &log)?.finish(|_| ())?;
     let messages = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;

@@ -14,6 +14,10 @@ pub(super) fn run(file: &Path) -> Result<()> {
     telemetry::init("info")?;
     hardening::no_core_dumps()?;
     hardening::private_files();
+    #[cfg(feature = "fail-points")]
+    crate::fail_points::check()?;
+    #[cfg(feature = "mutants")]
+    crate::mutants::check()?;
     let config = IssuerConfig::load(file)?;
     let Roles { roles, warnings } = config.load_roles()?;
     for Fault { file, line, column, path, problem, .. } in warnings {

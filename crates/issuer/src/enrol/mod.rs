@@ -19,6 +19,7 @@ use shorepass_tls::Authority;
 use shorepass_tls::CertificateRequest;
 use shorepass_tls::JoinTokenText;
 
+use crate::mutants;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
 
@@ -224,7 +225,7 @@ impl Enrolling {
             ending = leases;
         }
         changes.push(Change::Enrolled { enrolment: enrolment.clone() });
-        Ok((changes, (enrolment, ending)))
+        Ok((mutants::altered(changes), (enrolment, ending)))
     }
 
     /// The reply to the first use got lost, and the same key asks again.

@@ -23,7 +23,9 @@ use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::Refused;
 
 use self::attempts::Attempt;
+use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
+use crate::mutants::{self, Mutant};
 use crate::outside::{Outside, ledger_refused};
 use crate::revoke::Ends;
 
@@ -86,6 +88,7 @@ impl Issuing {
         }
         let role = lease.role.clone();
         self.not_banned(caller, "Refresh", &role).await?;
+        let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
         let now = self.outside.clock.now();
         let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
             Ok(order) => order,
@@ -108,8 +111,11 @@ impl Issuing {
         let _together = self.outside.gate.read().await;
         let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
-        let blocks =
+        let mut blocks =
             outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        if mutants::is(Mutant::IgnoreBlocks) {
+            blocks.clear();
+        }
         let job = self.jobs.current(job.id)?;
         match outside.policy.decide(caller, &job, &ask, &blocks, outside.clock.now()) {
             Ok(grant) => self.record_pending(caller, request, grant).await,
@@ -138,8 +144,12 @@ impl Issuing {
             outcome: Outcome::Lease(id),
         };
         let pending = Change::LeasePending { lease: order.lease().clone(), request: record };
-        match outside.ledger.commit(vec![pending]).await {
-            Ok(_) => Ok((order, attempt)),
+        fail_points::reached(Point::Decided);
+        match outside.ledger.commit(mutants::altered(vec![pending])).await {
+            Ok(_) => {
+                fail_points::reached(Point::PendingRecorded);
+                Ok((order, attempt))
+            }
             Err(cause) => Err(self.not_begun(caller, order.lease().job, request, &cause).await),
         }
     }
@@ -148,7 +158,10 @@ impl Issuing {
         let cluster = self.outside.cluster(&order.target().cluster)?;
         let annotation = self.outside.seal.seal(order.lease());
         let minted = match cluster.mint(&order, &annotation, call).await {
-            Ok(minted) => minted,
+            Ok(minted) => {
+                fail_points::reached(Point::Minted);
+                minted
+            }
             Err(cause) => return Err(self.give_up(order, cause).await), // settled now, or by the sweeper
         };
         match order.verify(minted, self.outside.clock.now()) {
@@ -158,8 +171,11 @@ impl Issuing {
     }
 
     async fn record(&self, verified: &Verified) -> Result<Recorded, Refused> {
-        match self.outside.ledger.commit(verified.changes()).await {
-            Ok(recorded) => Ok(recorded),
+        match mutants::commit(&self.outside.ledger, mutants::altered(verified.changes())).await {
+            Ok(recorded) => {
+                fail_points::reached(Point::TokenRecorded);
+                Ok(recorded)
+            }
             Err(LedgerError::Conflict(_)) => Err(self.ended_meanwhile(verified).await),
             Err(cause) => Err(self.unrecorded(verified, &cause)),
         }

@@ -12,6 +12,8 @@ use shorepass_core::time::after;
 use shorepass_rpc::api::RequestKey;
 use shorepass_rpc::refused::{Reason, Refused};
 
+use crate::fail_points::{self, Point};
+use crate::mutants::{self, Mutant};
 use crate::outside::{Outside, Refusing, ledger_refused};
 
 /// The job sessions of an issuer.
@@ -57,7 +59,10 @@ impl Jobs {
         };
         match self.outside.ledger.commit(vec![Change::JobStarted { job: job.clone(), request: record }]).await
         {
-            Ok(_) => Ok(job),
+            Ok(_) => {
+                fail_points::reached(Point::JobRecorded);
+                Ok(job)
+            }
             // The same request at the same time: one of them opened the session.
             Err(cause @ LedgerError::Conflict(_)) => {
                 self.started_before(caller, request).await?.ok_or_else(|| ledger_refused(&cause))
@@ -84,7 +89,7 @@ impl Jobs {
     pub async fn owned(&self, caller: &Caller, method: &'static str, id: JobId) -> Result<Job, Refused> {
         let found = self.outside.ledger.job(id).map_err(|cause| ledger_refused(&cause))?;
         let explanation = match found {
-            Some(job) if caller.owns(&job.owner) => return Ok(job),
+            Some(job) if caller.owns(&job.owner) || mutants::is(Mutant::SkipOwnerCheck) => return Ok(job),
             Some(job) => format!("it belongs to {}", job.owner.spiffe_id),
             None => "it does not exist".to_owned(),
         };

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::controls::Held;
 use super::{BOUND, Moments, Proving, lock};
+use crate::mutants::{self, Mutant};
 
 /// When an API server is asked after the cut, until it refuses; each time costs a canary, minted before the cut. The first
 /// is for a server whose watch is where it should be, the other for one that lags by seconds.
@@ -230,6 +231,9 @@ impl Asking {
 
     /// Whether it accepts a living anchor's canary; asked twice if it says nothing.
     async fn compare(&self, bound: &Bound, control: Result<Arc<Held>, String>) {
+        if mutants::is(Mutant::UnpairedRefusal) {
+            return self.imagine_control();
+        }
         let control = match control {
             Ok(control) => control,
             Err(cause) => return self.note(Why::NoControl, cause),
@@ -244,6 +248,13 @@ impl Asking {
                 Err(cause) => return self.note(Why::NoControl, cause.to_string()),
             }
         }
+    }
+
+    /// What [`Mutant::UnpairedRefusal`] does instead of asking.
+    fn imagine_control(&self) {
+        let (at, jti) = (self.moments.now(), String::new());
+        let seen = Observation { of: Whose::Control, jti, asked: at, answered: at, answer: Answer::Accepted };
+        lock(&self.server.known).seen.push(seen);
     }
 
     /// With one of the permits of the cluster.

@@ -22,7 +22,9 @@ use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
+use crate::mutants::{self, Mutant};
 use crate::outside::{Outside, ledger_refused};
 use crate::prove::{Proof, Proving};
 
@@ -83,7 +85,9 @@ impl Ends {
     pub async fn owned(&self, caller: &Caller, method: &'static str, id: LeaseId) -> Result<Lease, Refused> {
         let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
         let why = match found {
-            Some(lease) if caller.owns(&lease.owner) => return Ok(lease),
+            Some(lease) if caller.owns(&lease.owner) || mutants::is(Mutant::SkipOwnerCheck) => {
+                return Ok(lease);
+            }
             Some(lease) => format!("it belongs to {}", lease.owner.spiffe_id),
             None => "it does not exist".to_owned(),
         };
@@ -140,8 +144,12 @@ impl Ends {
                 return Ok(planned);
             }
             attempt += 1;
+            fail_points::reached(Point::EndDecided);
             match self.outside.ledger.commit(changes).await {
-                Ok(_) => return Ok(planned),
+                Ok(_) => {
+                    fail_points::reached(Point::EndingRecorded);
+                    return Ok(planned);
+                }
                 Err(LedgerError::Conflict(_)) if attempt < CONFLICTS => {}
                 Err(cause) => return Err(ledger_refused(&cause)),
             }
@@ -257,8 +265,15 @@ impl Ends {
             let Ok(ending) = current.clone().begin_end(cause.clone(), self.outside.clock.now()) else {
                 return Ok(current);
             };
+            if mutants::is(Mutant::CutBeforeEnding) {
+                let _ = self.cut(ending.clone()).await;
+            }
+            fail_points::reached(Point::EndDecided);
             match self.outside.ledger.commit(vec![Change::LeaseEnding { lease: ending.clone() }]).await {
-                Ok(_) => return Ok(ending),
+                Ok(_) => {
+                    fail_points::reached(Point::EndingRecorded);
+                    return Ok(ending);
+                }
                 Err(conflict @ LedgerError::Conflict(_)) => {
                     let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
                     current = found.ok_or_else(|| ledger_refused(&conflict))?;
@@ -291,6 +306,7 @@ impl Ends {
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
             return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
         }
+        fail_points::reached(Point::AnchorCut);
         if self.may_be_minted(&lease) {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
@@ -318,6 +334,7 @@ impl Ends {
             };
             match self.outside.ledger.commit(vec![Change::LeaseEnded { lease: ended.clone() }]).await {
                 Ok(_) => {
+                    fail_points::reached(Point::EndedRecorded);
                     let cause = ended.end_cause().map(|(cause, _)| cause.describe());
                     if let Some(until) = last {
                         tracing::warn!(lease = %ended.id, %until, "the lease was unbound: its tokens go on working until then");

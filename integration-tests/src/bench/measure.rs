@@ -1,0 +1,214 @@
+//! What was measured: pairs of the thing and its yardstick, and how they are told.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+/// One number of one benchmark over all rounds.
+pub(crate) struct Measured {
+    /// Such as `mint throughput, 16 callers`.
+    pub(crate) name: String,
+    /// Of what ours and the yardstick are, such as `leases/s`.
+    pub(crate) unit: &'static str,
+    /// What the ratio should be.
+    pub(crate) goal: Goal,
+    /// Ours and the yardstick, of each round.
+    pub(crate) rounds: Vec<(f64, f64)>,
+    /// What explains the ratio, such as CPU seconds; means over the rounds.
+    pub(crate) besides: Vec<(&'static str, f64)>,
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    /// At least this.
+    AtLeast(f64),
+    /// At most this.
+    AtMost(f64),
+    /// It is only told.
+    None,
+}
+
+impl Measured {
+    fn ratios(&self) -> Vec<f64> {
+        let mut ratios: Vec<f64> = self.rounds.iter().map(|(ours, yardstick)| ours / yardstick).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios
+    }
+
+    fn ratio(&self) -> f64 {
+        middle(&self.ratios())
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        let ratios = self.ratios();
+        (ratios.first().copied().unwrap_or(f64::NAN), ratios.last().copied().unwrap_or(f64::NAN))
+    }
+
+    fn absolute(&self) -> (f64, f64) {
+        let sorted = |pick: fn(&(f64, f64)) -> f64| {
+            let mut all: Vec<f64> = self.rounds.iter().map(pick).collect();
+            all.sort_by(f64::total_cmp);
+            middle(&all)
+        };
+        (sorted(|round| round.0), sorted(|round| round.1))
+    }
+
+    fn goal(&self) -> String {
+        match self.goal {
+            Goal::AtLeast(least) => {
+                format!(">= {least} {}", if self.ratio() >= least { "met" } else { "MISSED" })
+            }
+            Goal::AtMost(most) => {
+                format!("<= {most} {}", if self.ratio() <= most { "met" } else { "MISSED" })
+            }
+            Goal::None => "-".to_owned(),
+        }
+    }
+}
+
+fn middle(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => sorted[odd / 2],
+        even => (sorted[even / 2 - 1] + sorted[even / 2]) / 2.0,
+    }
+}
+
+/// For people.
+pub(crate) fn table(all: &[Measured]) -> Result<String> {
+    let mut text = format!("{}\n", machine()?);
+    writeln!(
+        text,
+        "{:<44} {:>6}  {:<13} {:<14} {:>11} {:>11}  UNIT",
+        "WHAT", "RATIO", "SPREAD", "GOAL", "OURS", "YARDSTICK"
+    )?;
+    for measured in all {
+        let ((least, most), (ours, yardstick)) = (measured.spread(), measured.absolute());
+        let spread = format!("{least:.2} - {most:.2}");
+        writeln!(
+            text,
+            "{:<44} {:>6.2}  {spread:<13} {:<14} {ours:>11.2} {yardstick:>11.2}  {}",
+            measured.name,
+            measured.ratio(),
+            measured.goal(),
+            measured.unit
+        )?;
+        for (what, value) in &measured.besides {
+            writeln!(text, "    {what}: {value:.2}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// For scripts.
+pub(crate) fn json(all: &[Measured]) -> Result<Value> {
+    let machine = machine()?;
+    Ok(all
+        .iter()
+        .map(|measured| {
+            let ((least, most), (ours, yardstick)) = (measured.spread(), measured.absolute());
+            let goal = match measured.goal {
+                Goal::AtLeast(least) => json!({"atLeast": least, "met": measured.ratio() >= least}),
+                Goal::AtMost(most) => json!({"atMost": most, "met": measured.ratio() <= most}),
+                Goal::None => Value::Null,
+            };
+            let besides: serde_json::Map<_, _> =
+                measured.besides.iter().map(|(what, value)| ((*what).to_owned(), json!(value))).collect();
+            json!({
+                "name": measured.name,
+                "ratio": measured.ratio(),
+                "spread": [least, most],
+                "goal": goal,
+                "rounds": measured.rounds.len(),
+                "absolute": {"unit": measured.unit, "ours": ours, "yardstick": yardstick, "besides": besides},
+                "machine": machine,
+            })
+        })
+        .collect())
+}
+
+fn machine() -> Result<String> {
+    let cpus = std::thread::available_parallelism()?;
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"));
+    let gib = kib.context("no MemTotal")?.parse::<f64>()? / 1024.0 / 1024.0;
+    let kubernetes = std::env::var("SHOREPASS_TEST_KUBERNETES").unwrap_or_default();
+    Ok(format!("{cpus} CPUs, {gib:.0} GiB, Kubernetes {kubernetes}, release build"))
+}
+
+/// What a load did.
+pub(crate) struct Load {
+    took: Duration,
+    calls: Vec<Duration>,
+}
+
+impl Load {
+    /// Of something that was done so many times in that time.
+    pub(crate) fn of(count: usize, took: Duration) -> Self {
+        Self { took, calls: vec![took; count] }
+    }
+
+    /// Calls per second.
+    pub(crate) fn throughput(&self) -> f64 {
+        self.calls.len() as f64 / self.took.as_secs_f64()
+    }
+
+    /// The middle call, in milliseconds.
+    pub(crate) fn p50(&self) -> f64 {
+        let mut all: Vec<f64> = self.calls.iter().map(|took| took.as_secs_f64() * 1_000.0).collect();
+        all.sort_by(f64::total_cmp);
+        middle(&all)
+    }
+}
+
+/// So many callers that call one after the other, until the time is over.
+pub(crate) async fn load<F>(
+    callers: usize,
+    time: Duration,
+    call: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> Result<Load>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let call = Arc::new(call);
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|caller| {
+            let call = call.clone();
+            tokio::spawn(async move {
+                let mut calls = Vec::new();
+                while started.elapsed() < time {
+                    let begun = Instant::now();
+                    call(caller).await?;
+                    calls.push(begun.elapsed());
+                }
+                anyhow::Ok(calls)
+            })
+        })
+        .collect();
+    let mut calls = Vec::new();
+    for task in tasks {
+        calls.extend(task.await.context("a caller panicked")??);
+    }
+    let took = started.elapsed();
+    ensure!(!calls.is_empty(), "nothing was done in {time:?}");
+    Ok(Load { took, calls })
+}
+
+/// CPU seconds that a process has used: user and system (proc(5), `stat` fields 14 and 15, in clock ticks).
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
+    const TICKS: f64 = 100.0; // USER_HZ, the same on all architectures that we run on
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).context("cannot read /proc")?;
+    let (_, rest) = stat.rsplit_once(") ").context("no process name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks =
+        |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).context("no CPU time");
+    Ok((ticks(11)? + ticks(12)?) / TICKS)
+}

@@ -1,0 +1,98 @@
+//! `revoke`: the leases of one caller revoked by an operator, against the same number of anchors deleted directly.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::site::DEPLOY;
+use shorepass_proto::v1;
+
+use crate::cluster::Bench;
+use crate::measure::{Goal, Load, Measured};
+
+/// How many leases.
+const LEASES: usize = 1_000;
+/// How many are made at once before the clock runs.
+const AT_ONCE: usize = 16;
+
+/// Revokes.
+pub(crate) async fn revoke(rounds: usize) -> Result<Vec<Measured>> {
+    let bench = Bench::start("bench-revoke").await?;
+    let operator = bench.issuer.operator()?;
+    let (mut pairs, mut cpu) = (Vec::new(), 0.0);
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        // Another platform each time: the roles of the last one are blocked.
+        let platform = bench.issuer.platform(&format!("test-{round}"))?;
+        let job = platform.start_job().await?;
+        let issue = {
+            let platform = platform.clone();
+            move |_| {
+                let (platform, job) = (platform.clone(), job.clone());
+                async move { Ok(platform.issue(&job, DEPLOY.name).await.map(drop)?) }
+            }
+        };
+        make(issue).await?;
+        let selector = v1::LeaseSelector { caller: platform.spiffe_id.to_string(), ..Default::default() };
+        let (before, started) = (bench.cpu()?, Instant::now());
+        let steps = operator.revoke(selector).await?;
+        let ours = Load::of(LEASES, started.elapsed());
+        cpu += bench.cpu()?.0 - before.0;
+        let last = steps.last().context("nothing was revoked")?;
+        ensure!(last.total as usize == LEASES, "{last:?}");
+
+        let anchors = Arc::new(tokio::sync::Mutex::new(Vec::new()));
+        let (direct, list) = (bench.direct.clone(), anchors.clone());
+        make(move |_| {
+            let (direct, list) = (direct.clone(), list.clone());
+            async move {
+                let anchor = direct.anchor().await?;
+                list.lock().await.push(anchor);
+                Ok(())
+            }
+        })
+        .await?;
+        let anchors = std::mem::take(&mut *anchors.lock().await);
+        let started = Instant::now();
+        let cuts: Vec<_> = anchors
+            .into_iter()
+            .map(|anchor| {
+                let direct = bench.direct.clone();
+                tokio::spawn(async move { direct.cut(&anchor).await })
+            })
+            .collect();
+        for cut in cuts {
+            cut.await??;
+        }
+        pairs.push((ours.throughput(), Load::of(LEASES, started.elapsed()).throughput()));
+    }
+    Ok(vec![Measured {
+        name: format!("revoke throughput, {LEASES} leases of one caller"),
+        unit: "leases/s",
+        goal: Goal::AtLeast(0.9),
+        rounds: pairs,
+        besides: vec![("CPU ms per lease, issuer", cpu * 1_000.0 / (rounds * LEASES) as f64)],
+    }])
+}
+
+/// Makes as many as are needed.
+async fn make<F>(one: impl Fn(usize) -> F + Clone + Send + Sync + 'static) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let tasks: Vec<_> = (0..AT_ONCE)
+        .map(|worker| {
+            let one = one.clone();
+            tokio::spawn(async move {
+                for number in (worker..LEASES).step_by(AT_ONCE) {
+                    one(number).await?;
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! `cargo xtask bench`: builds for release, starts a Kubernetes, and lets the loader measure.
+//!
+//! What is measured and how is in `integration-tests/src/bench/`; xtask only sets the stage. Numbers go to stdout, progress
+//! to stderr.
+
+use std::ffi::OsString;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::control_plane::{self, Options, Release};
+use crate::process::Owned;
+use crate::{cargo, environment, paths, process, signals};
+
+/// Measure speed, memory and space against a yardstick in the same run.
+#[derive(clap::Args)]
+pub(crate) struct Command {
+    /// What to measure.
+    name: Name,
+    /// How to print it.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// How many times thing and yardstick take turns.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
+    #[arg(long, value_name = "RELEASE")]
+    kubernetes: Option<Release>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Name {
+    /// Issue with 1, 16 and 64 callers, against anchor and TokenRequest sent directly.
+    Mint,
+    /// Refresh with 1, 16 and 64 callers, against a TokenRequest sent directly.
+    Refresh,
+    /// The revocation of 1,000 leases, against as many deletes sent directly.
+    Revoke,
+    /// Commits, a start with 100,000 live leases, and the space after a million leases.
+    Store,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+impl Command {
+    /// Runs it.
+    pub(crate) fn run(self) -> Result<()> {
+        signals::watch()?;
+        control_plane::prepare(self.kubernetes, false)?;
+        eprintln!("building for release (usually 8 min the first time)");
+        cargo::run(&["build", "--release", "--workspace", "--bins", "--exclude", "xtask"])?;
+        let options = Options { name: "bench".to_owned(), release: self.kubernetes, controllers: false };
+        let mut control_plane = control_plane::start(&options)?;
+        let programs = paths::target().join("release");
+        let mut command = process::command(programs.join("shorepass-bench"));
+        command.envs(control_plane.facts().environment()).env(environment::BIN_DIR, &programs);
+        command.env_remove("KUBECONFIG").args(self.arguments());
+        let mut loader = Owned::spawn_visible("shorepass-bench", command)?;
+        let status = loader.wait(|| Ok(()))?;
+        control_plane.stop().context("cannot stop the control plane of the benchmark")?;
+        ensure!(status.success(), "the benchmark failed; it says why above");
+        Ok(())
+    }
+
+    fn arguments(&self) -> [OsString; 3] {
+        let name = match self.name {
+            Name::Mint => "mint",
+            Name::Refresh => "refresh",
+            Name::Revoke => "revoke",
+            Name::Store => "store",
+        };
+        let output = match self.output {
+            Output::Table => "table",
+            Output::Json => "json",
+        };
+        [name.into(), output.into(), self.rounds.to_string().into()]
+    }
+}
