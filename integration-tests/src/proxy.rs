@@ -48,7 +48,6 @@ pub enum Target {
     Rights,
     /// Questions of tokens about themselves.
     Reviews,
-    Reviews,
 }
 
 /// What happens to a request.

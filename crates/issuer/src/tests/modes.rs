@@ -92,7 +92,7 @@ async fn revoking_an_unbound_lease_says_until_when_its_tokens_work() {
     assert!(bench.cluster.anchors().is_empty());
     let (sender, mut steps) = mpsc::channel(8);
     let filter = LeaseFilter { lease: Some(id), ..LeaseFilter::default() };
-    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: false };
     bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
     let step = steps.recv().await.unwrap().unwrap();
     assert_eq!(step.outcome, Outcome::TokensRemain);

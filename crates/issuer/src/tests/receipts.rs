@@ -208,6 +208,7 @@ async fn a_control_that_a_crash_left_is_deleted_and_forgotten_when_it_cannot_com
         anchor: shorepass_core::lease::AnchorName::from_random([9; 16]),
         cluster: name("staging"),
         namespace: name("web"),
+        with_account: false,
         created: bench.clock.now(),
     };
     bench.ledger.commit(vec![Change::ControlPlanned { control: control.clone() }]).await.unwrap();
