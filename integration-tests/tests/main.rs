@@ -12,7 +12,6 @@ mod scenarios {
     mod kubectl;
     mod method_table;
     mod mint_and_cut;
-    mod modes;
     mod receipts;
     mod refresh;
     mod refused_mints;

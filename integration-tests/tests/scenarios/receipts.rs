@@ -11,7 +11,7 @@ use integration_tests::agent::as_operator;
 use integration_tests::client::{Client, Issued};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::proxy::{Answer, Fault, Proxy, Target};
-use integration_tests::site::{DEPLOY, Site};
+use integration_tests::site::{DEPLOY, RELEASE, Site};
 use integration_tests::use_of_tokens::who_am_i;
 use integration_tests::wait::{self, Seen};
 use kube::api::{ListParams, Patch, PatchParams};
@@ -33,6 +33,7 @@ struct Scene {
     operator: Client,
     platform: Client,
     job: String,
+    role: &'static str,
     site: Site,
 }
 
@@ -41,19 +42,22 @@ impl Scene {
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
         let platform = issuer.platform("test-portal")?;
         let job = platform.start_job().await?;
-        Ok(Self { operator: issuer.operator()?, issuer, platform, job, site })
+        Ok(Self { operator: issuer.operator()?, issuer, platform, job, role: DEPLOY.name, site })
     }
 
     /// An issuer that knows all API servers, and that they do not lag.
     async fn knowing(purpose: &str) -> Result<Self> {
-        let site = Site::new(purpose).await?;
+        Self::knowing_servers_of(Site::new(purpose).await?).await
+    }
+
+    async fn knowing_servers_of(site: Site) -> Result<Self> {
         let server = site.server()?.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let knobs = Knobs { endpoints: vec![server], lag_bound: "1s", ..Knobs::default() };
         Self::with(site, knobs).await
     }
 
     async fn lease(&self) -> Result<Issued> {
-        Ok(self.platform.issue(&self.job, DEPLOY.name).await?)
+        Ok(self.platform.issue(&self.job, self.role).await?)
     }
 
     /// A lease whose anchor every API server has seen by now.
@@ -169,6 +173,29 @@ async fn a_proved_lease_is_dead_when_its_receipt_says_idle_or_in_constant_use() 
         ensure!(metrics.contains(metric), "{metric} is not in:\n{metrics}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_lease_is_proved_dead_although_its_service_account_is_gone() -> Result<()> {
+    let mut scene = Scene::knowing_servers_of(Site::with_modes("strict-receipt").await?).await?;
+    scene.role = RELEASE.name;
+    for _ in 0..PATIENCE {
+        let issued = scene.seasoned_lease().await?;
+        let client = scene.site.admin.client_with(&issued.credential.token).await?;
+        let record = scene.revoke(&issued.lease.id).await?;
+        let receipt = record.receipt.clone().context("no receipt")?;
+        if receipt.verdict() != ReceiptVerdict::Proved {
+            ensure!(was_late(&record), "unproved for another reason: {receipt:?}");
+            continue;
+        }
+        is_dead_by(&client, &receipt.dead_by_time.context("proved without a time")?).await?;
+        return wait::until("nothing of lease and control", Duration::from_secs(20), async || {
+            let left = scene.site.left_of_strict_leases().await?;
+            Ok(if left.is_empty() { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
+        })
+        .await;
+    }
+    bail!("no lease had its canaries in time")
 }
 
 /// `lease show`, its JSON and the audit file tell of the same receipt and the whole life.
