@@ -1,0 +1,289 @@
+//! Any records at all, for properties.
+
+use proptest::option;
+use proptest::prelude::*;
+use shorepass_core::block::Lifted;
+use shorepass_core::lease::{Activation, EndCause};
+use shorepass_core::receipt::{Death, Receipt, Unproved, Verdict, Why};
+
+use super::*;
+
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    any::<i64>().prop_map(|time| Timestamp::from_nanosecond(time.into()).unwrap())
+}
+
+macro_rules! any_id {
+    ($type:ident) => {
+        (any::<u8>(), 0_i64..1_000_000).prop_map(|(seed, at)| $type::generate(second(at), &Seed::new(seed)))
+    };
+}
+
+fn any_digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest::from_bytes)
+}
+
+fn any_name() -> impl Strategy<Value = Name> {
+    "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?".prop_map(|text| name(&text))
+}
+
+fn any_spiffe_id() -> impl Strategy<Value = SpiffeId> {
+    "spiffe://[a-z0-9._-]{1,20}/(runner|platform|operator)/[a-z0-9]{1,20}"
+        .prop_map(|text| SpiffeId::parse(&text).unwrap())
+}
+
+fn any_owner() -> impl Strategy<Value = Owner> {
+    (any_spiffe_id(), any_id!(EnrolmentId)).prop_map(|(spiffe_id, enrolment)| Owner { spiffe_id, enrolment })
+}
+
+fn any_revision() -> impl Strategy<Value = Revision> {
+    (1..u64::MAX).prop_map(Revision::from_number)
+}
+
+fn any_job() -> impl Strategy<Value = Job> {
+    let evidence = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
+        .prop_map(|(system, id, url)| Evidence::Asserted(AssertedJob::new(system, id, url).unwrap()));
+    let times = (any_time(), option::of(any_time()), option::of(any_time()));
+    (any_id!(JobId), any_owner(), evidence, times, any_revision()).prop_map(
+        |(id, owner, evidence, (started, latest_end, ended), revision)| Job {
+            id,
+            owner,
+            evidence,
+            started,
+            latest_end,
+            ended,
+            revision,
+        },
+    )
+}
+
+fn any_cause() -> impl Strategy<Value = EndCause> {
+    prop_oneof![
+        Just(EndCause::Released),
+        Just(EndCause::JobEnded),
+        (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::Revoked { by, reason }),
+        Just(EndCause::Deadline),
+        Just(EndCause::Abandoned),
+        Just(EndCause::AnchorLost),
+        Just(EndCause::ServiceAccountReplaced),
+        Just(EndCause::EnrolmentReplaced),
+        (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
+    ]
+}
+
+fn any_activation() -> impl Strategy<Value = Activation> {
+    (any::<String>(), any::<String>(), any_time()).prop_map(|(anchor_uid, service_account_uid, since)| {
+        Activation { pins: Pins { anchor_uid, service_account_uid }, since }
+    })
+}
+
+fn any_state() -> impl Strategy<Value = State> {
+    let before = || option::of(any_activation());
+    prop_oneof![
+        Just(State::Pending),
+        any_activation().prop_map(|Activation { pins, since }| State::Active { pins, since }),
+        (before(), any_cause(), any_time()).prop_map(|(activation, cause, since)| State::Ending {
+            activation,
+            cause,
+            since
+        }),
+        (before(), any_cause(), any_time(), any_time())
+            .prop_map(|(activation, cause, since, gone)| State::Ended { activation, cause, since, gone }),
+    ]
+}
+
+fn any_receipt() -> impl Strategy<Value = Receipt> {
+    let death = || {
+        (any_time(), any_time(), any_time()).prop_map(|(refused, observed_at, dead_by)| Death {
+            refused,
+            observed_at,
+            dead_by,
+        })
+    };
+    let unproved = (proptest::sample::select(&Why::ALL[..]), any::<String>());
+    let verdict = prop_oneof![
+        death().prop_map(Verdict::Proved),
+        death().prop_map(Verdict::Assumed),
+        unproved.prop_map(|(why, detail)| Verdict::Unproved(Unproved { why, detail })),
+    ];
+    let texts = || proptest::collection::vec(any::<String>(), 0..3);
+    (verdict, texts(), texts(), any_time()).prop_map(|(verdict, endpoints, canaries, made)| Receipt {
+        verdict,
+        endpoints,
+        canaries,
+        made,
+    })
+}
+
+fn any_control() -> impl Strategy<Value = Control> {
+    (any::<[u8; 16]>(), any_name(), any_name(), any_time()).prop_map(
+        |(anchor, cluster, namespace, created)| Control {
+            anchor: AnchorName::from_random(anchor),
+            cluster,
+            namespace,
+            created,
+        },
+    )
+}
+
+fn any_lease() -> impl Strategy<Value = Lease> {
+    let target = (any_name(), any_name(), any::<String>())
+        .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
+    let ids = (any_id!(LeaseId), any_id!(JobId), any_owner(), any::<[u8; 16]>());
+    let role = (any_name(), any_digest(), target);
+    let life = (any_time(), any_time(), any_state(), option::of(any_receipt()), any_revision());
+    (ids, role, life).prop_map(
+        |(
+            (id, job, owner, anchor),
+            (role, role_digest, target),
+            (created, deadline, state, receipt, revision),
+        )| {
+            Lease {
+                id,
+                job,
+                owner,
+                role,
+                role_digest,
+                target,
+                anchor: AnchorName::from_random(anchor),
+                created,
+                deadline,
+                state,
+                receipt: receipt.map(Box::new),
+                revision,
+            }
+        },
+    )
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let method = prop_oneof![Just(Method::StartJob), Just(Method::Issue), Just(Method::CreateJoinToken)];
+    let outcome = prop_oneof![
+        any_id!(JobId).prop_map(Outcome::Job),
+        any_id!(LeaseId).prop_map(Outcome::Lease),
+        any_digest().prop_map(Outcome::JoinToken),
+    ];
+    (any_owner(), option::of(any_id!(JobId)), method, any_id!(RequestId), any_digest(), outcome).prop_map(
+        |(owner, job, method, id, content, outcome)| Request { owner, job, method, id, content, outcome },
+    )
+}
+
+fn any_token() -> impl Strategy<Value = MintedToken> {
+    let times = (any_time(), any_time(), any_time());
+    (any::<String>(), any_id!(LeaseId), any_digest(), times).prop_map(
+        |(jti, lease, fingerprint, (issued, expires, recorded))| MintedToken {
+            jti,
+            lease,
+            fingerprint,
+            issued,
+            expires,
+            recorded,
+        },
+    )
+}
+
+fn any_block() -> impl Strategy<Value = Block> {
+    let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
+    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId));
+    let why = (any_time(), any_time(), any_spiffe_id(), any::<String>());
+    (what, why, option::of(lifted), any_revision()).prop_map(
+        |((id, caller, role, lease), (set, until, by, reason), lifted, revision)| Block {
+            id,
+            caller,
+            role,
+            set,
+            until,
+            by,
+            reason,
+            lease,
+            lifted,
+            revision,
+        },
+    )
+}
+
+fn any_ban() -> impl Strategy<Value = Ban> {
+    let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
+    let banned = prop_oneof![any_spiffe_id().prop_map(Banned::Name), any_owner().prop_map(Banned::Enrolment)];
+    (banned, any_time(), any_spiffe_id(), any::<String>(), option::of(lifted), any_revision()).prop_map(
+        |(banned, set, by, reason, lifted, revision)| Ban { banned, set, by, reason, lifted, revision },
+    )
+}
+
+fn any_join_token() -> impl Strategy<Value = JoinToken> {
+    let taken = (any_time(), any_id!(EnrolmentId), any_digest()).prop_map(|(at, enrolment, key)| Taken {
+        at,
+        enrolment,
+        key,
+    });
+    let runners = "[a-z]{3,10}[*]?".prop_map(|text| NamePattern::parse(&text).unwrap());
+    let when = (any_time(), any_time(), any_spiffe_id());
+    (any_digest(), runners, any::<bool>(), when, option::of(taken), any_revision()).prop_map(
+        |(digest, runners, replace, (created, expires, by), taken, revision)| JoinToken {
+            digest,
+            runners,
+            replace,
+            created,
+            expires,
+            by,
+            taken,
+            revision,
+        },
+    )
+}
+
+fn any_enrolment() -> impl Strategy<Value = Enrolment> {
+    let times = (any_time(), any_time(), option::of(any_time()));
+    (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), times, any_revision()).prop_map(
+        |(id, spiffe_id, key, (created, certificate_expires, replaced), revision)| Enrolment {
+            id,
+            spiffe_id,
+            key,
+            created,
+            certificate_expires,
+            replaced,
+            revision,
+        },
+    )
+}
+
+fn any_identity() -> impl Strategy<Value = CreatedIdentity> {
+    let times = (any_time(), any_time());
+    (any_digest(), any_owner(), times, any::<u32>(), any::<u64>()).prop_map(
+        |(certificate, owner, (created, expires), uid, line_end)| CreatedIdentity {
+            certificate,
+            owner,
+            created,
+            expires,
+            uid,
+            line_end,
+        },
+    )
+}
+
+/// Any change, with any rows.
+pub(crate) fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (any_job(), any_request()).prop_map(|(job, request)| Change::JobStarted { job, request }),
+        any_job().prop_map(|job| Change::JobEnded { job }),
+        (any_lease(), any_request()).prop_map(|(lease, request)| Change::LeasePending { lease, request }),
+        any_lease().prop_map(|lease| Change::LeaseActive { lease }),
+        (any_token(), any_owner()).prop_map(|(token, owner)| Change::TokenMinted { token, owner }),
+        any_lease().prop_map(|lease| Change::LeaseEnding { lease }),
+        any_lease().prop_map(|lease| Change::LeaseEnded { lease }),
+        any_lease().prop_map(|lease| Change::LeaseReceipt { lease }),
+        any_control().prop_map(|control| Change::ControlPlanned { control }),
+        (any_control(), any_time()).prop_map(|(control, at)| Change::ControlGone { control, at }),
+        any_block().prop_map(|block| Change::BlockSet { block }),
+        any_block().prop_map(|block| Change::BlockLifted { block }),
+        (any_join_token(), any_request())
+            .prop_map(|(join_token, request)| Change::JoinTokenCreated { join_token, request }),
+        any_join_token().prop_map(|join_token| Change::JoinTokenTaken { join_token }),
+        any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
+        (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
+        any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
+        any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
+        any_ban().prop_map(|ban| Change::BanSet { ban }),
+        any_ban().prop_map(|ban| Change::BanLifted { ban }),
+        Just(()).prop_map(|()| refused()),
+    ]
+}
