@@ -20,13 +20,14 @@ use crate::revoke::MINT_IN_FLIGHT;
 
 /// Cluster, namespace, and whether a ServiceAccount is a part of it.
 type Place = (Name, Name, bool);
+/// The living control of a place; the lock is held while it is made.
+type Living = Arc<AsyncMutex<Weak<Held>>>;
 
 /// Those of one issuer.
 #[derive(Clone)]
 pub(super) struct Controls {
     outside: Arc<Outside>,
-    /// The living one of each place; its lock is held while it is made.
-    places: Arc<Mutex<HashMap<Place, Arc<AsyncMutex<Weak<Held>>>>>>,
+    places: Arc<Mutex<HashMap<Place, Living>>>,
     /// Those that this process takes care of.
     own: Arc<Mutex<HashSet<String>>>,
 }
