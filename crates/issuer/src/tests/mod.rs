@@ -4,6 +4,7 @@ mod bans;
 mod enrolment;
 mod identities;
 mod issuing;
+mod model;
 mod modes;
 mod receipts;
 mod requests;
@@ -48,7 +49,7 @@ struct Bench {
     cluster: Arc<FakeCluster>,
     ledger: Arc<MemoryLedger>,
     authority: Arc<Authority>,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 struct PlainSeal;
@@ -99,7 +100,23 @@ impl Bench {
     fn over(clock: Arc<ManualClock>, ledger: Arc<dyn Ledger>, memory: Arc<MemoryLedger>) -> Self {
         let entropy = Arc::new(CountingEntropy::default());
         let cluster = FakeCluster::new(&name("staging"), clock.clone());
-        let state = tempfile::tempdir().unwrap();
+        Self::started(clock, entropy, cluster, ledger, memory, tempfile::tempdir().unwrap())
+    }
+
+    /// The same outside, and an issuer that has just started.
+    fn restarted(self) -> Self {
+        let Self { clock, entropy, cluster, ledger, state, .. } = self;
+        Self::started(clock, entropy, cluster, ledger.clone(), ledger, state)
+    }
+
+    fn started(
+        clock: Arc<ManualClock>,
+        entropy: Arc<CountingEntropy>,
+        cluster: Arc<FakeCluster>,
+        ledger: Arc<dyn Ledger>,
+        memory: Arc<MemoryLedger>,
+        state: tempfile::TempDir,
+    ) -> Self {
         let domain = TrustDomain::parse(DOMAIN).unwrap();
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
@@ -121,7 +138,7 @@ impl Bench {
         let day = Duration::from_secs(24 * 3600);
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
         let use_cases = UseCases::new(outside, authority.clone(), domain, day, u32::MAX);
-        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, _state: state }
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state }
     }
 
     fn caller(&self, id: &str) -> Caller {
