@@ -57,24 +57,26 @@ impl Revoking {
         // All deletes go out before anything is told: an operator's slow terminal holds up none of them.
         let mut cuts = self.ends.cut_all(ending);
         for lease in ended {
-            teller.tell(lease, Outcome::AlreadyEnded, false).await?;
+            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
+            teller.tell(lease, outcome, false).await?;
         }
         while let Some((lease, obstacle)) = cuts.recv().await {
             let block_set = blocked.contains(&lease.id);
             let outcome = match obstacle {
                 Some(obstacle) => Outcome::Ending(obstacle.to_string()),
-                None => self.done(&lease),
+                None => self.outcome(&lease, Outcome::Revoked),
             };
             teller.tell(lease, outcome, block_set).await?;
         }
         Ok(())
     }
 
-    fn done(&self, lease: &Lease) -> Outcome {
+    /// What is told of a lease that has ended: first of all that its tokens work all the same.
+    fn outcome(&self, lease: &Lease, otherwise: Outcome) -> Outcome {
         let now = self.ends.outside.clock.now();
         match &lease.mode {
             Mode::Unbound { tokens_until: Some(until) } if *until > now => Outcome::TokensRemain,
-            Mode::Bound | Mode::Strict { .. } | Mode::Unbound { .. } => Outcome::Revoked,
+            Mode::Bound | Mode::Strict { .. } | Mode::Unbound { .. } => otherwise,
         }
     }
 
@@ -93,7 +95,8 @@ impl Revoking {
         }) {
             Some(lease) => {
                 let teller = Teller { views: &self.views, steps: steps.clone(), total: 1 };
-                teller.tell(lease, Outcome::AlreadyEnded, false).await
+                let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
+                teller.tell(lease, outcome, false).await
             }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
