@@ -71,9 +71,9 @@ pub(crate) enum Failure {
         "{0} of the revoked leases are still ending: their tokens work until the issuer has deleted their anchors"
     )]
     StillEnding(usize),
-    /// Revoked leases were unbound, and have tokens that live.
+    /// Leases that were ended are unbound, and have tokens that live.
     #[error(
-        "{0} of the revoked leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
+        "{0} of the ended leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
     )]
     TokensRemain(usize),
     /// Some of the leases that were revoked are not proved to be dead.

@@ -242,6 +242,8 @@ pub struct Shutout {
     pub ban: Ban,
     /// How many leases it ended.
     pub leases: usize,
+    /// How many of those are unbound, so that their tokens live on.
+    pub unbound: usize,
     /// How many connections it closed.
     pub connections: usize,
 }

@@ -12,10 +12,11 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
+use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::{AnchorName, Lease, Mode, Pins, State};
+use shorepass_core::lease::{AnchorName, Binding, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::receipt::Control;
@@ -137,8 +138,21 @@ pub(crate) fn job_started(number: u8) -> Change {
 }
 
 pub(crate) fn lease_pending(number: u8) -> Change {
-    let lease = lease(number);
+    lease_pending_in(number, Mode::Bound)
+}
+
+/// The same in another mode.
+pub(crate) fn lease_pending_in(number: u8, mode: Mode) -> Change {
+    let lease = Lease { mode, ..lease(number) };
     Change::LeasePending { request: request(number, Method::Issue, Outcome::Lease(lease.id)), lease }
+}
+
+/// Bound to a Role and a ClusterRole.
+pub(crate) fn strict() -> Mode {
+    let named = |text| RbacName::parse(text).unwrap();
+    let roles = [RoleRef::Role(named("deployer")), RoleRef::ClusterRole(named("view"))];
+    let binding = |(index, role)| Binding { namespace: name("web"), name: format!("b-{index}"), role };
+    Mode::Strict { bindings: roles.into_iter().enumerate().map(binding).collect() }
 }
 
 pub(crate) fn pins() -> Pins {

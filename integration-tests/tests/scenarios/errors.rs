@@ -118,7 +118,7 @@ fn check(reason: Reason, error: &ClientError) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")] // the proxy goes on while a daemon is waited for
 async fn every_reason_was_provoked_and_says_what_to_do() -> Result<()> {
     let stage = Stage::set().await?;
     for reason in reasons::all() {

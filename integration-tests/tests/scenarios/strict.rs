@@ -1,12 +1,13 @@
 //! Strict and unbound leases on a real API server: rights when a token is handed out, nothing when it is cut, and what an
 //! unbound token cannot be stopped from.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use http::Request;
 use integration_tests::agent::as_operator;
-use integration_tests::client::{Client, Issued};
+use integration_tests::client::{self, Client, Issued};
 use integration_tests::decisions::{Decisions, call};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::proxy::{Fault, Proxy, Target, claims};
@@ -141,28 +142,63 @@ async fn a_revoked_strict_lease_is_forbidden_in_milliseconds_and_dead_in_ten_sec
 }
 
 #[tokio::test]
-async fn a_crash_between_pending_and_active_leaves_nothing_of_a_strict_lease() -> Result<()> {
+async fn a_strict_lease_that_a_crash_left_pending_is_made_anew_whole_or_nothing_is_left_of_it() -> Result<()>
+{
     let site = Site::with_modes("strictcrash").await?;
     let proxy = Proxy::start(&site).await?;
     let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), ..Knobs::default() };
     let issuer = IssuerUnderTest::start(&site, knobs).await?;
     let mut scene = Scene { issuer, site };
-    let runner = scene.issuer.runner("test-1").await?;
+    let runner = Arc::new(scene.issuer.runner("test-1").await?);
     let job = runner.start_job().await?;
+    let (again, once) = (client::issue(&job, RELEASE.name), client::issue(&job, RELEASE.name));
     let hang = proxy.fault(Target::Tokens, Fault::Hang);
-    let asking = tokio::spawn(async move { runner.issue(&job, RELEASE.name).await.map(|_| ()) });
-    wait::until("everything but the token", Duration::from_secs(20), async || {
+    let ask = |request: v1::IssueRequest| {
+        let runner = runner.clone();
+        tokio::spawn(async move { runner.call(ApiClient::issue, request).await.map(drop) })
+    };
+    let asking = [ask(again.clone()), ask(once)];
+    wait::until("everything but the tokens", Duration::from_secs(20), async || {
         let left = scene.site.left_of_strict_leases().await?;
-        let asked = proxy.seen().iter().any(|seen| seen.path.ends_with("/token") && seen.status.is_none());
-        Ok(if left.len() == 5 && asked { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
+        let asked = proxy.seen();
+        let hanging =
+            asked.iter().filter(|seen| seen.path.ends_with("/token") && seen.status.is_none()).count();
+        Ok(if left.len() == 10 && hanging == 2 { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
     })
     .await?;
     scene.issuer.kill()?;
-    ensure!(asking.await?.is_err(), "a token came from nowhere");
-    assert_eq!(scene.site.left_of_strict_leases().await?.len(), 5, "the crash left it all");
+    for asked in asking {
+        ensure!(asked.await?.is_err(), "a token came from nowhere");
+    }
+    assert_eq!(scene.site.left_of_strict_leases().await?.len(), 10, "the crash left it all");
     drop(hang);
     scene.issuer.run().await?;
-    scene.nothing_is_left(Duration::from_secs(20)).await
+
+    let answer = runner.call(ApiClient::issue, again.clone()).await?;
+    let (lease, credential) = (answer.lease.unwrap_or_default(), answer.credential.unwrap_or_default());
+    let holder = scene.site.admin.client_with(&credential.token).await?;
+    assert_eq!(scene.uses(&holder, CONFIG_MAPS).await?, 200, "its rights are in effect");
+    let reviews: Vec<_> =
+        proxy.seen().into_iter().filter(|seen| seen.path.ends_with("/selfsubjectrulesreviews")).collect();
+    let purpose = format!(" lease/{} request/", lease.id);
+    ensure!(!reviews.is_empty(), "nobody looked at the rights");
+    for review in reviews {
+        let agent = &review.user_agent;
+        ensure!(agent.contains(&purpose) && agent.ends_with(" review"), "who asks is not told: {agent}");
+    }
+    let second = runner.call(ApiClient::issue, again).await?.lease.unwrap_or_default();
+    assert_eq!((second.id, second.service_account), (lease.id.clone(), lease.service_account.clone()));
+    // The other one waits for its request for 60 s, and nobody comes.
+    wait::until("the lease that came again alone", Duration::from_secs(90), async || {
+        let left = scene.site.left_of_strict_leases().await?;
+        let its_own = left.len() == 5 && left.iter().all(|named| named.contains(&lease.service_account));
+        Ok(if its_own { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
+    })
+    .await?;
+    assert_eq!(scene.uses(&holder, CONFIG_MAPS).await?, 200, "it lives");
+    runner.end_job(&job).await?;
+    scene.nothing_is_left(Duration::from_secs(20)).await?;
+    scene.dies(&holder).await
 }
 
 /// The roles of a site as the issuer reads them, for scenarios that only meet the cluster.

@@ -28,7 +28,11 @@ async fn set(args: &BanArgs, whom: &BanKey, reason: &str, out: &mut dyn Write) -
     let request = v1::BanRequest { subject: whom.to_string(), reason: reason.to_owned() };
     let answer = progress::during("the issuer", operator.client.ban(request)).await?;
     let shutout = Shutout::of(answer)?;
-    emit_as(out, args.operator.output, || shutout.document(), || shutout.sentences())
+    emit_as(out, args.operator.output, || shutout.document(), || shutout.sentences())?;
+    match shutout.unbound() {
+        0 => Ok(()),
+        unbound => Err(Failure::TokensRemain(unbound)),
+    }
 }
 
 async fn list(args: &BanListArgs, out: &mut dyn Write) -> Result<(), Failure> {

@@ -63,6 +63,7 @@ impl BanView {
 pub(crate) struct Shutout {
     ban: BanView,
     leases: u32,
+    unbound: u32,
     connections: u32,
 }
 
@@ -70,15 +71,30 @@ impl Shutout {
     /// From the wire.
     pub(crate) fn of(answer: v1::BanResponse) -> Result<Self, Incomplete> {
         let ban = BanView::of(answer.ban.ok_or(Incomplete("the ban"))?);
-        Ok(Self { ban, leases: answer.lease_count, connections: answer.connection_count })
+        let (leases, unbound) = (answer.lease_count, answer.unbound_lease_count);
+        Ok(Self { ban, leases, unbound, connections: answer.connection_count })
+    }
+
+    /// How many of the leases have tokens that nothing can end.
+    pub(crate) fn unbound(&self) -> usize {
+        usize::try_from(self.unbound).unwrap_or(usize::MAX)
     }
 
     /// For people.
     pub(crate) fn sentences(&self) -> String {
-        let Self { ban, leases, connections } = self;
+        let Self { ban, leases, unbound, connections } = self;
+        let outlived = match unbound {
+            0 => String::new(),
+            _ => format!(
+                "{} of them UNBOUND: nothing ends their tokens; `shorepass lease list --all --runner {}` names them, \
+                 `shorepass lease show` says until when they work\n",
+                unbound,
+                printable(&ban.spiffe_id)
+            ),
+        };
         format!(
             "banned: {} (by {} at {})\nended {}, closed {}; `shorepass lease list --runner {}` shows what is still ending\n\
-             until somebody runs: shorepass unban {}\n",
+             {outlived}until somebody runs: shorepass unban {}\n",
             ban.subject(),
             printable(&ban.by),
             to_the_second(ban.create_time),
@@ -96,10 +112,12 @@ impl Shutout {
         struct Body<'a> {
             ban: &'a BanView,
             leases_ended: u32,
+            unbound_leases: u32,
             connections_closed: u32,
         }
-        let Self { ban, leases, connections } = self;
-        document("BanResult", Body { ban, leases_ended: *leases, connections_closed: *connections })
+        let (ban, leases_ended, unbound_leases) = (&self.ban, self.leases, self.unbound);
+        let body = Body { ban, leases_ended, unbound_leases, connections_closed: self.connections };
+        document("BanResult", body)
     }
 }
 
@@ -147,9 +165,15 @@ mod tests {
 
     #[test]
     fn a_ban_for_people_and_for_programs() {
-        let answer = v1::BanResponse { ban: Some(ban("")), lease_count: 1, connection_count: 2 };
-        let shutout = Shutout::of(answer).unwrap();
+        let answer = v1::BanResponse {
+            ban: Some(ban("")),
+            lease_count: 1,
+            connection_count: 2,
+            unbound_lease_count: 0,
+        };
+        let shutout = Shutout::of(answer.clone()).unwrap();
         let shown = shutout.sentences();
+        assert!(!shown.contains("UNBOUND"), "{shown}");
         for part in ["ended 1 lease, closed 2 connections", "unban spiffe://ci.example.org/runner/prod-1"] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
@@ -157,6 +181,12 @@ mod tests {
         assert_eq!((&document["kind"], &document["leasesEnded"]), (&"BanResult".into(), &1.into()));
         assert_eq!(document["ban"]["reason"], "laptop stolen");
         assert!(Shutout::of(v1::BanResponse::default()).is_err());
+
+        let outlived = Shutout::of(v1::BanResponse { unbound_lease_count: 1, ..answer }).unwrap();
+        let shown = outlived.sentences();
+        assert!(shown.contains("\n1 of them UNBOUND: nothing ends their tokens"), "{shown}");
+        let document: serde_json::Value = serde_json::from_str(&outlived.document()).unwrap();
+        assert_eq!((&document["unboundLeases"], outlived.unbound()), (&1.into(), 1));
     }
 
     #[test]

@@ -25,6 +25,7 @@ struct Summary {
     revoked: usize,
     ending: usize,
     already_ended: usize,
+    tokens_remain: usize,
     blocks_set: usize,
 }
 
@@ -233,6 +234,7 @@ impl Revocation {
             revoked: self.count(Outcome::Revoked),
             ending: self.ending(),
             already_ended: self.count(Outcome::AlreadyEnded),
+            tokens_remain: self.tokens_remain(),
             blocks_set: self.blocks_set(),
         };
         document("RevokeResult", Body { dry_run: self.dry_run, complete, summary, items: &self.steps })
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(document["items"][0]["lease"]["state"], "ended");
         assert_eq!(document["items"][1]["obstacle"], "the cluster does not answer");
         let summary = serde_json::json!(
-            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "blocksSet": 1});
+            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "tokensRemain": 0, "blocksSet": 1});
         assert_eq!(document["summary"], summary);
     }
 

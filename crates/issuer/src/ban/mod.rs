@@ -46,9 +46,10 @@ impl Banning {
         let connections = self.outside.connections.close(|owner| ban.banned.covers(owner));
         let ending = self.end_leases(&ban).await?;
         let leases = ending.len();
+        let unbound = ending.iter().filter(|lease| !lease.has_anchor()).count();
         ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
-        tracing::info!(banned = %ban.banned, by = %ban.by, leases, connections, "banned");
-        Ok(Shutout { ban, leases, connections })
+        tracing::info!(banned = %ban.banned, by = %ban.by, leases, unbound, connections, "banned");
+        Ok(Shutout { ban, leases, unbound, connections })
     }
 
     /// Lets somebody in again. What has ended stays ended.

@@ -67,7 +67,8 @@ impl Revoking {
         let (ended, told) = tokio::join!(ending, telling);
         drop(wishes);
         for lease in hit.ended.into_iter().chain(ended?) {
-            teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await?;
+            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
+            teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
         }
         told?;
         self.tell_receipts(&teller, receipts).await
@@ -89,11 +90,12 @@ impl Revoking {
         Ok(())
     }
 
-    fn done(&self, lease: &Lease) -> Outcome {
+    /// What is told of a lease that has ended: first of all that its tokens work all the same.
+    fn outcome(&self, lease: &Lease, otherwise: Outcome) -> Outcome {
         let now = self.ends.outside.clock.now();
         match &lease.mode {
             Mode::Unbound { tokens_until: Some(until) } if *until > now => Outcome::TokensRemain,
-            Mode::Bound | Mode::Strict { .. } | Mode::Unbound { .. } => Outcome::Revoked,
+            Mode::Bound | Mode::Strict { .. } | Mode::Unbound { .. } => otherwise,
         }
     }
 
@@ -108,7 +110,7 @@ impl Revoking {
         while let Some((lease, obstacle)) = cuts.recv().await {
             let outcome = match obstacle {
                 Some(obstacle) => Outcome::Ending(obstacle.to_string()),
-                None => self.done(&lease),
+                None => self.outcome(&lease, Outcome::Revoked),
             };
             let told = Told::new(outcome, blocked.contains(&lease.id));
             let mut awaited = Awaited::No;
@@ -170,7 +172,8 @@ impl Revoking {
         match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
             Some(lease) => {
                 let teller = Teller { views: &self.views, steps, total: 1 };
-                teller.tell(lease, Told::new(Outcome::AlreadyEnded, false), Awaited::No).await
+                let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
+                teller.tell(lease, Told::new(outcome, false), Awaited::No).await
             }
             None => Err(Refused::new(
                 Reason::RecordNotFound,

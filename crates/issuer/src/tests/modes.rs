@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shorepass_core::ban::BanKey;
 use shorepass_core::cluster::MintError;
 use shorepass_core::gives::{Gives, RbacName, Rights, RoleRef, Strict, StrictBinding};
 use shorepass_core::lease::{EndCause, Mode, State};
@@ -102,6 +103,60 @@ async fn revoking_an_unbound_lease_says_until_when_its_tokens_work() {
     let ended = bench.ledger.audit_lines().into_iter().find(|line| line.contains("lease.ended")).unwrap();
     assert!(ended.contains(&format!("\"tokensUntil\":\"{until}\"")), "{ended}");
     assert!(ended.contains("\"mode\":\"unbound\"") && !ended.contains("\"anchor\""), "{ended}");
+}
+
+#[tokio::test]
+async fn revoking_an_unbound_lease_that_ended_before_says_that_its_tokens_work_until_they_do_not() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let lease = bench.issue_of("status", &caller, &job, bench.request()).await.unwrap().issued.lease;
+    bench.use_cases.release(&caller, lease.id).await.unwrap();
+    for (passed, expected) in [(0, Outcome::TokensRemain), (1800 + 70, Outcome::AlreadyEnded)] {
+        bench.clock.advance(Duration::from_secs(passed));
+        let (sender, mut steps) = mpsc::channel(8);
+        let filter = LeaseFilter { lease: Some(lease.id), ..LeaseFilter::default() };
+        let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false };
+        bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
+        assert_eq!(steps.recv().await.unwrap().unwrap().outcome, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_ban_ends_leases_of_every_mode_and_says_whose_tokens_live_on() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    bench.enrol(&caller).await;
+    let job = bench.job(&caller).await;
+    let mut leases = Vec::new();
+    for role in ["deploy", "release", "status"] {
+        leases.push(bench.issue_of(role, &caller, &job, bench.request()).await.unwrap().issued.lease.id);
+    }
+    let whom = BanKey::Name(caller.spiffe_id().clone());
+    let shutout = bench.use_cases.ban(&bench.operator(), whom, "stolen".to_owned()).await.unwrap();
+    assert_eq!((shutout.leases, shutout.unbound), (3, 1));
+    bench
+        .until("all of them to end", || leases.iter().all(|id| bench.lease(*id).state_name() == "ended"))
+        .await;
+    assert!(bench.cluster.anchors().is_empty());
+    assert!(matches!(bench.lease(leases[2]).mode, Mode::Unbound { tokens_until: Some(_) }));
+}
+
+#[tokio::test]
+async fn a_request_that_comes_again_gives_the_same_lease_in_every_mode() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for role in ["deploy", "release", "status"] {
+        let request = bench.request();
+        let first = bench.issue_of(role, &caller, &job, request).await.unwrap().issued;
+        let again = bench.issue_of(role, &caller, &job, request).await.unwrap().issued;
+        assert_eq!((again.lease.id, &again.lease.mode), (first.lease.id, &first.lease.mode), "{role}");
+        assert_eq!((&again.lease.target, &again.lease.state), (&first.lease.target, &first.lease.state));
+        assert_ne!(again.record.jti, first.record.jti, "{role}");
+        assert_eq!(bench.ledger.tokens(first.lease.id, 9).unwrap().len(), 2, "{role}");
+    }
+    assert_eq!(bench.cluster.anchors().len(), 2, "one for each that has any, and none made twice");
 }
 
 #[tokio::test]

@@ -237,6 +237,7 @@ pub(crate) fn shutout(shutout: &Shutout) -> v1::BanResponse {
     v1::BanResponse {
         ban: Some(ban(&shutout.ban)),
         lease_count: count(shutout.leases),
+        unbound_lease_count: count(shutout.unbound),
         connection_count: count(shutout.connections),
     }
 }

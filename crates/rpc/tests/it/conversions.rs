@@ -258,7 +258,10 @@ async fn operators_ban_and_see_bans_whole() {
         lifted_by: String::new(),
     };
     let set = client.ban(bench::ban()).await.unwrap();
-    assert_eq!(set, v1::BanResponse { ban: Some(ban.clone()), lease_count: 3, connection_count: 2 });
+    let (lease_count, unbound_lease_count, connection_count) = (3, 1, 2);
+    let expected =
+        v1::BanResponse { ban: Some(ban.clone()), lease_count, unbound_lease_count, connection_count };
+    assert_eq!(set, expected);
     let key = BanKey::Name(fake::lease().owner.spiffe_id);
     assert_eq!(*bench.fake.banned.lock().unwrap(), [(key, "stolen".to_owned())]);
     let lifted = client.unban(v1::UnbanRequest { subject: ID.to_owned() }).await.unwrap();

@@ -7,7 +7,7 @@ use shorepass_core::audit;
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::EndCause;
+use shorepass_core::lease::{EndCause, Lease, Mode};
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
 use shorepass_core::receipt::{Receipt, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
@@ -78,6 +78,7 @@ on_both!(
     a_lease_is_read_back_in_each_state,
     a_receipt_is_read_back_and_written_over_the_revision_before,
     a_control_is_found_until_it_is_gone,
+    a_lease_is_read_back_in_each_mode,
     a_lease_and_its_first_token_are_one_commit,
     tokens_come_newest_first_and_by_jti,
     a_jti_is_recorded_once,
@@ -155,6 +156,20 @@ async fn a_lease_is_read_back_in_each_state(subject: Subject) {
     let ended = ending.finish_end(second(4)).unwrap();
     subject.committed(vec![Change::LeaseEnded { lease: ended.clone() }]).await;
     assert_eq!(read(), Some(ended));
+}
+
+async fn a_lease_is_read_back_in_each_mode(subject: Subject) {
+    for (number, mode) in [(1, strict()), (2, Mode::Unbound { tokens_until: None })] {
+        subject.committed(vec![lease_pending_in(number, mode.clone())]).await;
+        let lease = Lease { mode, ..lease(number) };
+        assert_eq!(subject.ledger.lease(lease.id).unwrap(), Some(lease.clone()));
+        let ending = lease.begin_end(EndCause::Released, second(3)).unwrap();
+        subject.committed(vec![Change::LeaseEnding { lease: ending.clone() }]).await;
+        // What is known of a strict lease's bindings, and how long an unbound one's tokens live, outlasts its end.
+        let ended = ending.outlived(Some(second(9))).finish_end(second(4)).unwrap();
+        subject.committed(vec![Change::LeaseEnded { lease: ended.clone() }]).await;
+        assert_eq!(subject.ledger.lease(ended.id).unwrap(), Some(ended));
+    }
 }
 
 async fn a_lease_and_its_first_token_are_one_commit(subject: Subject) {

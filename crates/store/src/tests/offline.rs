@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::ledger::{Change, Ledger as _};
 use shorepass_core::security::SecurityState;
 
@@ -123,6 +124,32 @@ async fn an_export_is_imported_as_the_same_records() {
     drop(store);
     let text = fs::read_to_string(other.path().join("audit.jsonl")).unwrap();
     assert!(text.starts_with("{\"seq\":8,"), "{text}");
+}
+
+#[tokio::test]
+async fn leases_of_every_mode_are_carried_and_made_anew_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let modes = [strict(), Mode::Unbound { tokens_until: Some(second(7)) }];
+    let store = open(directory.path()).unwrap();
+    for (number, mode) in (2..).zip(modes.clone()) {
+        store.commit(vec![lease_pending_in(number, mode)]).await.unwrap();
+    }
+    drop(store);
+    assert!(offline(directory.path()).unwrap().verify().unwrap().is_whole());
+    let file = directory.path().join("export.jsonl");
+    offline(directory.path()).unwrap().export(&file).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    offline(other.path()).unwrap().import(&file).unwrap();
+    damage(directory.path(), 2);
+    let rebuilt = offline(directory.path()).unwrap().rebuild(false).unwrap();
+    assert!(matches!(rebuilt, Rebuilt::Anew(_)), "{rebuilt:?}");
+    for directory in [directory, other] {
+        let store = open(directory.path()).unwrap();
+        for (number, mode) in (2..).zip(modes.clone()) {
+            let lease = Lease { mode, ..lease(number) };
+            assert_eq!(store.lease(lease.id).unwrap(), Some(lease));
+        }
+    }
 }
 
 #[tokio::test]
