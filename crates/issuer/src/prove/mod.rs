@@ -1,6 +1,7 @@
 //! Proves that the tokens of a lease are dead, as far as that can be proved: see [`shorepass_core::receipt`].
 //!
 //! A cut never waits for this longer than [`WINDOW`]: what is not there by then is missing in the receipt, which says so.
+//! Who has time before an end uses it ([`Proving::prepare`]), and then the cut does not wait at all.
 //! What follows the cut goes on in the background, a few questions at a time for each cluster, and ends by [`BOUND`] after
 //! it. A proof that a crash cuts short leaves no receipt, and no control: that is recorded before it is created.
 //!
@@ -56,6 +57,8 @@ struct Shared {
     wishes: Mutex<HashMap<LeaseId, Wish>>,
     /// Proofs that are under way, and whether their cut may go on.
     at_work: Mutex<HashMap<LeaseId, watch::Receiver<bool>>>,
+    /// Of those the ones that were made ready before the end of their lease.
+    prepared: Mutex<HashMap<LeaseId, Proof>>,
     /// Counts the proofs that have ended.
     ended: watch::Sender<u64>,
     stop: CancellationToken,
@@ -89,6 +92,18 @@ impl Drop for Wishes {
     }
 }
 
+/// A lease that is ready for its cut, whoever cuts it; forgotten when this is dropped.
+pub(crate) struct Prepared {
+    proving: Proving,
+    lease: LeaseId,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        drop(self.proving.take_prepared(self.lease));
+    }
+}
+
 impl Proving {
     /// Over the outside; of leases that are not revoked, one in `one_in` gets a receipt.
     pub fn new(outside: Arc<Outside>, one_in: u32) -> Self {
@@ -103,6 +118,7 @@ impl Proving {
             one_in,
             wishes: Mutex::default(),
             at_work: Mutex::default(),
+            prepared: Mutex::default(),
             ended: watch::Sender::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -126,23 +142,43 @@ impl Proving {
         Wishes { proving: self.clone(), leases: leases.iter().map(|lease| lease.id).collect() }
     }
 
+    /// Makes an active lease that a revocation is about to end ready for its cut, by `deadline` as far as it goes.
+    pub(crate) async fn prepare(&self, lease: &Lease, deadline: Instant) -> Option<Prepared> {
+        let live = |lease: &Lease| matches!(lease.state, State::Active { .. });
+        let proof = self.make_ready(lease, live, deadline).await?;
+        lock(&self.0.prepared).insert(lease.id, proof);
+        Some(Prepared { proving: self.clone(), lease: lease.id })
+    }
+
     /// Makes a lease ready for its cut, if it is to get a receipt. Takes [`WINDOW`] at most.
     pub(crate) async fn begin(&self, lease: &Lease) -> Option<Proof> {
         if !lease.has_anchor() {
             return None; // nothing ends its tokens
         }
         let deadline = Instant::now() + WINDOW;
+        if let Some(proof) = self.take_prepared(lease.id) {
+            return Some(proof);
+        }
         if let Some(mut other) = self.under_way(lease.id) {
             // Somebody else is making it ready: cutting at once would spoil that.
             let _ = tokio::time::timeout_at(deadline, other.wait_for(|ready| *ready)).await;
-            return None;
+            return self.take_prepared(lease.id);
         }
+        self.make_ready(lease, |lease| self.is_wanted(lease), deadline).await
+    }
+
+    async fn make_ready(
+        &self,
+        lease: &Lease,
+        is_wanted: impl Fn(&Lease) -> bool,
+        deadline: Instant,
+    ) -> Option<Proof> {
         let share = self.0.shares.get(&lease.target.cluster)?;
         let cluster = self.0.outside.clusters.get(&lease.target.cluster)?.clone();
         let ready = self.enter(lease.id)?;
         // As it is now, registered: somebody may have cut and proved it since it was read.
         let lease = &self.0.outside.ledger.lease(lease.id).ok().flatten()?;
-        if !self.is_wanted(lease) {
+        if !is_wanted(lease) {
             return None;
         }
         let proof = Proof::new(self.clone(), lease, cluster, ready);
@@ -152,6 +188,10 @@ impl Proving {
         }
         proof.is_ready();
         Some(proof)
+    }
+
+    fn take_prepared(&self, lease: LeaseId) -> Option<Proof> {
+        lock(&self.0.prepared).remove(&lease)
     }
 
     /// Whether a proof about a lease is under way.

@@ -1,8 +1,9 @@
 //! An operator's revocation: block, then end, durable before the cut; then cut; tell each step, and each receipt if the
 //! operator waits for them.
 //!
-//! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time. So then leases end a few
-//! at a time; they are all blocked before the first one ends.
+//! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time once the leases have
+//! ended. So then each lease ends when it is ready for its cut, a few at a time and within [`LEISURE`] all of them; they are
+//! all blocked before the first one ends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, Revision};
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
@@ -24,11 +26,13 @@ use crate::admin::Views;
 use crate::outside::ledger_refused;
 use crate::prove::{SAMPLE, Wishes};
 
-/// How many leases end at a time where an operator waits for receipts: each of them is cut
-/// [`WINDOW`](crate::prove::WINDOW) after its end at the latest, ready or not.
-const PACE: usize = 4;
-/// How long the next ones wait for the deletes of those before. A slow cluster does not hold up a revocation for longer.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How many leases are made ready for their cut at a time where an operator waits for receipts: fewer than a cluster takes, so that
+/// the ends of others get their turn.
+const PACE: usize = 8;
+/// How long one lease's end waits for its canaries there.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// When the last lease has ended there, ready or not.
+pub(crate) const LEISURE: Duration = Duration::from_secs(10);
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -214,7 +218,7 @@ impl Revoking {
         Ok(begun)
     }
 
-    /// Ends and cuts blocked leases, as many at a time as can have their canaries ready; gives those that had ended.
+    /// Ends and cuts blocked leases, each when it is ready for its cut; gives those that had ended.
     async fn end_at_a_pace(
         &self,
         caller: &Caller,
@@ -222,16 +226,30 @@ impl Revoking {
         blocked: &[Lease],
         results: mpsc::UnboundedSender<CutResult>,
     ) -> Result<Vec<Lease>, Refused> {
-        let mut ended = Vec::new();
-        for some in blocked.chunks(PACE) {
-            let hit = self.ends.again_on_conflict(|| self.plan_ends(caller, reason, some)).await?;
-            ended.extend(hit.ended);
-            let deadline = Instant::now() + PATIENCE;
-            for cut in self.ends.cut_into(hit.ending, &results) {
-                let _ = timeout_at(deadline, cut).await; // those that take longer go on
-            }
+        let (last, turns) = (Instant::now() + LEISURE, Arc::new(Semaphore::new(PACE)));
+        let mut ends = JoinSet::new();
+        for lease in blocked {
+            let (this, caller, reason) = (self.clone(), caller.clone(), reason.to_owned());
+            let (lease, results, turns) = (lease.clone(), results.clone(), turns.clone());
+            ends.spawn(async move {
+                let turn = timeout_at(last, turns.acquire()).await;
+                let deadline = last.min(Instant::now() + PATIENCE);
+                let prepared = this.ends.proving.prepare(&lease, deadline).await;
+                drop(turn);
+                let plan = || this.plan_ends(&caller, &reason, std::slice::from_ref(&lease));
+                let hit = this.ends.again_on_conflict(plan).await?;
+                for cut in this.ends.cut_into(hit.ending, &results) {
+                    let _ = cut.await;
+                }
+                drop(prepared);
+                Ok(hit.ended)
+            });
         }
-        Ok(ended)
+        let mut all = Vec::new();
+        for ended in ends.join_all().await {
+            all.extend(ended?);
+        }
+        Ok(all)
     }
 
     /// The blocks of some leases, as they are now, where there is none in force.
@@ -383,4 +401,14 @@ impl Receipts {
 
 fn made(lease: &Lease) -> Option<Timestamp> {
     lease.receipt.as_ref().map(|receipt| receipt.made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_these() {
+        assert_eq!((PACE, PATIENCE.as_secs(), LEISURE.as_secs(), LEASES_IN_A_COMMIT), (8, 2, 10, 100));
+    }
 }

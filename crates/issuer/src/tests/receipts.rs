@@ -10,13 +10,18 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::prove::{SAMPLE, WINDOW};
 use crate::revoke::MINT_IN_FLIGHT;
+use crate::revoke::operators::LEISURE;
 use crate::revoke::sweeper::Sweeper;
 
 /// Revokes everything of the role and waits for the receipts.
 async fn revoke(bench: &Bench) -> Vec<RevokeStep> {
+    revoke_with(bench, true).await
+}
+
+async fn revoke_with(bench: &Bench, wait: bool) -> Vec<RevokeStep> {
     let (sender, mut receiver) = mpsc::channel(64);
     let filter = LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() };
-    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: true };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait };
     let operator = bench.operator();
     let revoking = bench.use_cases.revoke(&operator, revocation, sender);
     let listening = async {
@@ -99,9 +104,51 @@ async fn a_cut_does_not_wait_for_late_canaries() {
         bench.until("the cut", || bench.cluster.anchors().is_empty()).await;
         start.elapsed()
     };
-    let (receipt, took) = tokio::join!(receipt(&bench), cutting);
+    let (steps, took) = tokio::join!(revoke_with(&bench, false), cutting);
     assert!(took >= WINDOW && took < WINDOW + Duration::from_millis(50), "{took:?}");
-    assert_eq!(why(&receipt), Why::CanariesLate);
+    let id = steps[0].view.lease.id;
+    bench.until("the receipt", || bench.lease(id).receipt.is_some()).await;
+    assert_eq!(why(&bench.lease(id).receipt.unwrap()), Why::CanariesLate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_ends_leases_when_their_canaries_are_there_and_cuts_at_once() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    old_lease(&bench).await;
+    bench.cluster.slow_canaries(2 * WINDOW);
+    let start = tokio::time::Instant::now();
+    let cutting = async {
+        bench.until("the end", || bench.events().contains(&"lease.ending".to_owned())).await;
+        let ended = start.elapsed();
+        bench.until("the cut", || bench.events().contains(&"lease.ended".to_owned())).await;
+        (ended, start.elapsed())
+    };
+    let (receipt, (ended, cut)) = tokio::join!(receipt(&bench), cutting);
+    assert!(ended > WINDOW && cut < ended + WINDOW, "{ended:?} {cut:?}");
+    assert_eq!(receipt.verdict.word(), "proved");
+}
+
+#[tokio::test(start_paused = true)]
+async fn canaries_that_never_come_hold_up_a_revocation_for_its_leisure_at_most() {
+    let bench = Bench::new();
+    let leases = SAMPLE;
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for _ in 0..leases {
+        bench.issue(&caller, &job, bench.request()).await.unwrap();
+    }
+    bench.clock.advance(LAG_BOUND);
+    bench.cluster.slow_canaries(Duration::from_secs(3600));
+    let start = tokio::time::Instant::now();
+    let cutting = async {
+        tokio::time::sleep(LEISURE).await;
+        bench.until("the cuts", || bench.cluster.anchors().is_empty()).await;
+        start.elapsed()
+    };
+    let (steps, took) = tokio::join!(revoke(&bench), cutting);
+    assert_eq!(steps.iter().filter(|step| step.receipt == Awaited::Arrived).count(), leases);
+    assert!(took < LEISURE + Duration::from_secs(1), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,7 +287,7 @@ async fn a_hundred_revocations_of_one_lease_prove_it_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_ends_a_few_at_a_time_after_all_are_blocked_and_is_told_of_each() {
+async fn who_waits_blocks_all_before_the_first_ends_and_is_told_of_each() {
     const LEASES: usize = 10;
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");
@@ -253,14 +300,8 @@ async fn who_waits_ends_a_few_at_a_time_after_all_are_blocked_and_is_told_of_eac
     let steps = revoke(&bench).await;
     assert_eq!(steps.len(), 2 * LEASES);
     assert!(steps.iter().all(|step| step.total == LEASES && step.block_set), "{steps:?}");
-    let events: Vec<_> = bench
-        .events()
-        .split_off(before)
-        .into_iter()
-        .filter(|event| event == "block.set" || event.starts_with("lease.end"))
-        .collect();
+    let events = bench.events().split_off(before);
     assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
-    let first_end = events.iter().position(|event| event == "lease.ended").unwrap();
-    assert!(first_end - LEASES < LEASES, "all end at once: {events:?}");
+    assert_eq!(events.iter().filter(|event| *event == "lease.ended").count(), LEASES);
     without_controls(&bench).await;
 }
