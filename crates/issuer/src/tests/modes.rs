@@ -116,7 +116,7 @@ async fn revoking_an_unbound_lease_that_ended_before_says_that_its_tokens_work_u
         bench.clock.advance(Duration::from_secs(passed));
         let (sender, mut steps) = mpsc::channel(8);
         let filter = LeaseFilter { lease: Some(lease.id), ..LeaseFilter::default() };
-        let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false };
+        let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: false };
         bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();
         assert_eq!(steps.recv().await.unwrap().unwrap().outcome, expected);
     }
