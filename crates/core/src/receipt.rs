@@ -379,7 +379,7 @@ impl Witnessed {
             }
         }
         let Some(refused) = refused else {
-            return Err(self.missing(match siblings().last().map(|seen| &seen.answer) {
+            return Err(self.missing(match siblings().next_back().map(|seen| &seen.answer) {
                 Some(Answer::None(_)) => Why::NoAnswer,
                 _ => Why::StillAccepted,
             }));

@@ -18,13 +18,14 @@ use crate::outside::Outside;
 use crate::revoke::MINT_IN_FLIGHT;
 
 type Place = (Name, Name);
+type Living = Arc<AsyncMutex<Weak<Held>>>;
 
 /// Those of one issuer.
 #[derive(Clone)]
 pub(super) struct Controls {
     outside: Arc<Outside>,
     /// The living one of each place; its lock is held while it is made.
-    places: Arc<Mutex<HashMap<Place, Arc<AsyncMutex<Weak<Held>>>>>>,
+    places: Arc<Mutex<HashMap<Place, Living>>>,
     /// Those that this process takes care of.
     own: Arc<Mutex<HashSet<String>>>,
 }
