@@ -181,7 +181,7 @@ pub(crate) struct RevokeArgs {
     /// Only tell what would be revoked
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Wait for the receipts, up to 25 s after the cut, and succeed only if every lease is proved to be dead
+    /// Prepare proofs before leases end, 10 s at most, wait for the receipts, 25 s more, and succeed only if every lease is proved to be dead
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) wait: bool,
     /// What all operators' commands have.
