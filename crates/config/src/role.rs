@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{LEASE_LIFETIME_CEILING, Lifetime, Role, Subject, TOKEN_LIFETIME_CEILING, Target};
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
 
 use crate::cursor::{Cursor, Report, closest};
 use crate::envelope;
@@ -150,21 +150,25 @@ fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
 
 fn lifetimes(cursor: &Cursor<'_>) -> Option<(Lifetime, Lifetime)> {
     let fields = cursor.fields(&["token", "lease"])?;
-    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, TOKEN_LIFETIME_CEILING);
-    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, LEASE_LIFETIME_CEILING);
+    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, Lifetime::token_problem);
+    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, Lifetime::lease_problem);
     let token = fields.optional("token", token).unwrap_or(TOKEN_LIFETIME);
     let lease = fields.optional("lease", lease).unwrap_or(LEASE_LIFETIME);
     Some((token, lease))
 }
 
 /// Where only one of the two is written, the other is as usual, but never in contradiction to it.
-fn lifetime(cursor: &Cursor<'_>, usual: Lifetime, ceiling: Duration) -> Option<Lifetime> {
+fn lifetime(
+    cursor: &Cursor<'_>,
+    usual: Lifetime,
+    problem: impl Fn(Lifetime) -> Option<String>,
+) -> Option<Lifetime> {
     let fields = cursor.fields(&["default", "max"])?;
     let default = fields.optional("default", Cursor::duration);
     let max = fields.optional("max", Cursor::duration);
     let max = max.unwrap_or(usual.max.max(default.unwrap_or(usual.default)));
     let lifetime = Lifetime { default: default.unwrap_or(usual.default.min(max)), max };
-    match lifetime.problem(ceiling) {
+    match problem(lifetime) {
         None => Some(lifetime),
         Some(problem) => cursor.fault(problem),
     }
@@ -272,6 +276,7 @@ mod tests {
             ("default: 30m", "default: 30", &["spec.lifetimes.token.default", "\"30\"", "30m"]),
             ("default: 30m", "default: 5m", &["spec.lifetimes.token:", "600 s", "    token: {"]),
             ("max: 1h", "max: 25h", &["spec.lifetimes.token:", "over 24 h"]),
+            ("default: 1h", "default: 29s", &["spec.lifetimes.lease:", "under 30 s", "30s"]),
             ("cluster: staging", "cluster: Staging", &["spec.cluster", "is not a name"]),
             ("cluster: staging", "cluster:", &["spec.cluster: expected text, found nothing"]),
             (

@@ -8,6 +8,7 @@ pub mod ban;
 pub mod commands;
 mod compose;
 pub mod enrol;
+pub mod follow;
 mod identities;
 pub mod issue;
 pub mod jobs;

@@ -1,6 +1,7 @@
 //! The refresher against an honest issuer, on paused time.
 
 mod ids;
+mod short;
 
 use tokio::time::{Instant, sleep};
 

@@ -9,7 +9,9 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
-use super::{Incomplete, document, fields, seconds, short_caller, spoken, table, time, to_the_second};
+use super::{
+    Incomplete, document, fields, outliving, seconds, short_caller, spoken, table, time, to_the_second,
+};
 
 /// A lease with what belongs to it.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,8 @@ pub(crate) struct LeaseView {
     create_time: Option<Timestamp>,
     deadline: Option<Timestamp>,
     remaining_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_issuer_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
     tokens: Vec<TokenView>,
@@ -97,7 +101,11 @@ impl LeaseView {
     pub(crate) fn of(record: v1::LeaseRecord) -> Result<Self, Incomplete> {
         let lease = record.lease.ok_or(Incomplete("a lease"))?;
         let job = record.job.ok_or(Incomplete("a lease's job"))?;
+        let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
+        let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
+        let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
         Ok(Self {
+            without_issuer_until: outlives,
             state: state(lease.state()),
             mode: mode(lease.mode()),
             id: lease.id,
@@ -109,10 +117,10 @@ impl LeaseView {
             service_account: lease.service_account,
             anchor: record.anchor,
             create_time: time(lease.create_time),
-            deadline: time(lease.deadline),
+            deadline,
             remaining_seconds: seconds(lease.remaining),
             end: lease.end.map(EndView::of),
-            tokens: record.tokens.into_iter().map(TokenView::of).collect(),
+            tokens,
             block: record.block.map(BlockView::of),
         })
     }
@@ -171,6 +179,12 @@ impl LeaseView {
             ("DEADLINE", to_the_second(self.deadline)),
             ("REMAINING", self.remaining()),
         ]);
+        if self.without_issuer_until.is_some() {
+            fields.push((
+                "WITHOUT ISSUER",
+                format!("token until {}", to_the_second(self.without_issuer_until)),
+            ));
+        }
         if let Some(end) = &self.end {
             fields.push(("END", end.sentence()));
         }
@@ -266,7 +280,12 @@ pub(crate) fn list_table(items: &[LeaseView]) -> String {
     let headings =
         ["LEASE", "STATE", "RUNNER", "JOB", "ROLE", "CLUSTER", "SERVICEACCOUNT", "REMAINING", "JTI"];
     let rows: Vec<_> = items.iter().map(LeaseView::row).collect();
-    table(headings, &rows)
+    let mut text = table(headings, &rows);
+    match items.iter().filter(|lease| lease.without_issuer_until.is_some()).count() {
+        0 => {}
+        count => text.push_str(&outliving::note(count)),
+    }
+    text
 }
 
 /// One lease for programs.
@@ -372,7 +391,7 @@ fn cause(cause: v1::EndCause) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples::{active, block, revoked, token};
+    use crate::output::samples::{active, at, block, revoked, token};
 
     fn view(record: v1::LeaseRecord) -> LeaseView {
         LeaseView::of(record).unwrap()
@@ -388,6 +407,17 @@ mod tests {
     fn a_list_for_programs() {
         let shown = list_document(&[view(active()), view(revoked())]);
         assert_eq!(shown, include_str!("golden/lease-list.json"));
+    }
+
+    #[test]
+    fn a_token_that_outlives_its_lease_without_an_issuer_is_told_in_every_listing() {
+        let mut record = active();
+        record.lease = record.lease.map(|lease| v1::Lease { deadline: at(60), ..lease });
+        let lease = view(record);
+        assert!(lease_table(&lease).contains("WITHOUT ISSUER"), "{}", lease_table(&lease));
+        assert!(lease_document(&lease).contains("\"withoutIssuerUntil\": \"2026-"));
+        assert!(list_table(&[lease]).contains("1 lease has a token that outlives"));
+        assert!(!list_table(&[view(active())]).contains("outlives"));
     }
 
     #[test]

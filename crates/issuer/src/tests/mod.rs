@@ -2,6 +2,7 @@
 
 mod bans;
 mod enrolment;
+mod follow;
 mod identities;
 mod issuing;
 mod requests;
@@ -32,6 +33,8 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::follow::Follow;
+use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
@@ -102,8 +105,9 @@ impl Bench {
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
+        let follow = Arc::new(Follow::default());
         let outside = Arc::new(Outside {
-            ledger,
+            ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
             policy: Policy::new(vec![role()]).unwrap(),
             seal: Box::new(PlainSeal),
@@ -112,6 +116,7 @@ impl Bench {
             gate: RwLock::new(()),
             attempts: Attempts::default(),
             bans: BanList::default(),
+            follow,
             connections: Connections::default(),
             identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),
