@@ -269,6 +269,7 @@ impl Server {
             problem: problems.collect::<Vec<_>>().join("; "),
             leases: leases.into_iter().map(lease_status).collect(),
             users: self.access.users.iter().copied().collect(),
+            watch: None,
         }
     }
 

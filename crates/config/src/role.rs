@@ -13,6 +13,7 @@ use std::time::Duration;
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
 use crate::cursor::{Cursor, Report, closest};
 use crate::envelope;
@@ -90,10 +91,10 @@ impl Reader<'_> {
             metadata.fields(&["name"])?.required("name", |name| self.name(name))
         });
         let spec = fields.required("spec", |spec| self.spec(spec));
-        let (name, Spec { target, token, lease, subjects }) = (name?, spec?);
+        let (name, Spec { target, token, lease, silence, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
         match Role::new(name, target, token, lease, subjects, digest) {
-            Ok(role) => Some(role),
+            Ok(role) => Some(role.with_silence(silence)),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -108,16 +109,18 @@ impl Reader<'_> {
     }
 
     fn spec(&self, cursor: &Cursor<'_>) -> Option<Spec> {
-        let fields = cursor.fields(&["cluster", "target", "lifetimes", "subjects"])?;
+        let fields = cursor.fields(&["cluster", "target", "lifetimes", "silence", "subjects"])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
         let target = fields.required("target", target);
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
+        let silence = fields.optional("silence", silence).unwrap_or_default();
         let subjects = fields.required("subjects", |subjects| subjects.list(subject));
         let (namespace, service_account) = target?;
         Some(Spec {
             target: Target { cluster: cluster?, namespace, service_account },
             token: lifetimes.0,
             lease: lifetimes.1,
+            silence,
             subjects: subjects?,
         })
     }
@@ -138,6 +141,7 @@ struct Spec {
     target: Target,
     token: Lifetime,
     lease: Lifetime,
+    silence: Silence,
     subjects: Vec<Subject>,
 }
 
@@ -171,6 +175,13 @@ fn lifetime(
     match problem(lifetime) {
         None => Some(lifetime),
         Some(problem) => cursor.fault(problem),
+    }
+}
+
+fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
+    match cursor.text()? {
+        "off" => Some(Silence::Off),
+        _ => cursor.duration_within(SILENCE_FLOOR..=SILENCE_CEILING).map(Silence::After),
     }
 }
 
@@ -277,6 +288,8 @@ mod tests {
             ("default: 30m", "default: 5m", &["spec.lifetimes.token:", "600 s", "    token: {"]),
             ("max: 1h", "max: 25h", &["spec.lifetimes.token:", "over 24 h"]),
             ("default: 1h", "default: 29s", &["spec.lifetimes.lease:", "under 30 s", "30s"]),
+            ("subjects:", "silence: 59s\n  subjects:", &["spec.silence: 59s is out of bounds", "1m"]),
+            ("subjects:", "silence: never\n  subjects:", &["spec.silence", "\"never\"", "30m"]),
             ("cluster: staging", "cluster: Staging", &["spec.cluster", "is not a name"]),
             ("cluster: staging", "cluster:", &["spec.cluster: expected text, found nothing"]),
             (
@@ -294,6 +307,17 @@ mod tests {
         for (part, exchange, fragments) in table {
             check(part, exchange, fragments);
         }
+    }
+
+    #[test]
+    fn silence_is_off_or_a_limit_or_by_the_kind_of_its_owners() {
+        let read = |line: &str| {
+            let text = ROLE.replacen("  subjects:", &format!("{line}  subjects:"), 1);
+            read(&text).unwrap()[0].silence()
+        };
+        assert_eq!(read(""), Silence::ByKind);
+        assert_eq!(read("  silence: off\n"), Silence::Off);
+        assert_eq!(read("  silence: 2m\n"), Silence::After(Duration::from_secs(120)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::name::{Name, NamePattern};
+use crate::silence::Silence;
 
 /// What Kubernetes gives at least (TokenRequest, `expirationSeconds`).
 pub const TOKEN_LIFETIME_FLOOR: Duration = Duration::from_secs(600);
@@ -90,6 +91,7 @@ pub struct Role {
     token: Lifetime,
     lease: Lifetime,
     subjects: Vec<Subject>,
+    silence: Silence,
     digest: Digest,
 }
 
@@ -138,7 +140,12 @@ impl Role {
                     .to_owned(),
             });
         }
-        Ok(Self { name, target, token, lease, subjects, digest })
+        Ok(Self { name, target, token, lease, subjects, silence: Silence::default(), digest })
+    }
+
+    /// The same, with what it says about silence.
+    pub fn with_silence(self, silence: Silence) -> Self {
+        Self { silence, ..self }
     }
 
     /// Its name.
@@ -164,6 +171,11 @@ impl Role {
     /// Who may use it.
     pub fn subjects(&self) -> &[Subject] {
         &self.subjects
+    }
+
+    /// How long its owners may be silent.
+    pub fn silence(&self) -> Silence {
+        self.silence
     }
 
     /// The digest of the document it came from.

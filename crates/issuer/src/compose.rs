@@ -162,7 +162,8 @@ impl Parts {
         let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let identities = state.join(identities::FILE);
-        let follow = Arc::new(Follow::default());
+        let policy = Policy::new(roles)?;
+        let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         follow.load(&store).context("cannot read the living leases")?;
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(Arc::new(store), follow.clone())),
@@ -170,7 +171,7 @@ impl Parts {
                 .iter()
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
-            policy: Policy::new(roles)?,
+            policy,
             seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -236,6 +237,7 @@ impl Parts {
         let services = Services {
             credentials: use_cases.clone(),
             enrolments: use_cases.clone(),
+            following: use_cases.clone(),
             connections: use_cases.outside.connections.clone(),
             administration: use_cases,
         };

@@ -60,7 +60,7 @@ pub struct Outside {
     pub attempts: Attempts,
     /// Who is banned.
     pub bans: BanList,
-    /// The living leases: when each is to end by itself.
+    /// The living leases: when each is to end by itself, and who is told.
     pub follow: Arc<Follow>,
     /// Who is connected.
     pub connections: Connections,

@@ -156,6 +156,7 @@ mod tests {
             problem: String::new(),
             leases: vec![lease],
             users: vec![1001, 1002],
+            watch: None,
         }
     }
 

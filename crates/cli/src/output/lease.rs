@@ -384,6 +384,7 @@ fn cause(cause: v1::EndCause) -> &'static str {
         v1::EndCause::AnchorLost => "anchor-lost",
         v1::EndCause::ServiceAccountReplaced => "service-account-replaced",
         v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
+        v1::EndCause::Silent => "silence",
         v1::EndCause::OwnerBanned => "owner-banned",
     }
 }

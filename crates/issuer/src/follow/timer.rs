@@ -1,6 +1,6 @@
 //! Ends leases when they are due, without looking for them.
 //!
-//! It sleeps until the next deadline. The end is recorded within [`BOUND`] of it and the anchor is deleted at once, beside:
+//! It sleeps until the next deadline, or until the next owner will have been silent for too long. The end is recorded within [`BOUND`] of it and the anchor is deleted at once, beside:
 //! a cluster that hangs delays no other lease. The sweeper does the same in its rounds, for what a failed commit or a crash
 //! leaves here.
 
@@ -56,12 +56,15 @@ impl Timer {
     pub async fn end_due(&self) {
         let now = self.outside.clock.now();
         self.end(&self.follow.past_deadline(now), &EndCause::Deadline).await;
+        self.end(&self.follow.silent(), &EndCause::Silence).await;
     }
 
     fn pause(&self) -> Duration {
         let now = self.outside.clock.now();
-        let next = self.follow.next_deadline().map_or(RECHECK, |deadline| until(now, deadline));
-        next.clamp(REST, RECHECK)
+        let deadline = self.follow.next_deadline().map_or(RECHECK, |deadline| until(now, deadline));
+        let booted = self.outside.clock.since_boot();
+        let silence = self.follow.next_silence().map_or(RECHECK, |due| due.saturating_sub(booted));
+        deadline.min(silence).clamp(REST, RECHECK)
     }
 
     /// In commits of a bounded size. A lease that waits for its first token is the sweeper's.

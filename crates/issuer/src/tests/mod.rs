@@ -105,11 +105,12 @@ impl Bench {
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
-        let follow = Arc::new(Follow::default());
+        let policy = Policy::new(vec![role()]).unwrap();
+        let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
-            policy: Policy::new(vec![role()]).unwrap(),
+            policy,
             seal: Box::new(PlainSeal),
             clock: clock.clone(),
             entropy: entropy.clone(),

@@ -68,8 +68,13 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         create_time: Some(timestamp(lease.created)),
         deadline: Some(timestamp(lease.deadline)),
         remaining: Some(duration(lease.remaining(now))),
-        end: lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id)),
+        end: lease_end(lease),
     }
+}
+
+/// How it ended; none while it lives.
+pub(crate) fn lease_end(lease: &Lease) -> Option<v1::LeaseEnd> {
+    lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id))
 }
 
 fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
@@ -85,6 +90,7 @@ fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
             (v1::EndCause::ServiceAccountReplaced, String::new(), String::new())
         }
         EndCause::EnrolmentReplaced => (v1::EndCause::EnrolmentReplaced, String::new(), String::new()),
+        EndCause::Silence => (v1::EndCause::Silent, String::new(), String::new()),
         EndCause::OwnerBanned { by, reason } => (v1::EndCause::OwnerBanned, by.to_string(), reason.clone()),
     };
     v1::LeaseEnd { cause: wire.into(), time: Some(timestamp(since)), by, reason }
@@ -116,6 +122,8 @@ fn credential(issued: Issued, cluster: v1::Cluster) -> v1::Credential {
         valid_for: Some(duration(issued.told.valid_for)),
         expires_at: Some(timestamp(issued.told.expires_at)),
         cluster: Some(cluster),
+        valid_while_heard: Some(duration(issued.told.valid_while_heard)),
+        silence_limit: issued.told.silence.map(duration),
     }
 }
 
