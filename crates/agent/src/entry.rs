@@ -11,6 +11,7 @@
 //! for another one, beside the answer and at most every [`CHECKS`]. Loops of healthy clients cost that too; a revoked
 //! token is out of use about half a minute later instead of half of its life.
 
+mod ended;
 mod life;
 
 use std::sync::Arc;
@@ -133,6 +134,10 @@ pub(crate) struct Entry {
     lease: Option<Lease>,
     held: Option<Held>,
     problem: Option<Problem>,
+    /// What an operator did to the lease before; until there is another one.
+    over: Option<Denial>,
+    /// What the issuer last answered was sent then, on the boot-time clock.
+    heard: Duration,
     failures: u32,
     retry_at: Duration,
     /// What makes a new lease wanted though nobody waits: a local request, or a call that told of the lease's end.
@@ -168,6 +173,8 @@ impl Entry {
             lease: lease.map(|id| Lease { id, term: None }),
             held: None,
             problem: None,
+            over: None,
+            heard: Duration::ZERO,
             failures: 0,
             retry_at: Duration::ZERO,
             demand: None,
@@ -288,6 +295,7 @@ impl Entry {
             token_id: leased.token_id,
             sent,
             valid_for: leased.valid_for,
+            silence: leased.silence,
         };
         if held.left(now) < SHORTEST {
             return Err(IssuerError::NoLife);
@@ -297,7 +305,9 @@ impl Entry {
         let term = Term { sent, remaining: leased.remaining, whole };
         self.lease = Some(Lease { id: leased.lease, term: Some(term) });
         self.held = Some(held);
+        self.heard(sent.boot);
         self.problem = None;
+        self.over = None;
         self.failures = 0;
         self.retry_at = Duration::ZERO;
         if call == Call::Issue {
@@ -363,7 +373,7 @@ impl Entry {
         self.retry_at = now.boot + pause;
         let outage = error.class() == ErrorClass::Unreachable;
         let remembered = if outage { OUTAGE_REMEMBERED } else { REFUSAL_REMEMBERED };
-        let denial = error.denial(id);
+        let denial = self.denial(error, id);
         self.remember(error, denial.clone(), now.boot + remembered.max(told));
         for asker in self.waiting.drain(..) {
             asker.tell(Err(denial.clone()));
@@ -375,7 +385,7 @@ impl Entry {
         Shown {
             lease: self.lease(),
             token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
-            valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
+            valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| self.told_life(held.left(now), now)),
             problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
             denied: self.lease.is_none()
                 && self.problem.as_ref().is_some_and(|problem| problem.role_not_available),
@@ -398,12 +408,6 @@ impl Entry {
         let term = self.lease.and_then(|lease| lease.term);
         let last = term.is_none_or(|term| term.is_nearly_over(now));
         !(confirmed || checked || last || self.in_flight.is_some() || now.boot < self.retry_at)
-    }
-
-    fn lend(&self, now: Moment) -> Option<Lent> {
-        let held = self.held.as_ref()?;
-        let valid_for = held.left(now);
-        (valid_for >= SHORTEST).then(|| Lent { token: held.token.clone(), valid_for })
     }
 
     /// Whether an asker is better served by a new lease: there is none, or it is nearly over.

@@ -32,6 +32,7 @@ pub(super) struct Held {
     pub(super) token_id: String,
     pub(super) sent: Moment,
     pub(super) valid_for: Duration,
+    pub(super) silence: Option<Duration>,
     pub(super) refresh_after: Duration,
 }
 
