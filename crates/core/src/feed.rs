@@ -2,7 +2,7 @@
 //!
 //! A stream opens before the records are read for what its owner missed, so that an end is in the records by then or in the
 //! queue after, or in both: who listens must not mind to hear of one end twice. Every event of an owner raises the owner's
-//! newest number; who has seen that number has missed nothing, and nothing need be read for it. A queue that overflows is
+//! newest number; who has seen that number has missed nothing, and need not be told anything again. A queue that overflows is
 //! given up, and the owner starts over. Numbers are worth something to one feed only: each begins at a number of its own.
 
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +25,7 @@ pub struct Opened {
     pub stream: StreamId,
     /// The number that it begins after.
     pub sequence: u64,
-    /// Whether the owner has seen everything: the records need not be read.
+    /// Whether the owner has seen everything: nothing need be told again.
     pub up_to_date: bool,
 }
 
@@ -60,6 +60,7 @@ pub struct Feed<T> {
     newest: HashMap<Owner, u64>,
     opened: u64,
     streams: HashMap<StreamId, Stream<T>>,
+    of: HashMap<Owner, Vec<StreamId>>,
 }
 
 impl<T: Clone> Feed<T> {
@@ -67,7 +68,14 @@ impl<T: Clone> Feed<T> {
     pub fn new(start: u64) -> Self {
         // Room to count, and never 0, which says "none seen".
         let first = (start >> 1).max(1);
-        Self { first, last: first, newest: HashMap::new(), opened: 0, streams: HashMap::new() }
+        Self {
+            first,
+            last: first,
+            newest: HashMap::new(),
+            opened: 0,
+            streams: HashMap::new(),
+            of: HashMap::new(),
+        }
     }
 
     /// Opens a stream for an owner that has seen the event of this number.
@@ -76,13 +84,20 @@ impl<T: Clone> Feed<T> {
         let stream = StreamId(self.opened);
         self.streams
             .insert(stream, Stream { owner: owner.clone(), queue: VecDeque::new(), overflown: false });
+        self.of.entry(owner.clone()).or_default().push(stream);
         let sequence = self.newest(owner);
         Opened { stream, sequence, up_to_date: seen == sequence }
     }
 
     /// The stream is gone.
     pub fn close(&mut self, stream: StreamId) {
-        self.streams.remove(&stream);
+        let Some(closed) = self.streams.remove(&stream) else { return };
+        if let Some(streams) = self.of.get_mut(&closed.owner) {
+            streams.retain(|open| *open != stream);
+            if streams.is_empty() {
+                self.of.remove(&closed.owner);
+            }
+        }
     }
 
     /// The number of the owner's newest event.
@@ -100,8 +115,9 @@ impl<T: Clone> Feed<T> {
             self.last += 1;
         }
         self.newest.insert(owner.clone(), self.last);
-        let mut reached = Vec::new();
-        for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.owner == *owner) {
+        let reached = self.of.get(owner).cloned().unwrap_or_default();
+        for id in &reached {
+            let Some(stream) = self.streams.get_mut(id) else { continue };
             if stream.queue.len() >= QUEUE {
                 stream.overflown = true;
             }
@@ -110,7 +126,6 @@ impl<T: Clone> Feed<T> {
             } else {
                 stream.queue.push_back((self.last, event.clone()));
             }
-            reached.push(*id);
         }
         reached
     }
@@ -158,6 +173,8 @@ mod tests {
         let other = feed.open(&owner("b"), 0).stream;
         feed.publish(&owner("a"), 7);
         assert_eq!(feed.take(other), Next::Nothing);
+        [slow, quick, other].into_iter().for_each(|stream| feed.close(stream));
+        assert!(feed.of.is_empty() && feed.streams.is_empty(), "nothing is kept of who has gone");
     }
 
     #[test]

@@ -45,22 +45,19 @@ impl Following for UseCases {
         let mut listening = Listening { follow, opened, wake, first: VecDeque::new() };
         let sequence = opened.sequence;
         for id in beat.leases {
-            if opened.up_to_date {
-                self.outside.follow.hear(id); // it was the owner's when that was told
-                continue;
+            let Some(lease) = self.owned(caller, id)? else { continue };
+            if lease.is_live() {
+                self.outside.follow.hear(id);
             }
-            match self.owned(caller, id)? {
-                Some(lease) if lease.is_live() => {
-                    self.outside.follow.hear(id);
-                    if self.outside.follow.roles.changed(&lease) {
-                        listening.first.push_back(Notice::RoleChanged { sequence, lease: id });
-                    }
+            let missed = match lease.is_live() {
+                _ if opened.up_to_date => None,
+                true if self.outside.follow.roles.changed(&lease) => {
+                    Some(Notice::RoleChanged { sequence, lease: id })
                 }
-                Some(ended) => {
-                    listening.first.push_back(Notice::Ended { sequence, lease: Box::new(ended) });
-                }
-                None => {}
-            }
+                true => None,
+                false => Some(Notice::Ended { sequence, lease: Box::new(lease) }),
+            };
+            listening.first.extend(missed);
         }
         listening.first.push_back(Notice::CaughtUp { sequence });
         Ok(Box::new(listening))

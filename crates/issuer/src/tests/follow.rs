@@ -119,6 +119,10 @@ async fn a_refresh_and_a_new_stream_are_heard_and_a_stranger_is_not() {
     timer.end_due().await;
     assert!(bench.lease(lease).is_live());
     let stranger = bench.caller("runner/prod-2");
+    let Notice::CaughtUp { sequence } = next(&mut watch(&bench, &stranger, &[lease], 0).await).await else {
+        panic!("not caught up")
+    };
+    watch(&bench, &stranger, &[lease], sequence).await;
     bench.use_cases.heartbeat(&stranger, beat).await.unwrap();
     bench.clock.advance(MINUTE);
     timer.end_due().await;
