@@ -11,24 +11,25 @@
 //! for another one, beside the answer and at most every [`CHECKS`]. Loops of healthy clients cost that too; a revoked
 //! token is out of use about half a minute later instead of half of its life.
 
+mod ended;
+mod life;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::id::{CallId, LeaseId, RequestId};
 use shorepass_core::refresh::{self, SERVED_LIFE_FLOOR, retry_pause};
-use shorepass_core::time::{Clock, Timestamp, until};
 use shorepass_core::token::Token;
 use shorepass_proto::local::v1::ErrorClass;
 use shorepass_proto::v1::ErrorReason as Reason;
 use tokio::sync::oneshot;
 
+pub(crate) use self::life::Moment;
+use self::life::{Held, LAST_TOKEN_SLACK, Lease, Term};
 use crate::issuer::{Denial, IssuerError, Leased};
 
 /// The shortest life that is served.
 pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
-
-/// A lease that lasts no longer than this beyond its token yields no token worth having.
-const LAST_TOKEN_SLACK: Duration = Duration::from_secs(30);
 
 /// Since somebody asked: for so long an ended lease is replaced unasked, and an idle entry is kept.
 const WANTED: Duration = Duration::from_secs(600);
@@ -54,23 +55,6 @@ const OUTAGE_REMEMBERED: Duration = Duration::from_secs(1);
 
 /// The longest pause that the issuer can ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// Now, on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
-    pub(crate) boot: Duration,
-    wall: Timestamp,
-}
-
-impl Moment {
-    pub(crate) fn of(clock: &dyn Clock) -> Self {
-        Self { boot: clock.since_boot(), wall: clock.now() }
-    }
-
-    fn since(self, earlier: Self) -> Duration {
-        self.boot.saturating_sub(earlier.boot).max(until(earlier.wall, self.wall))
-    }
-}
 
 /// A token to use now.
 #[derive(Clone, Debug)]
@@ -127,41 +111,6 @@ pub(crate) struct Pace {
     pub(crate) max_age: Option<Duration>,
 }
 
-struct Held {
-    token: Arc<Token>,
-    token_id: String,
-    sent: Moment,
-    valid_for: Duration,
-    refresh_after: Duration,
-}
-
-impl Held {
-    fn left(&self, now: Moment) -> Duration {
-        self.valid_for.saturating_sub(now.since(self.sent))
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Lease {
-    id: LeaseId,
-    /// None between a restart and the first answer.
-    term: Option<Term>,
-}
-
-#[derive(Clone, Copy)]
-struct Term {
-    sent: Moment,
-    remaining: Duration,
-    whole: Duration,
-}
-
-impl Term {
-    /// By the boot-time clock alone: a wall clock that jumped must not cost a lease, only a refresh.
-    fn left(self, now: Moment) -> Duration {
-        self.remaining.saturating_sub(now.boot.saturating_sub(self.sent.boot))
-    }
-}
-
 struct Problem {
     denial: Denial,
     role_not_available: bool,
@@ -185,6 +134,10 @@ pub(crate) struct Entry {
     lease: Option<Lease>,
     held: Option<Held>,
     problem: Option<Problem>,
+    /// What an operator did to the lease before; until there is another one.
+    over: Option<Denial>,
+    /// What the issuer last answered was sent then, on the boot-time clock.
+    heard: Duration,
     failures: u32,
     retry_at: Duration,
     /// What makes a new lease wanted though nobody waits: a local request, or a call that told of the lease's end.
@@ -220,6 +173,8 @@ impl Entry {
             lease: lease.map(|id| Lease { id, term: None }),
             held: None,
             problem: None,
+            over: None,
+            heard: Duration::ZERO,
             failures: 0,
             retry_at: Duration::ZERO,
             demand: None,
@@ -278,11 +233,10 @@ impl Entry {
             return Some(Call::Issue);
         }
         let lease = self.lease?;
-        let due = match &self.held {
-            Some(held) => self.suspect.is_some() || now.since(held.sent) >= held.refresh_after,
-            None => lease.term.is_none_or(|term| term.left(now) > LAST_TOKEN_SLACK),
-        };
-        (asked || due && now.boot >= self.retry_at).then_some(Call::Refresh(lease.id))
+        let stale = self.held.as_ref().is_none_or(|held| now.since(held.sent) >= held.refresh_after);
+        let worth_it = lease.term.is_none_or(|term| !term.is_nearly_over(now));
+        let due = worth_it && (stale || self.suspect.is_some()) && now.boot >= self.retry_at;
+        (asked || due).then_some(Call::Refresh(lease.id))
     }
 
     /// The id under which the call goes out: that of the first local request that wants it. None where the agent makes
@@ -307,8 +261,11 @@ impl Entry {
             .held
             .as_ref()
             .map_or(Duration::ZERO, |held| held.sent.boot.saturating_add(held.refresh_after));
-        let end = lease.term.map_or(Duration::MAX, |term| term.sent.boot.saturating_add(term.remaining));
-        self.in_flight.is_none().then(|| refresh.max(self.retry_at).min(end))
+        let due = refresh.max(self.retry_at);
+        let Some(term) = lease.term else { return self.in_flight.is_none().then_some(due) };
+        let end = term.sent.boot.saturating_add(term.remaining);
+        let in_vain = due >= end.saturating_sub(term.slack());
+        self.in_flight.is_none().then_some(if in_vain { end } else { due })
     }
 
     /// Whether it can be forgotten.
@@ -338,6 +295,7 @@ impl Entry {
             token_id: leased.token_id,
             sent,
             valid_for: leased.valid_for,
+            silence: leased.silence,
         };
         if held.left(now) < SHORTEST {
             return Err(IssuerError::NoLife);
@@ -347,7 +305,9 @@ impl Entry {
         let term = Term { sent, remaining: leased.remaining, whole };
         self.lease = Some(Lease { id: leased.lease, term: Some(term) });
         self.held = Some(held);
+        self.heard(sent.boot);
         self.problem = None;
+        self.over = None;
         self.failures = 0;
         self.retry_at = Duration::ZERO;
         if call == Call::Issue {
@@ -413,7 +373,7 @@ impl Entry {
         self.retry_at = now.boot + pause;
         let outage = error.class() == ErrorClass::Unreachable;
         let remembered = if outage { OUTAGE_REMEMBERED } else { REFUSAL_REMEMBERED };
-        let denial = error.denial(id);
+        let denial = self.denial(error, id);
         self.remember(error, denial.clone(), now.boot + remembered.max(told));
         for asker in self.waiting.drain(..) {
             asker.tell(Err(denial.clone()));
@@ -425,7 +385,7 @@ impl Entry {
         Shown {
             lease: self.lease(),
             token_id: self.held.as_ref().map(|held| held.token_id.clone()).unwrap_or_default(),
-            valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now)),
+            valid_for: self.held.as_ref().map_or(Duration::ZERO, |held| self.told_life(held.left(now), now)),
             problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
             denied: self.lease.is_none()
                 && self.problem.as_ref().is_some_and(|problem| problem.role_not_available),
@@ -446,14 +406,8 @@ impl Entry {
         let confirmed = self.held.as_ref().is_none_or(|held| now.since(held.sent) <= CONFIRMED);
         let checked = self.suspected.is_some_and(|last| now.boot.saturating_sub(last) < CHECKS);
         let term = self.lease.and_then(|lease| lease.term);
-        let last = term.is_none_or(|term| term.left(now) <= LAST_TOKEN_SLACK);
+        let last = term.is_none_or(|term| term.is_nearly_over(now));
         !(confirmed || checked || last || self.in_flight.is_some() || now.boot < self.retry_at)
-    }
-
-    fn lend(&self, now: Moment) -> Option<Lent> {
-        let held = self.held.as_ref()?;
-        let valid_for = held.left(now);
-        (valid_for >= SHORTEST).then(|| Lent { token: held.token.clone(), valid_for })
     }
 
     /// Whether an asker is better served by a new lease: there is none, or it is nearly over.

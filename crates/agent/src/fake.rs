@@ -114,6 +114,7 @@ pub(crate) struct Books {
     pub(crate) blocked: bool,
     pub(crate) valid_for: Duration,
     pub(crate) remaining: Duration,
+    pub(crate) silence: Option<Duration>,
     pub(crate) delay: Duration,
     /// Each call by name, in order.
     pub(crate) calls: Vec<&'static str>,
@@ -141,6 +142,7 @@ impl FakeIssuer {
             blocked: false,
             valid_for: Duration::from_secs(1_800),
             remaining: Duration::from_secs(3 * 3_600),
+            silence: None,
             delay: Duration::from_millis(50),
             calls: Vec::new(),
             ids: Vec::new(),
@@ -161,6 +163,12 @@ impl FakeIssuer {
 
     pub(crate) fn count(&self, call: &str) -> usize {
         self.books().calls.iter().filter(|made| **made == call).count()
+    }
+
+    /// The lease that was issued first.
+    pub(crate) fn first_lease(&self) -> LeaseId {
+        let books = self.books();
+        books.leases.values().min_by_key(|(_, since)| *since).unwrap().0
     }
 
     /// Revokes everything, and blocks.
@@ -209,6 +217,7 @@ impl FakeIssuer {
             token: Token::new(format!("token-{}", books.tokens)),
             token_id: format!("jti-{}", books.tokens),
             valid_for: books.valid_for.min(remaining),
+            silence: books.silence,
         })
     }
 }

@@ -57,8 +57,10 @@ pub struct Leased {
     pub token: Token,
     /// Its `jti`.
     pub token_id: String,
-    /// How long it may be used.
+    /// How long it may be used, while the issuer hears of us.
     pub valid_for: Duration,
+    /// The silence that ends the lease; none where nothing does.
+    pub silence: Option<Duration>,
 }
 
 /// Why the issuer gave nothing.

@@ -5,6 +5,7 @@
 //! while a valid token is held.
 
 mod entry;
+pub mod follow;
 mod identity;
 pub mod issuer;
 mod leave;

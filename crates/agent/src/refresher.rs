@@ -4,19 +4,20 @@
 //! So whoever asks for a token that is held is answered at once, in an outage too. What to do is decided in
 //! [`crate::entry`]; here it is done, recorded before it is sent, and logged: each outcome with the id that the call had.
 
+mod ends;
 mod handle;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::id::{CallId, JobId, RequestId};
+use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::clock::RECHECK;
 use shorepass_daemon::telemetry::Chain;
 use shorepass_proto::local::v1::ErrorClass;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -26,6 +27,7 @@ use crate::issuer::{Denial, Issuer, IssuerError, Leased};
 use crate::leave::{GivenBack, give_back};
 use crate::session::{JobKey, JobRecord, Key, LeaseRecord, Recorder, Recording, Sessions};
 
+use self::ends::EarlyEnds;
 use self::handle::Question;
 pub use self::handle::{Handle, Kept, Overview};
 
@@ -99,12 +101,15 @@ pub(crate) struct Refresher {
     calls: JoinSet<Done>,
     serial: u64,
     outage: Option<String>,
+    early_ends: EarlyEnds,
+    kept: watch::Sender<Vec<LeaseId>>,
 }
 
 impl Refresher {
     /// The task and its handle. `sessions` are those of before a restart.
     pub(crate) fn new(parts: Parts, sessions: Sessions, recorder: Recorder) -> (Self, Handle) {
         let (sender, questions) = mpsc::channel(QUEUE);
+        let (kept, keeping) = watch::channel(Vec::new());
         let mut refresher = Self {
             parts,
             questions,
@@ -115,9 +120,11 @@ impl Refresher {
             calls: JoinSet::new(),
             serial: 0,
             outage: None,
+            early_ends: EarlyEnds::default(),
+            kept,
         };
         refresher.restore(sessions);
-        (refresher, Handle(sender))
+        (refresher, Handle { questions: sender, kept: keeping })
     }
 
     /// Runs until `stop`. Leases are not released then: a restarted agent goes on with them.
@@ -162,6 +169,11 @@ impl Refresher {
                 let _ = answer.send(Overview { leases, outage: self.outage.clone() });
             }
             Question::Leave { id, answer } => self.leave(id, answer),
+            Question::Ended { ended, call } => self.ended(ended, &call),
+            Question::Unavailable { lease, call } => self.unavailable(lease, &call),
+            Question::RoleChanged { lease } => self.role_changed(lease),
+            Question::Heard { leases, sent } => self.heard(&leases, sent),
+            Question::ShutOut { error, call } => self.shut_out(&error, &call),
         }
     }
 
@@ -240,6 +252,7 @@ impl Refresher {
         }
         self.end_idle_jobs();
         self.record();
+        self.tell_what_is_kept();
     }
 
     fn call(&mut self, key: Key, call: Call, now: Moment) {
@@ -349,6 +362,9 @@ impl Refresher {
         let pace = Pace { jitter, max_age: self.parts.max_age };
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.serial == serial) else { return };
         entry.in_flight = None;
+        if let Some(ended) = result.as_ref().ok().and_then(|leased| self.early_ends.of(leased.lease)) {
+            return entry.came_too_late(&ended, &id, now);
+        }
         let (role, job, request_id) = (&key.role, key.job.name(), &id);
         let error = match result.map(|leased| (leased.lease, leased.token_id.clone(), leased)) {
             Ok((lease, jti, leased)) => match (entry.settle(call, leased, sent, now, pace), call) {

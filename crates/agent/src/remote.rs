@@ -6,6 +6,8 @@
 //! After a suspend the next call connects anew: the other side has given the old connection up, and a call that is sent
 //! into it is answered by nobody.
 
+mod follow;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -255,9 +257,13 @@ fn leased(lease: Option<v1::Lease>, credential: Option<v1::Credential>) -> Resul
     Ok(Leased {
         lease: LeaseId::parse(&lease.id).map_err(|_| IssuerError::Garbled("lease"))?,
         remaining: span(lease.remaining).ok_or(IssuerError::Garbled("remaining life of the lease"))?,
+        silence: span(credential.silence_limit),
         token,
         token_id: credential.token_id,
-        valid_for: span(credential.valid_for).ok_or(IssuerError::Garbled("life of the token"))?,
+        // An issuer that has no word for silence tells one life.
+        valid_for: span(credential.valid_while_heard)
+            .or(span(credential.valid_for))
+            .ok_or(IssuerError::Garbled("life of the token"))?,
     })
 }
 

@@ -21,6 +21,7 @@ pub use crate::identity::EnrolError;
 pub use crate::place::PlaceError;
 pub use crate::private::PrivateError;
 
+use crate::follow::Follower;
 use crate::identity::{Enrolment as _, Keeper, Standing};
 use crate::issuer::Denial;
 use crate::leave::give_back;
@@ -136,6 +137,7 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
         max_age: config.refresh_max_age,
     };
     let (refresher, handle) = Refresher::new(parts, sessions, recorder);
+    let follower = Follower::new(remote.clone(), handle.clone(), clock.clone(), entropy.clone());
     let own = rustix::process::geteuid().as_raw();
     let server = Arc::new(Server {
         access: Access { users: config.job_users.clone(), own },
@@ -143,6 +145,7 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
         roles: Roles::new(remote, clock.clone()),
         issuer_address: config.issuer.api.to_string(),
         standing,
+        follow: follower.status.clone(),
         clock,
         entropy,
     });
@@ -156,6 +159,8 @@ pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
     // The writer is stopped by the end of the refresher, so that nothing that was recorded is lost.
     tasks.spawn("sessions", writer.run(CancellationToken::new()));
     tasks.spawn("refresher", refresher.run(stop.clone()));
+    tasks.spawn("heartbeats", follower.clone().send_heartbeats(stop.clone()));
+    tasks.spawn("ends", follower.listen(stop.clone()));
     tasks.spawn("identity", keep(keeper, identity, failed.clone(), stop.clone()));
     let short = tasks.short();
     tasks.spawn("socket", async move { socket::serve(&place.listener, server, short, stop).await });

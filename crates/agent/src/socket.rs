@@ -23,7 +23,7 @@ use shorepass_proto::local::v1::request::Request as Question;
 use shorepass_proto::local::v1::response::Response as Answer;
 use shorepass_proto::local::v1::{
     CredentialRequest, CredentialResponse, Error, ErrorClass, LeaseStatus, LeaveResponse, Request, Response,
-    RoleResponse, StatusResponse,
+    RoleResponse, StatusResponse, WatchStatus,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::follow;
 use crate::identity::Standing;
 use crate::issuer::Denial;
 use crate::refresher::{Handle, Kept, Overview};
@@ -116,6 +117,7 @@ pub(crate) struct Server {
     pub(crate) roles: Roles,
     pub(crate) issuer_address: String,
     pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) follow: follow::Standing,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
 }
@@ -269,6 +271,7 @@ impl Server {
             problem: problems.collect::<Vec<_>>().join("; "),
             leases: leases.into_iter().map(lease_status).collect(),
             users: self.access.users.iter().copied().collect(),
+            watch: Some(watch_status(self.follow.now())),
         }
     }
 
@@ -299,6 +302,10 @@ impl Server {
             None => Ok(LeaveResponse { jobs: count(given_back.jobs), leases: count(given_back.leases) }),
         }
     }
+}
+
+fn watch_status(status: follow::Status) -> WatchStatus {
+    WatchStatus { connected: status.connected, last_heard_at: status.last_heard.map(timestamp) }
 }
 
 /// What a call to the issuer gave is logged with the call already.

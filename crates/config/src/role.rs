@@ -15,7 +15,8 @@ use std::time::Duration;
 use shorepass_core::digest::Digest;
 use shorepass_core::gives::Gives;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{LEASE_LIFETIME_CEILING, Lifetime, Role, Subject, TOKEN_LIFETIME_CEILING, Target};
+use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
 use crate::cursor::{Cursor, Fields, Report, closest};
 use crate::envelope;
@@ -93,10 +94,10 @@ impl Reader<'_> {
             metadata.fields(&["name"])?.required("name", |name| self.name(name))
         });
         let spec = fields.required("spec", |spec| self.spec(spec));
-        let (name, Spec { gives, token, lease, subjects }) = (name?, spec?);
+        let (name, Spec { gives, token, lease, silence, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
         match Role::new(name, gives, token, lease, subjects, digest) {
-            Ok(role) => Some(role),
+            Ok(role) => Some(role.with_silence(silence)),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -111,14 +112,23 @@ impl Reader<'_> {
     }
 
     fn spec(&self, cursor: &Cursor<'_>) -> Option<Spec> {
-        let fields =
-            cursor.fields(&["cluster", "target", "strict", "dangerouslyUnbound", "lifetimes", "subjects"])?;
+        let fields = cursor.fields(&[
+            "cluster",
+            "target",
+            "strict",
+            "dangerouslyUnbound",
+            "lifetimes",
+            "silence",
+            "subjects",
+        ])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
         let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
+        let silence = fields.optional("silence", silence).unwrap_or_default();
         let subjects = fields.required("subjects", |subjects| subjects.list(subject));
         cluster?;
-        Some(Spec { gives: gives?, token: lifetimes.0, lease: lifetimes.1, subjects: subjects? })
+        let (token, lease) = lifetimes;
+        Some(Spec { gives: gives?, token, lease, silence, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -137,6 +147,7 @@ struct Spec {
     gives: Gives,
     token: Lifetime,
     lease: Lifetime,
+    silence: Silence,
     subjects: Vec<Subject>,
 }
 
@@ -185,23 +196,34 @@ fn target(cursor: &Cursor<'_>) -> Option<(Name, String)> {
 
 fn lifetimes(cursor: &Cursor<'_>) -> Option<(Lifetime, Lifetime)> {
     let fields = cursor.fields(&["token", "lease"])?;
-    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, TOKEN_LIFETIME_CEILING);
-    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, LEASE_LIFETIME_CEILING);
+    let token = |cursor: &Cursor<'_>| lifetime(cursor, TOKEN_LIFETIME, Lifetime::token_problem);
+    let lease = |cursor: &Cursor<'_>| lifetime(cursor, LEASE_LIFETIME, Lifetime::lease_problem);
     let token = fields.optional("token", token).unwrap_or(TOKEN_LIFETIME);
     let lease = fields.optional("lease", lease).unwrap_or(LEASE_LIFETIME);
     Some((token, lease))
 }
 
 /// Where only one of the two is written, the other is as usual, but never in contradiction to it.
-fn lifetime(cursor: &Cursor<'_>, usual: Lifetime, ceiling: Duration) -> Option<Lifetime> {
+fn lifetime(
+    cursor: &Cursor<'_>,
+    usual: Lifetime,
+    problem: impl Fn(Lifetime) -> Option<String>,
+) -> Option<Lifetime> {
     let fields = cursor.fields(&["default", "max"])?;
     let default = fields.optional("default", Cursor::duration);
     let max = fields.optional("max", Cursor::duration);
     let max = max.unwrap_or(usual.max.max(default.unwrap_or(usual.default)));
     let lifetime = Lifetime { default: default.unwrap_or(usual.default.min(max)), max };
-    match lifetime.problem(ceiling) {
+    match problem(lifetime) {
         None => Some(lifetime),
         Some(problem) => cursor.fault(problem),
+    }
+}
+
+fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
+    match cursor.text()? {
+        "off" => Some(Silence::Off),
+        _ => cursor.duration_within(SILENCE_FLOOR..=SILENCE_CEILING).map(Silence::After),
     }
 }
 
@@ -321,6 +343,9 @@ mod tests {
             ("default: 30m", "default: 30", &["spec.lifetimes.token.default", "\"30\"", "30m"]),
             ("default: 30m", "default: 5m", &["spec.lifetimes.token:", "600 s", "    token: {"]),
             ("max: 1h", "max: 25h", &["spec.lifetimes.token:", "over 24 h"]),
+            ("default: 1h", "default: 29s", &["spec.lifetimes.lease:", "under 30 s", "30s"]),
+            ("subjects:", "silence: 59s\n  subjects:", &["spec.silence: 59s is out of bounds", "1m"]),
+            ("subjects:", "silence: never\n  subjects:", &["spec.silence", "\"never\"", "30m"]),
             ("cluster: staging", "cluster: Staging", &["spec.cluster", "is not a name"]),
             ("cluster: staging", "cluster:", &["spec.cluster: expected text, found nothing"]),
             (
@@ -347,6 +372,17 @@ mod tests {
         assert!(matches!(gives, Gives::Unbound(target) if target.service_account == "deployer"));
         let example = include_str!("../../../deploy/examples/role-unbound.yaml");
         assert!(matches!(read(example).unwrap()[0].gives(), Gives::Unbound(_)));
+    }
+
+    #[test]
+    fn silence_is_off_or_a_limit_or_by_the_kind_of_its_owners() {
+        let read = |line: &str| {
+            let text = ROLE.replacen("  subjects:", &format!("{line}  subjects:"), 1);
+            read(&text).unwrap()[0].silence()
+        };
+        assert_eq!(read(""), Silence::ByKind);
+        assert_eq!(read("  silence: off\n"), Silence::Off);
+        assert_eq!(read("  silence: 2m\n"), Silence::After(Duration::from_secs(120)));
     }
 
     #[test]

@@ -145,6 +145,8 @@ pub enum EndCause {
     ServiceAccountReplaced,
     /// Its owner's enrolment was replaced.
     EnrolmentReplaced,
+    /// Its owner was not heard of for longer than the role allows.
+    Silence,
     /// Its owner was banned.
     OwnerBanned {
         /// By whom.
@@ -166,6 +168,7 @@ impl EndCause {
             Self::AnchorLost => "lost its anchor: somebody deleted the Secret".to_owned(),
             Self::ServiceAccountReplaced => "ended because its ServiceAccount was replaced".to_owned(),
             Self::EnrolmentReplaced => "ended because its runner was enrolled anew".to_owned(),
+            Self::Silence => "ended because its owner was silent for longer than the role allows".to_owned(),
             Self::OwnerBanned { by, reason } => {
                 format!("ended because its owner was banned by {by}: {reason}")
             }

@@ -12,7 +12,7 @@ use crate::ledger::{Change, MintedToken, Recorded};
 use crate::role::Target;
 use crate::time::{Timestamp, until};
 use crate::token::Token;
-use crate::window::{Told, Window};
+use crate::window::{Chain, Told, Window};
 
 /// How far the clocks of issuer and API server may differ.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
@@ -283,8 +283,15 @@ impl Verified {
     }
 
     /// The only way out for a token.
-    pub fn release(self, _proof: &Recorded, certificate_expires: Timestamp, now: Timestamp) -> Issued {
-        let told = self.window.told(self.lease.deadline, certificate_expires, now);
+    pub fn release(
+        self,
+        _proof: &Recorded,
+        certificate_expires: Timestamp,
+        silence: Option<Duration>,
+        now: Timestamp,
+    ) -> Issued {
+        let chain = Chain { lease_deadline: self.lease.deadline, certificate_expires, silence };
+        let told = self.window.told(chain, now);
         Issued { lease: self.lease, record: self.record, token: self.token, told }
     }
 }
@@ -492,7 +499,7 @@ mod tests {
     #[test]
     fn the_owner_is_told_the_granted_life() {
         let verified = verdict(|_| {}).unwrap();
-        let issued = verified.release(&Recorded::durable(), second(99_999), second(1_001));
+        let issued = verified.release(&Recorded::durable(), second(99_999), None, second(1_001));
         // 600 s granted, 1 s spent, 10 s margin.
         assert_eq!(issued.told.valid_for, Duration::from_secs(589));
     }

@@ -24,7 +24,7 @@ use crate::time::{Timestamp, after, for_people, until};
 pub struct Ask {
     /// Which role.
     pub role: Name,
-    /// How long the lease may last; at least 600 s, more than the role's maximum is cut to it.
+    /// How long the lease may last; at least 30 s, more than the role's maximum is cut to it.
     pub lease_lifetime: Option<Duration>,
     /// How long each token may last; at least 600 s, more than the role's maximum is cut to it.
     pub token_lifetime: Option<Duration>,

@@ -8,11 +8,14 @@ use std::time::Duration;
 use crate::digest::Digest;
 use crate::gives::Gives;
 use crate::name::{Name, NamePattern};
+use crate::silence::Silence;
 
 /// What Kubernetes gives at least (TokenRequest, `expirationSeconds`).
 pub const TOKEN_LIFETIME_FLOOR: Duration = Duration::from_secs(600);
 /// What a role may give at most.
 pub const TOKEN_LIFETIME_CEILING: Duration = Duration::from_secs(24 * 3600);
+/// What a lease lasts at least. Below the life of any token: the issuer cuts the anchor at the deadline.
+pub const LEASE_LIFETIME_FLOOR: Duration = Duration::from_secs(30);
 /// What a lease may last at most.
 pub const LEASE_LIFETIME_CEILING: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A lifetime that API servers stretch to a year for pods; never asked for.
@@ -28,16 +31,31 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// What makes it unfit for a role, which may give `ceiling` at most; none if nothing does.
-    pub fn problem(self, ceiling: Duration) -> Option<String> {
+    /// What makes it unfit for a role's tokens; none if nothing does.
+    pub fn token_problem(self) -> Option<String> {
         if self.default < TOKEN_LIFETIME_FLOOR || self.max < TOKEN_LIFETIME_FLOOR {
             Some("under 600 s, the shortest life that Kubernetes gives a token: write 10m or more".to_owned())
-        } else if self.max > ceiling {
+        } else if self.default == STRETCHED_LIFETIME || self.max == STRETCHED_LIFETIME {
+            Some("3607 s is the one lifetime that API servers stretch to a year: write 1h".to_owned())
+        } else {
+            self.problem_above(TOKEN_LIFETIME_CEILING)
+        }
+    }
+
+    /// What makes it unfit for a role's leases; none if nothing does.
+    pub fn lease_problem(self) -> Option<String> {
+        if self.default < LEASE_LIFETIME_FLOOR || self.max < LEASE_LIFETIME_FLOOR {
+            Some("under 30 s, the shortest lease: write 30s or more".to_owned())
+        } else {
+            self.problem_above(LEASE_LIFETIME_CEILING)
+        }
+    }
+
+    fn problem_above(self, ceiling: Duration) -> Option<String> {
+        if self.max > ceiling {
             Some(format!("max is over {} h", ceiling.as_secs() / 3600))
         } else if self.default > self.max {
             Some("default is over max".to_owned())
-        } else if self.default == STRETCHED_LIFETIME || self.max == STRETCHED_LIFETIME {
-            Some("3607 s is the one lifetime that API servers stretch to a year: write 1h".to_owned())
         } else {
             None
         }
@@ -74,6 +92,7 @@ pub struct Role {
     token: Lifetime,
     lease: Lifetime,
     subjects: Vec<Subject>,
+    silence: Silence,
     digest: Digest,
 }
 
@@ -98,8 +117,8 @@ impl Role {
         digest: Digest,
     ) -> Result<Self, RoleError> {
         let gives = gives.into();
-        check_lifetime("spec.lifetimes.token", token, TOKEN_LIFETIME_CEILING)?;
-        check_lifetime("spec.lifetimes.lease", lease, LEASE_LIFETIME_CEILING)?;
+        fit("spec.lifetimes.token", token.token_problem())?;
+        fit("spec.lifetimes.lease", lease.lease_problem())?;
         gives.check()?;
         if subjects.is_empty() {
             return Err(RoleError {
@@ -115,7 +134,12 @@ impl Role {
                     .to_owned(),
             });
         }
-        Ok(Self { name, gives, token, lease, subjects, digest })
+        Ok(Self { name, gives, token, lease, subjects, silence: Silence::default(), digest })
+    }
+
+    /// The same, with what it says about silence.
+    pub fn with_silence(self, silence: Silence) -> Self {
+        Self { silence, ..self }
     }
 
     /// Its name.
@@ -148,14 +172,19 @@ impl Role {
         &self.subjects
     }
 
+    /// How long its owners may be silent.
+    pub fn silence(&self) -> Silence {
+        self.silence
+    }
+
     /// The digest of the document it came from.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 }
 
-fn check_lifetime(field: &'static str, lifetime: Lifetime, ceiling: Duration) -> Result<(), RoleError> {
-    lifetime.problem(ceiling).map_or(Ok(()), |problem| Err(RoleError { field, problem }))
+fn fit(field: &'static str, problem: Option<String>) -> Result<(), RoleError> {
+    problem.map_or(Ok(()), |problem| Err(RoleError { field, problem }))
 }
 
 #[cfg(test)]
@@ -191,6 +220,15 @@ mod tests {
         for unfit in [lifetime(599, 3600), lifetime(1200, 600), lifetime(600, 3607), lifetime(600, 90_000)] {
             assert_eq!(role(unfit, somebody()).unwrap_err().field, "spec.lifetimes.token");
         }
+    }
+
+    #[test]
+    fn leases_may_be_shorter_than_any_token_down_to_half_a_minute() {
+        let unfit = |default, max| lifetime(default, max).lease_problem();
+        assert_eq!(unfit(30, 30), None);
+        assert_eq!(unfit(3607, 3607), None);
+        assert!(unfit(29, 60).is_some_and(|problem| problem.contains("30 s")));
+        assert!(unfit(60, 30).is_some() && unfit(60, 8 * 24 * 3600).is_some());
     }
 
     #[test]

@@ -42,6 +42,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::follow::Follow;
+use crate::follow::announce::Announcing;
+use crate::follow::timer::Timer;
 use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
@@ -84,6 +87,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
         let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
+    tasks.spawn("timer", Timer::new(parts.use_cases.ends.clone()).run(stop.clone()));
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
@@ -168,19 +172,23 @@ impl Parts {
         let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let identities = state.join(identities::FILE);
+        let policy = Policy::new(roles)?;
+        let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
+        follow.load(&store).context("cannot read the living leases")?;
         let outside = Arc::new(Outside {
-            ledger: Arc::new(store),
+            ledger: Arc::new(Announcing::new(Arc::new(store), follow.clone())),
             clusters: clusters
                 .iter()
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
-            policy: Policy::new(roles)?,
+            policy,
             seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
             attempts: Attempts::default(),
             bans,
+            follow,
             connections: Connections::default(),
             identities: Box::new(state),
             background: TaskTracker::new(),
@@ -240,6 +248,7 @@ impl Parts {
         let services = Services {
             credentials: use_cases.clone(),
             enrolments: use_cases.clone(),
+            following: use_cases.clone(),
             connections: use_cases.outside.connections.clone(),
             administration: use_cases,
         };

@@ -9,6 +9,7 @@ pub mod commands;
 mod compose;
 pub mod enrol;
 pub mod fail_points;
+pub mod follow;
 mod identities;
 pub mod issue;
 pub mod jobs;

@@ -25,6 +25,7 @@ use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
 
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
@@ -59,6 +60,8 @@ pub struct Outside {
     pub attempts: Attempts,
     /// Who is banned.
     pub bans: BanList,
+    /// The living leases: when each is to end by itself, and who is told.
+    pub follow: Arc<Follow>,
     /// Who is connected.
     pub connections: Connections,
     /// What was made beside the running issuer.

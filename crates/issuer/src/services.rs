@@ -131,7 +131,12 @@ impl Credentials for UseCases {
         ask: Ask,
     ) -> Result<Delivery, Refused> {
         let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
-        to_the_end(async move { this.issuing.issue(&caller, &call, request, job, ask).await }).await
+        let issuing = async move {
+            let delivery = this.issuing.issue(&caller, &call, request, job, ask).await?;
+            this.outside.follow.hear(delivery.issued.lease.id); // also where the request came again
+            Ok(delivery)
+        };
+        to_the_end(issuing).await
     }
 
     async fn refresh(
@@ -142,6 +147,7 @@ impl Credentials for UseCases {
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         let (this, caller, call) = (self.clone(), caller.clone(), call.clone());
+        self.hear_of(&caller, lease);
         to_the_end(async move { this.issuing.refresh(&caller, &call, lease, token_lifetime).await }).await
     }
 

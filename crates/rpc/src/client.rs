@@ -137,6 +137,21 @@ impl ApiClient {
             .await
     }
 
+    /// CredentialService.Heartbeat
+    pub async fn heartbeat(
+        &self,
+        request: v1::HeartbeatRequest,
+    ) -> Result<v1::HeartbeatResponse, ClientError> {
+        self.call(request, |channel, request| async move { credentials(channel).heartbeat(request).await })
+            .await
+    }
+
+    /// CredentialService.Watch. The deadline is that of the answer's head.
+    pub async fn watch(&self, request: v1::WatchRequest) -> Result<WatchStream, ClientError> {
+        let call = |channel, request| async move { credentials(channel).watch(request).await };
+        Ok(WatchStream { told: self.call(request, call).await? })
+    }
+
     /// EnrollmentService.Enroll
     pub async fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, ClientError> {
         self.call(request, |channel, request| async move { enrollment(channel).enroll(request).await }).await
@@ -300,6 +315,23 @@ impl RevokeStream {
     pub async fn next(&mut self) -> Result<Option<v1::RevokeLeasesResponse>, ClientError> {
         match timeout(STREAM_DEADLINE, self.steps.message()).await {
             Ok(Ok(step)) => Ok(step),
+            Ok(Err(status)) => Err(ClientError::of(status)),
+            Err(_) => Err(ClientError::Deadline(STREAM_DEADLINE)),
+        }
+    }
+}
+
+/// What the issuer tells.
+#[derive(Debug)]
+pub struct WatchStream {
+    told: Streaming<v1::WatchResponse>,
+}
+
+impl WatchStream {
+    /// What it tells next; none when the stream has ended. A stream that says nothing for longer than an issuer does is broken.
+    pub async fn next(&mut self) -> Result<Option<v1::WatchResponse>, ClientError> {
+        match timeout(STREAM_DEADLINE, self.told.message()).await {
+            Ok(Ok(told)) => Ok(told),
             Ok(Err(status)) => Err(ClientError::of(status)),
             Err(_) => Err(ClientError::Deadline(STREAM_DEADLINE)),
         }

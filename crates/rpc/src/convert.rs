@@ -5,5 +5,6 @@
 
 pub(crate) mod answers;
 pub(crate) mod fields;
+pub(crate) mod following;
 pub(crate) mod pages;
 pub(crate) mod requests;

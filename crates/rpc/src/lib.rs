@@ -12,6 +12,7 @@ pub mod api;
 pub mod client;
 pub mod connections;
 mod convert;
+pub mod follow;
 pub mod limits;
 pub mod methods;
 mod middleware;
@@ -21,6 +22,7 @@ mod revocation;
 pub mod server;
 mod services;
 pub mod status;
+mod watching;
 
 /// The generated services.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

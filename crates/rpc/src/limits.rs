@@ -33,6 +33,12 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// Between two messages of a streamed answer, and for the peer to take one.
     pub stream_idle: Duration,
+    /// Streams of Watch open at once of one caller; one more is refused with RATE_LIMITED. They have no time limit.
+    pub watches_per_caller: usize,
+    /// How often the caller of such a stream is checked again, besides before each message.
+    pub watch_check: Duration,
+    /// After this a stream without a message says that it is there.
+    pub watch_alive: Duration,
     /// Silence before a ping.
     pub keep_alive_interval: Duration,
     /// Silence after a ping before the connection is closed.
@@ -71,6 +77,9 @@ impl Limits {
             local_error_reset_streams: 1024,
             call_timeout: Duration::from_secs(10),
             stream_idle: Duration::from_secs(30),
+            watches_per_caller: 4,
+            watch_check: Duration::from_secs(5),
+            watch_alive: Duration::from_secs(20),
             keep_alive_interval: Duration::from_secs(60),
             keep_alive_timeout: Duration::from_secs(20),
             first_call: Duration::from_secs(10),
@@ -112,7 +121,8 @@ mod tests {
         let api = "Limits { connections_per_caller: 16, concurrent_streams: 64, concurrent_calls: 32, request_bytes: 65536, \
                    response_bytes: 262144, header_list_bytes: 8192, stream_window_bytes: 131072, \
                    connection_window_bytes: 1048576, pending_reset_streams: 20, local_error_reset_streams: 1024, \
-                   call_timeout: 10s, stream_idle: 30s, keep_alive_interval: 60s, keep_alive_timeout: 20s, \
+                   call_timeout: 10s, stream_idle: 30s, watches_per_caller: 4, \
+                   watch_check: 5s, watch_alive: 20s, keep_alive_interval: 60s, keep_alive_timeout: 20s, \
                    first_call: 10s, connection_age_least: 1800s, connection_age_most: 3600s, \
                    connection_grace: 15s, drain: 10s, calls_per_second: 50, calls_burst: 200, \
                    counted_callers: 100000 }";

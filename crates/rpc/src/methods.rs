@@ -57,13 +57,15 @@ macro_rules! row {
 }
 
 /// All methods.
-pub const METHODS: [Method; 18] = [
+pub const METHODS: [Method; 20] = [
     row!(Credential, "CredentialService", "StartJob", CLIENTS, false),
     row!(Credential, "CredentialService", "EndJob", CLIENTS, false),
     row!(Credential, "CredentialService", "Issue", CLIENTS, false),
     row!(Credential, "CredentialService", "Refresh", CLIENTS, false),
     row!(Credential, "CredentialService", "Release", CLIENTS, false),
     row!(Credential, "CredentialService", "ListRoles", CLIENTS, false),
+    row!(Credential, "CredentialService", "Heartbeat", CLIENTS, false),
+    row!(Credential, "CredentialService", "Watch", CLIENTS, true),
     row!(Enrollment, "EnrollmentService", "Enroll", Callers::Anonymous, false),
     row!(Enrollment, "EnrollmentService", "Renew", RUNNERS, false),
     row!(Admin, "AdminService", "ListLeases", OPERATORS, false),

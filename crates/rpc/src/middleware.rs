@@ -36,6 +36,7 @@ use crate::refused::{Reason, Refused};
 use crate::server::ListenerKind;
 use crate::services::Routes;
 use crate::status::{REQUEST_ID, label};
+use crate::watching::Leaving;
 
 /// How methods without a row are counted.
 const UNLISTED: &str = "unlisted";
@@ -57,6 +58,7 @@ pub(crate) struct Listener {
 pub(crate) struct Origin {
     pub(crate) caller: Arc<Caller>,
     pub(crate) call: CallId,
+    pub(crate) leaving: Leaving,
 }
 
 /// One connection.
@@ -67,12 +69,20 @@ pub(crate) struct Connection {
     peer: SocketAddr,
     slots: Arc<Semaphore>,
     used: Arc<AtomicBool>,
+    leaving: Leaving,
 }
 
 impl Connection {
     pub(crate) fn new(listener: Arc<Listener>, caller: Option<Caller>, peer: SocketAddr) -> Self {
         let slots = Arc::new(Semaphore::new(listener.limits.concurrent_calls));
-        Self { listener, caller: caller.map(Arc::new), peer, slots, used: Arc::default() }
+        let shutdown = listener.shutdown.clone();
+        let leaving = Leaving { retiring: shutdown.child_token(), shutdown };
+        Self { listener, caller: caller.map(Arc::new), peer, slots, used: Arc::default(), leaving }
+    }
+
+    /// It has reached its age: streams that have no end of their own are told to come back.
+    pub(crate) fn retire(&self) {
+        self.leaving.retiring.cancel();
     }
 
     /// Whether a call on it was ever admitted. One that is refused here does not keep a connection.
@@ -129,7 +139,8 @@ impl Connection {
         }
         self.used.store(true, Ordering::Relaxed);
         if let Some(caller) = &self.caller {
-            request.extensions_mut().insert(Origin { caller: caller.clone(), call: id.clone() });
+            let (caller, leaving) = (caller.clone(), self.leaving.clone());
+            request.extensions_mut().insert(Origin { caller, call: id.clone(), leaving });
         }
         let call = self.listener.routes.call(method.service, request);
         let response = guarded(time_limit(method, &self.listener.limits), call).await?;

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::{Administration, Credentials, Enrolments};
 use crate::connections::{Connections, Place};
+use crate::follow::Following;
 use crate::limits::Limits;
 use crate::middleware::{Connection, Listener, describe_metrics};
 use crate::rate::Rate;
@@ -45,6 +46,8 @@ pub struct Services {
     pub credentials: Arc<dyn Credentials>,
     /// For runners, and for checking every caller.
     pub enrolments: Arc<dyn Enrolments>,
+    /// For runners and platforms that want to stay heard and be told.
+    pub following: Arc<dyn Following>,
     /// For operators.
     pub administration: Arc<dyn Administration>,
     /// Who is connected; also for whoever shuts callers out.
@@ -197,6 +200,7 @@ where
             }
             () = &mut retire, if !retired => {
                 retired = true;
+                service.retire();
                 http.as_mut().graceful_shutdown();
                 grace.as_mut().reset(Instant::now() + limits.connection_grace);
             }

@@ -18,13 +18,15 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::api::{Administration, Credentials, Enrolments};
-use crate::convert::{answers, pages, requests};
+use crate::convert::{answers, following as beats, pages, requests};
+use crate::follow::Following;
 use crate::limits::Limits;
 use crate::methods::Service;
 use crate::middleware::{Origin, internal};
 use crate::refused::{Reason, Refused};
 use crate::revocation::{self, Steps};
 use crate::server::{ListenerKind, Services};
+use crate::watching::{self, Places, Told, Watcher};
 use crate::wire::admin_service_server::{AdminService, AdminServiceServer};
 use crate::wire::credential_service_server::{CredentialService, CredentialServiceServer};
 use crate::wire::enrollment_service_server::{EnrollmentService, EnrollmentServiceServer};
@@ -39,8 +41,14 @@ pub(crate) struct Routes {
 
 impl Routes {
     pub(crate) fn new(services: Services, listener: ListenerKind, limits: &Limits, work: Work) -> Self {
-        let Services { credentials, enrolments, administration, connections: _ } = services;
-        let credential = CredentialApi { credentials, work: work.clone() };
+        let Services { credentials, enrolments, following, administration, connections: _ } = services;
+        let watches = Watches {
+            following,
+            enrolments: enrolments.clone(),
+            places: Places::default(),
+            limits: limits.clone(),
+        };
+        let credential = CredentialApi { credentials, watches, work: work.clone() };
         let enrollment = EnrollmentApi { enrolments: enrolments.clone(), work: work.clone() };
         let admin = AdminApi { administration, enrolments, limits: limits.clone(), work };
         let (most, reply) = (limits.request_bytes, limits.response_bytes);
@@ -131,11 +139,47 @@ fn origin<T>(request: Request<T>) -> Result<(Origin, T), Status> {
 
 struct CredentialApi {
     credentials: Arc<dyn Credentials>,
+    watches: Watches,
     work: Work,
+}
+
+/// What Heartbeat and Watch are made of.
+struct Watches {
+    following: Arc<dyn Following>,
+    enrolments: Arc<dyn Enrolments>,
+    places: Places,
+    limits: Limits,
 }
 
 #[tonic::async_trait]
 impl CredentialService for CredentialApi {
+    type WatchStream = Told;
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let beat = beats::heartbeat(message)?;
+        let following = self.watches.following.clone();
+        let pulse = self.work.finish(async move { following.heartbeat(&caller, beat).await }).await?;
+        Ok(Response::new(beats::pulse(&pulse)))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (Origin { caller, leaving, .. }, message) = origin(request)?;
+        let beat = beats::watch(message)?;
+        let Watches { following, enrolments, places, limits } = &self.watches;
+        let watcher = Watcher {
+            caller,
+            enrolments: enrolments.clone(),
+            limits: limits.clone(),
+            work: self.work.clone(),
+            leaving,
+        };
+        Ok(Response::new(watching::start(following.clone(), beat, places, watcher).await?))
+    }
+
     async fn start_job(
         &self,
         request: Request<v1::StartJobRequest>,
@@ -162,7 +206,7 @@ impl CredentialService for CredentialApi {
     }
 
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
-        let (Origin { caller, call }, message) = origin(request)?;
+        let (Origin { caller, call, .. }, message) = origin(request)?;
         let requests::Issue { request, job, ask } = requests::issue(message)?;
         let credentials = self.credentials.clone();
         let issuing = async move { credentials.issue(&caller, &call, request, job, ask).await };
@@ -175,7 +219,7 @@ impl CredentialService for CredentialApi {
         &self,
         request: Request<v1::RefreshRequest>,
     ) -> Result<Response<v1::RefreshResponse>, Status> {
-        let (Origin { caller, call }, message) = origin(request)?;
+        let (Origin { caller, call, .. }, message) = origin(request)?;
         let (lease, lifetime) = requests::refresh(message)?;
         let credentials = self.credentials.clone();
         let refreshing = async move { credentials.refresh(&caller, &call, lease, lifetime).await };

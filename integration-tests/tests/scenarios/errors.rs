@@ -20,7 +20,7 @@ use stage::Stage;
 fn expected(reason: Reason) -> (Code, &'static str) {
     match reason {
         Reason::Unspecified => (Code::Unknown, "never sent"),
-        Reason::FieldInvalid => (Code::InvalidArgument, "must be at least 600 s"),
+        Reason::FieldInvalid => (Code::InvalidArgument, "must be at least"),
         Reason::RequestIdReused => {
             (Code::InvalidArgument, "used before with other content; choose a new one")
         }

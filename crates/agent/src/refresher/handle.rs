@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use shorepass_core::id::{CallId, LeaseId};
 use shorepass_proto::local::v1::ErrorClass;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::entry::{Lent, Waiting};
-use crate::issuer::Denial;
+use crate::follow::Ended;
+use crate::issuer::{Denial, IssuerError};
 use crate::leave::GivenBack;
 use crate::session::Key;
 
 /// How to ask the task.
 #[derive(Clone)]
-pub struct Handle(pub(super) mpsc::Sender<Question>);
+pub struct Handle {
+    pub(super) questions: mpsc::Sender<Question>,
+    pub(super) kept: watch::Receiver<Vec<LeaseId>>,
+}
 
 /// What the agent keeps.
 #[derive(Debug, Default)]
@@ -46,7 +50,7 @@ impl Handle {
     /// this causes goes under `id`.
     pub async fn credential(&self, key: Key, id: CallId) -> Result<Lent, Denial> {
         let (answer, answered) = oneshot::channel();
-        let asked = self.0.send(Question::Credential { key, asker: Waiting { id, answer } }).await;
+        let asked = self.questions.send(Question::Credential { key, asker: Waiting { id, answer } }).await;
         let stopping = || Denial {
             class: ErrorClass::Unreachable,
             message: "the agent is stopping".to_owned(),
@@ -60,7 +64,7 @@ impl Handle {
     /// The call to the issuer that is out for a token; none where there is none, or the agent is stopping.
     pub async fn call_out(&self, key: Key) -> Option<CallId> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(Question::CallOut { key, answer }).await;
+        let _ = self.questions.send(Question::CallOut { key, answer }).await;
         answered.await.unwrap_or_default()
     }
 
@@ -68,22 +72,64 @@ impl Handle {
     pub async fn overview(&self) -> Overview {
         let (answer, answered) = oneshot::channel();
         // A task that has ended drops the question, and then there is no answer.
-        let _ = self.0.send(Question::Overview { answer }).await;
+        let _ = self.questions.send(Question::Overview { answer }).await;
         answered.await.unwrap_or_default()
     }
 
     /// Wipes all tokens and ends all jobs, with calls under `id`. None when the agent is stopping.
     pub async fn leave(&self, id: CallId) -> Option<GivenBack> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.0.send(Question::Leave { id, answer }).await;
+        let _ = self.questions.send(Question::Leave { id, answer }).await;
         answered.await.ok()
     }
 }
 
-/// What is asked of the task.
+impl Handle {
+    /// The leases that are kept, as they change.
+    pub(crate) fn kept(&self) -> watch::Receiver<Vec<LeaseId>> {
+        self.kept.clone()
+    }
+
+    /// A lease has ended, as `call` told.
+    pub(crate) async fn ended(&self, ended: Ended, call: CallId) {
+        self.tell(Question::Ended { ended, call }).await;
+    }
+
+    /// The issuer does not know this lease as ours.
+    pub(crate) async fn unavailable(&self, lease: LeaseId, call: CallId) {
+        self.tell(Question::Unavailable { lease, call }).await;
+    }
+
+    /// The role of this lease was changed.
+    pub(crate) async fn role_changed(&self, lease: LeaseId) {
+        self.tell(Question::RoleChanged { lease }).await;
+    }
+
+    /// The issuer has acknowledged a heartbeat for these leases that was sent then, on the boot-time clock.
+    pub(crate) async fn heard(&self, leases: Vec<LeaseId>, sent: Duration) {
+        self.tell(Question::Heard { leases, sent }).await;
+    }
+
+    /// The issuer serves this agent no more.
+    pub(crate) async fn shut_out(&self, error: IssuerError, call: CallId) {
+        self.tell(Question::ShutOut { error, call }).await;
+    }
+
+    /// A task that has ended needs no telling.
+    async fn tell(&self, question: Question) {
+        let _ = self.questions.send(question).await;
+    }
+}
+
+/// What is asked of the task, or told.
 pub(super) enum Question {
     Credential { key: Key, asker: Waiting },
     CallOut { key: Key, answer: oneshot::Sender<Option<CallId>> },
     Overview { answer: oneshot::Sender<Overview> },
     Leave { id: CallId, answer: oneshot::Sender<GivenBack> },
+    Ended { ended: Ended, call: CallId },
+    Unavailable { lease: LeaseId, call: CallId },
+    RoleChanged { lease: LeaseId },
+    Heard { leases: Vec<LeaseId>, sent: Duration },
+    ShutOut { error: IssuerError, call: CallId },
 }

@@ -1,13 +1,16 @@
 //! The refresher against an honest issuer, on paused time.
 
+mod ends;
 mod ids;
+mod short;
 
 use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::fake::{Counting, FakeClock, FakeIssuer, Folder, Mood};
+use crate::follow::Ended;
 use crate::session;
-use shorepass_proto::v1::ErrorReason as Reason;
+use shorepass_proto::v1::{EndCause, ErrorReason as Reason};
 use shorepass_rpc::status::Code;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -72,6 +75,17 @@ impl World {
 
     async fn token(&self) -> String {
         self.ask().await.unwrap().0
+    }
+
+    /// What is told of the first lease.
+    fn end(&self, cause: EndCause) -> Ended {
+        let lease = self.issuer.first_lease();
+        let (by, reason) = match cause {
+            EndCause::Revoked => ("spiffe://d/operator/alice".to_owned(), "laptop stolen".to_owned()),
+            _ => Default::default(),
+        };
+        let at = Some(shorepass_core::time::Timestamp::from_second(1_790_000_000).unwrap());
+        Ended { lease, cause, at, by, reason }
     }
 
     fn mood(&self, mood: Mood) {

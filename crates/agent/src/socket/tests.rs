@@ -40,6 +40,7 @@ impl World {
             roles: Roles::new(issuer.clone(), clock.clone()),
             issuer_address: "issuer.example.org:8443".to_owned(),
             standing: watch::channel(Standing::default()).1,
+            follow: follow::Standing::default(),
             clock,
             entropy,
         });

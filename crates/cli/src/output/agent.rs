@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use shorepass_core::time::Timestamp;
-use shorepass_proto::local::v1::{LeaseStatus, StatusResponse};
+use shorepass_proto::local::v1::{LeaseStatus, StatusResponse, WatchStatus};
 
 use super::{document, fields, seconds, spoken, table, time, to_the_second};
 
@@ -20,6 +20,29 @@ pub(crate) struct AgentStatus {
     problem: String,
     leases: Vec<KeptLease>,
     users: Vec<u32>,
+    watch: Watch,
+}
+
+/// How the agent learns of ends.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Watch {
+    connected: bool,
+    last_heard_at: Option<Timestamp>,
+}
+
+impl Watch {
+    fn of(status: WatchStatus) -> Self {
+        Self { connected: status.connected, last_heard_at: time(status.last_heard_at) }
+    }
+
+    fn sentence(&self) -> String {
+        let how = if self.connected { "ends are told at once" } else { "not connected" };
+        match self.last_heard_at {
+            Some(_) => format!("{how}; issuer heard at {}", to_the_second(self.last_heard_at)),
+            None => format!("{how}; issuer not heard yet"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +72,7 @@ impl AgentStatus {
             problem: status.problem,
             leases,
             users: status.users,
+            watch: Watch::of(status.watch.unwrap_or_default()),
         }
     }
 
@@ -76,6 +100,9 @@ impl AgentStatus {
         ];
         if self.certificate_expires_at.is_none() {
             lines.remove(1);
+        }
+        if !self.leases.is_empty() {
+            lines.push(("WATCH", self.watch.sentence()));
         }
         lines.push(("STATE", if self.degraded { "degraded" } else { "well" }.to_owned()));
         if !self.problem.is_empty() {
@@ -156,6 +183,7 @@ mod tests {
             problem: String::new(),
             leases: vec![lease],
             users: vec![1001, 1002],
+            watch: Some(WatchStatus { connected: true, last_heard_at: at(30) }),
         }
     }
 

@@ -10,7 +10,9 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::receipt::{PinsView, ReceiptView, TransitionView};
-use super::{Incomplete, document, fields, seconds, short_caller, spoken, table, time, to_the_second};
+use super::{
+    Incomplete, document, fields, outliving, seconds, short_caller, spoken, table, time, to_the_second,
+};
 
 /// The mode that is marked wherever it is shown.
 const UNBOUND: &str = "unbound";
@@ -35,6 +37,8 @@ pub(crate) struct LeaseView {
     create_time: Option<Timestamp>,
     deadline: Option<Timestamp>,
     remaining_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_issuer_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,7 +125,11 @@ impl LeaseView {
     pub(crate) fn of(record: v1::LeaseRecord) -> Result<Self, Incomplete> {
         let lease = record.lease.ok_or(Incomplete("a lease"))?;
         let job = record.job.ok_or(Incomplete("a lease's job"))?;
+        let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
+        let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
+        let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
         Ok(Self {
+            without_issuer_until: outlives,
             state: state(lease.state()),
             mode: mode(lease.mode()),
             id: lease.id,
@@ -135,10 +143,10 @@ impl LeaseView {
             bindings: lease.bindings.into_iter().map(BindingView::of).collect(),
             tokens_until: time(lease.tokens_until),
             create_time: time(lease.create_time),
-            deadline: time(lease.deadline),
+            deadline,
             remaining_seconds: seconds(lease.remaining),
             end: lease.end.map(EndView::of),
-            tokens: record.tokens.into_iter().map(TokenView::of).collect(),
+            tokens,
             block: record.block.map(BlockView::of),
             transitions: record.transitions.into_iter().map(TransitionView::of).collect(),
             pins: record.pins.map(PinsView::of),
@@ -224,6 +232,12 @@ impl LeaseView {
         fields.extend([("CREATED", to_the_second(self.create_time))]);
         fields.extend(self.transitions.iter().filter_map(TransitionView::field));
         fields.extend([("DEADLINE", to_the_second(self.deadline)), ("REMAINING", self.remaining())]);
+        if self.without_issuer_until.is_some() {
+            fields.push((
+                "WITHOUT ISSUER",
+                format!("token until {}", to_the_second(self.without_issuer_until)),
+            ));
+        }
         if let Some(end) = &self.end {
             fields.push(("END", end.sentence()));
             let none = || "none: nothing was asked".to_owned();
@@ -336,7 +350,12 @@ pub(crate) fn list_table(items: &[LeaseView]) -> String {
     let headings =
         ["LEASE", "STATE", "RUNNER", "JOB", "ROLE", "CLUSTER", "SERVICEACCOUNT", "MODE", "REMAINING", "JTI"];
     let rows: Vec<_> = items.iter().map(LeaseView::row).collect();
-    table(headings, &rows)
+    let mut text = table(headings, &rows);
+    match items.iter().filter(|lease| lease.without_issuer_until.is_some()).count() {
+        0 => {}
+        count => text.push_str(&outliving::note(count)),
+    }
+    text
 }
 
 /// One lease for programs.
@@ -439,6 +458,7 @@ pub(crate) fn cause(cause: v1::EndCause) -> &'static str {
         v1::EndCause::AnchorLost => "anchor-lost",
         v1::EndCause::ServiceAccountReplaced => "service-account-replaced",
         v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
+        v1::EndCause::Silent => "silence",
         v1::EndCause::OwnerBanned => "owner-banned",
     }
 }

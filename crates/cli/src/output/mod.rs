@@ -8,6 +8,7 @@ pub(crate) mod ban;
 pub(crate) mod block;
 pub(crate) mod join_token;
 pub(crate) mod lease;
+mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;
 #[cfg(test)]

@@ -183,7 +183,8 @@ impl Issuing {
 
     fn deliver(&self, caller: &Caller, verified: Verified, recorded: &Recorded) -> Result<Delivery, Refused> {
         let endpoint = self.outside.cluster(&verified.lease().target.cluster)?.endpoint().clone();
-        let issued = verified.release(recorded, caller.expires(), self.outside.clock.now());
+        let silence = self.outside.follow.silence_of(verified.lease());
+        let issued = verified.release(recorded, caller.expires(), silence, self.outside.clock.now());
         tracing::info!(lease = %issued.lease.id, jti = %issued.record.jti, caller = %caller.spiffe_id(), role = %issued.lease.role, mode = issued.lease.mode.name(), "token issued");
         metrics::counter!("shorepass_tokens_issued_total", "cluster" => endpoint.name.to_string())
             .increment(1);

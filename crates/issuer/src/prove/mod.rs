@@ -295,7 +295,10 @@ fn in_sample(index: usize, all: usize) -> bool {
 fn may_be_alive(cause: &EndCause) -> bool {
     match cause {
         EndCause::Released | EndCause::JobEnded | EndCause::Revoked { .. } => true,
-        EndCause::Deadline | EndCause::EnrolmentReplaced | EndCause::OwnerBanned { .. } => true,
+        EndCause::Deadline
+        | EndCause::Silence
+        | EndCause::EnrolmentReplaced
+        | EndCause::OwnerBanned { .. } => true,
         EndCause::Abandoned | EndCause::AnchorLost | EndCause::ServiceAccountReplaced => false,
     }
 }

@@ -2,6 +2,7 @@
 
 mod bans;
 mod enrolment;
+mod follow;
 mod identities;
 mod issuing;
 mod model;
@@ -35,6 +36,8 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::follow::Follow;
+use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
@@ -121,16 +124,19 @@ impl Bench {
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
+        let policy = Policy::new(modes::roles()).unwrap();
+        let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
-            ledger,
+            ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
-            policy: Policy::new(modes::roles()).unwrap(),
+            policy,
             seal: Box::new(PlainSeal),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
             attempts: Attempts::default(),
             bans: BanList::default(),
+            follow,
             connections: Connections::default(),
             identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),

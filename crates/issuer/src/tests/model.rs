@@ -18,6 +18,9 @@ use crate::revoke::sweeper::Sweeper;
 /// Longer than anything that goes on in the background, on tokio's clock, which stands still otherwise.
 const SETTLED: Duration = Duration::from_secs(40);
 
+/// How long a runner may be silent, unless its role says something else.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+
 /// What can happen. Numbers choose among what there is.
 #[derive(Clone, Debug)]
 enum Step {
@@ -70,6 +73,8 @@ struct Known {
     /// None before the request was answered.
     id: Option<LeaseId>,
     live: bool,
+    /// When its owner asked for it last, or the issuer started after that.
+    heard: Timestamp,
 }
 
 /// The issuer and the model of it.
@@ -121,6 +126,8 @@ impl World {
         let bench = self.bench.take().unwrap().restarted();
         self.sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
         self.bench = Some(bench);
+        let now = self.now();
+        self.leases.iter_mut().for_each(|lease| lease.heard = now);
     }
 
     async fn step(&mut self, step: Step) {
@@ -163,7 +170,14 @@ impl World {
         }
         let job = n % self.jobs.len();
         let request = self.bench().request();
-        self.leases.push(Known { who: self.jobs[job].0, job, request, id: None, live: false });
+        self.leases.push(Known {
+            who: self.jobs[job].0,
+            job,
+            request,
+            id: None,
+            live: false,
+            heard: self.now(),
+        });
         self.answered(self.leases.len() - 1, true).await;
     }
 
@@ -175,7 +189,7 @@ impl World {
 
     /// Asks, and compares the answer with what may come.
     async fn answered(&mut self, index: usize, first: bool) {
-        let Known { who, job, request, id, live } = self.leases[index];
+        let Known { who, job, request, id, live, .. } = self.leases[index];
         let (_, session, is_open) = &self.jobs[job];
         let answer = self.bench().issue(&self.callers[who], session, request).await;
         let blocked = self.is_blocked(who);
@@ -187,6 +201,7 @@ impl World {
                 assert!(live || id.is_none(), "a lease that is over gave a token");
                 assert!(self.jtis.insert(delivery.issued.record.jti.clone()), "the same token twice");
                 (self.leases[index].id, self.leases[index].live) = (Some(lease.id), true);
+                self.leases[index].heard = self.now();
             }
             Err(refused) => {
                 let expired = id.is_some_and(|id| self.bench().lease(id).deadline <= self.now());
@@ -221,7 +236,7 @@ impl World {
         let died = dying.await.is_err();
         self.bench().cluster.during_mint(Box::new(|_| {}));
         if died {
-            self.leases.push(Known { who, job, request, id: None, live: false });
+            self.leases.push(Known { who, job, request, id: None, live: false, heard: self.now() });
             self.restart();
         }
     }
@@ -240,6 +255,7 @@ impl World {
                 assert!(live & !expired & self.jobs[job].2 & !self.busy);
                 assert_eq!(delivery.issued.lease.id, id.unwrap());
                 assert!(self.jtis.insert(delivery.issued.record.jti.clone()), "the same token twice");
+                self.leases[index].heard = self.now();
             }
             Err(refused) => match refused.reason {
                 Reason::ClusterBusy => assert!(std::mem::take(&mut self.busy)),
@@ -301,8 +317,19 @@ impl World {
         self.leases.iter_mut().filter(|lease| lease.job == at).for_each(|lease| lease.live = false);
     }
 
+    /// A lease may have ended by itself: at its deadline, or because its owner was silent.
+    fn forget_what_ended_by_itself(&mut self) {
+        let (bench, now) = (self.bench.as_ref().unwrap(), self.now());
+        for known in &mut self.leases {
+            let Some(lease) = known.id.map(|id| bench.lease(id)) else { continue };
+            let silent = after(known.heard, SILENCE) <= now;
+            known.live &= lease.is_live() || !(silent || lease.deadline <= now);
+        }
+    }
+
     /// What always holds.
     fn check(&mut self) {
+        self.forget_what_ended_by_itself();
         let (bench, now) = (self.bench(), self.now());
         let anchors: BTreeSet<String> = bench.cluster.anchors().into_iter().collect();
         let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };

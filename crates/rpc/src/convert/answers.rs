@@ -72,7 +72,7 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
         create_time: Some(timestamp(lease.created)),
         deadline: Some(timestamp(lease.deadline)),
         remaining: Some(duration(lease.remaining(now))),
-        end: lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id)),
+        end: lease_end(lease),
         bindings: match &lease.mode {
             Mode::Strict { bindings } => bindings.iter().map(binding).collect(),
             Mode::Bound | Mode::Unbound { .. } => Vec::new(),
@@ -101,6 +101,11 @@ fn binding(binding: &Binding) -> v1::LeaseBinding {
     }
 }
 
+/// How it ended; none while it lives.
+pub(crate) fn lease_end(lease: &Lease) -> Option<v1::LeaseEnd> {
+    lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id))
+}
+
 fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
     let (by, reason) = match cause {
         EndCause::Released | EndCause::JobEnded => (owner.to_string(), String::new()),
@@ -111,7 +116,8 @@ fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
         | EndCause::Abandoned
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
-        | EndCause::EnrolmentReplaced => Default::default(),
+        | EndCause::EnrolmentReplaced
+        | EndCause::Silence => Default::default(),
     };
     v1::LeaseEnd { cause: end_cause(cause).into(), time: Some(timestamp(since)), by, reason }
 }
@@ -126,6 +132,7 @@ fn end_cause(cause: &EndCause) -> v1::EndCause {
         EndCause::AnchorLost => v1::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => v1::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
+        EndCause::Silence => v1::EndCause::Silent,
         EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
     }
 }
@@ -156,6 +163,8 @@ fn credential(issued: Issued, cluster: v1::Cluster) -> v1::Credential {
         valid_for: Some(duration(issued.told.valid_for)),
         expires_at: Some(timestamp(issued.told.expires_at)),
         cluster: Some(cluster),
+        valid_while_heard: Some(duration(issued.told.valid_while_heard)),
+        silence_limit: issued.told.silence.map(duration),
     }
 }
 

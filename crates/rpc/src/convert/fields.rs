@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::RequestId;
-use shorepass_core::role::TOKEN_LIFETIME_FLOOR;
+use shorepass_core::role::{LEASE_LIFETIME_FLOOR, TOKEN_LIFETIME_FLOOR};
 
 use crate::api::RequestKey;
 use crate::refused::Refused;
@@ -56,15 +56,25 @@ pub(crate) fn duration(field: &'static str, wire: prost_types::Duration) -> Resu
     Ok(Duration::new(seconds, nanos))
 }
 
-/// How long a lease or token may last: at least what Kubernetes gives; the most is the role's to say.
-pub(crate) fn lifetime(
+/// How long a token may last: at least what Kubernetes gives; the most is the role's to say.
+pub(crate) fn token_lifetime(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Refused> {
+    lifetime("token_lifetime", wire, TOKEN_LIFETIME_FLOOR)
+}
+
+/// How long a lease may last; the most is the role's to say.
+pub(crate) fn lease_lifetime(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Refused> {
+    lifetime("lease_lifetime", wire, LEASE_LIFETIME_FLOOR)
+}
+
+fn lifetime(
     field: &'static str,
     wire: Option<prost_types::Duration>,
+    floor: Duration,
 ) -> Result<Option<Duration>, Refused> {
     let Some(wire) = wire else { return Ok(None) };
     let lifetime = duration(field, wire)?;
-    if lifetime < TOKEN_LIFETIME_FLOOR {
-        return Err(Refused::field(field, "must be at least 600 s"));
+    if lifetime < floor {
+        return Err(Refused::field(field, format!("must be at least {} s", floor.as_secs())));
     }
     Ok(Some(lifetime))
 }

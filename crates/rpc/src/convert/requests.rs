@@ -65,8 +65,8 @@ pub(crate) fn issue(mut message: v1::IssueRequest) -> Result<Issue, Refused> {
     let job = fields::required("job_id", &job_id, JobId::parse)?;
     let ask = Ask {
         role: fields::required("role", &role, Name::parse)?,
-        lease_lifetime: fields::lifetime("lease_lifetime", lease_lifetime)?,
-        token_lifetime: fields::lifetime("token_lifetime", token_lifetime)?,
+        lease_lifetime: fields::lease_lifetime(lease_lifetime)?,
+        token_lifetime: fields::token_lifetime(token_lifetime)?,
     };
     Ok(Issue { request, job, ask })
 }
@@ -74,7 +74,7 @@ pub(crate) fn issue(mut message: v1::IssueRequest) -> Result<Issue, Refused> {
 pub(crate) fn refresh(message: v1::RefreshRequest) -> Result<(LeaseId, Option<Duration>), Refused> {
     let v1::RefreshRequest { lease_id, token_lifetime } = message;
     let lease = fields::required("lease_id", &lease_id, LeaseId::parse)?;
-    Ok((lease, fields::lifetime("token_lifetime", token_lifetime)?))
+    Ok((lease, fields::token_lifetime(token_lifetime)?))
 }
 
 pub(crate) fn release(message: v1::ReleaseRequest) -> Result<LeaseId, Refused> {

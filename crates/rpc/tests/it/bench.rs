@@ -91,6 +91,7 @@ impl Bench {
         let services = Services {
             credentials: fake.clone(),
             enrolments: fake.clone(),
+            following: fake.clone(),
             administration: fake.clone(),
             connections: connections.clone(),
         };
@@ -210,6 +211,8 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
             client.refresh(v1::RefreshRequest { lease_id: id, token_lifetime: None }).await.map(drop)
         }
         "Release" => client.release(v1::ReleaseRequest { lease_id: id }).await.map(drop),
+        "Heartbeat" => client.heartbeat(v1::HeartbeatRequest::default()).await.map(drop),
+        "Watch" => client.watch(v1::WatchRequest::default()).await.map(drop),
         "ListRoles" => client.list_roles(v1::ListRolesRequest { page_size: 0, page_token }).await.map(drop),
         "Enroll" => client.enroll(enroll()).await.map(drop),
         "Renew" => {

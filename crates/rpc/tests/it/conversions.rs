@@ -63,6 +63,8 @@ fn wire_credential() -> v1::Credential {
         valid_for: Some(Duration { seconds: 589, nanos: 500_000_000 }),
         expires_at: at(589),
         cluster: Some(wire_cluster()),
+        valid_while_heard: bench::seconds(1_790),
+        silence_limit: bench::seconds(900),
     }
 }
 

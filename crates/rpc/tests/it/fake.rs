@@ -1,7 +1,8 @@
 //! An issuer without rules: it answers samples, refuses, hangs or panics.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shorepass_core::ban::{Ban, BanKey, Banned};
@@ -22,6 +23,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
 use shorepass_core::window::Told;
 use shorepass_rpc::api::*;
+use shorepass_rpc::follow::{Beat, Following, Notice, Notices, Pulse};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
@@ -53,6 +55,37 @@ pub(crate) struct Fake {
     pub(crate) begun: AtomicUsize,
     pub(crate) finished: AtomicUsize,
     pub(crate) go_on: Notify,
+    pub(crate) beats: Mutex<Vec<Beat>>,
+    pub(crate) pulse: Mutex<Pulse>,
+    pub(crate) news: Arc<News>,
+}
+
+/// What is told on every stream of Watch.
+#[derive(Default)]
+pub(crate) struct News {
+    queue: Mutex<VecDeque<Notice>>,
+    wake: Notify,
+}
+
+impl News {
+    pub(crate) fn tell(&self, notice: Notice) {
+        self.queue.lock().unwrap().push_back(notice);
+        self.wake.notify_one();
+    }
+}
+
+struct Listening(Arc<News>);
+
+#[async_trait::async_trait]
+impl Notices for Listening {
+    async fn next(&mut self) -> Notice {
+        loop {
+            if let Some(notice) = self.0.queue.lock().unwrap().pop_front() {
+                return notice;
+            }
+            self.0.wake.notified().await;
+        }
+    }
 }
 
 impl Default for Fake {
@@ -71,6 +104,9 @@ impl Default for Fake {
             begun: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             go_on: Notify::new(),
+            beats: Mutex::default(),
+            pulse: Mutex::default(),
+            news: Arc::default(),
         }
     }
 }
@@ -229,7 +265,12 @@ pub(crate) fn view() -> LeaseView {
 }
 
 fn delivery() -> Delivery {
-    let told = Told { valid_for: Duration::from_millis(589_500), expires_at: second(589) };
+    let told = Told {
+        valid_for: Duration::from_millis(589_500),
+        expires_at: second(589),
+        valid_while_heard: Duration::from_secs(1_790),
+        silence: Some(Duration::from_secs(900)),
+    };
     let issued = Issued { lease: lease(), record: minted(), token: Token::new(TOKEN.to_owned()), told };
     Delivery { issued, endpoint: endpoint() }
 }
@@ -311,6 +352,21 @@ impl Credentials for Fake {
         self.act().await?;
         let next = after.is_none().then(|| name("web-deployer"));
         Ok(Page { items: vec![offered()], next })
+    }
+}
+
+#[async_trait::async_trait]
+impl Following for Fake {
+    async fn heartbeat(&self, _: &Caller, beat: Beat) -> Result<Pulse, Refused> {
+        self.act().await?;
+        self.beats.lock().unwrap().push(beat);
+        Ok(self.pulse.lock().unwrap().clone())
+    }
+
+    async fn watch(&self, _: &Caller, beat: Beat) -> Result<Box<dyn Notices>, Refused> {
+        self.act().await?;
+        self.beats.lock().unwrap().push(beat);
+        Ok(Box::new(Listening(self.news.clone())))
     }
 }
 

@@ -11,3 +11,4 @@ mod fake;
 mod refusals;
 mod revocation;
 mod secrets;
+mod watching;

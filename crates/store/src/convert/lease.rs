@@ -215,6 +215,7 @@ fn stored_end(cause: &EndCause, since: Timestamp) -> stored::LeaseIsEnding {
         | EndCause::Abandoned
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
+        | EndCause::Silence
         | EndCause::EnrolmentReplaced => Default::default(),
     };
     stored::LeaseIsEnding {
@@ -235,6 +236,7 @@ fn stored_cause(cause: &EndCause) -> stored::EndCause {
         EndCause::AnchorLost => stored::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => stored::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => stored::EndCause::EnrolmentReplaced,
+        EndCause::Silence => stored::EndCause::Silent,
         EndCause::OwnerBanned { .. } => stored::EndCause::OwnerBanned,
     }
 }
@@ -253,6 +255,7 @@ fn read_end(end: stored::LeaseIsEnding) -> Result<(EndCause, Timestamp), Malform
         stored::EndCause::AnchorLost => EndCause::AnchorLost,
         stored::EndCause::ServiceAccountReplaced => EndCause::ServiceAccountReplaced,
         stored::EndCause::EnrolmentReplaced => EndCause::EnrolmentReplaced,
+        stored::EndCause::Silent => EndCause::Silence,
         stored::EndCause::OwnerBanned => EndCause::OwnerBanned {
             by: parse("revoked_by", SpiffeId::parse(&end.revoked_by))?,
             reason: end.revoked_reason,

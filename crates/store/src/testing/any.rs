@@ -79,6 +79,7 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
         Just(EndCause::AnchorLost),
         Just(EndCause::ServiceAccountReplaced),
         Just(EndCause::EnrolmentReplaced),
+        Just(EndCause::Silence),
         (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
     ]
 }

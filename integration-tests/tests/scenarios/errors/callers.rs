@@ -21,14 +21,15 @@ use super::stage::Stage;
 type Refusals = Result<Vec<ClientError>>;
 
 pub(super) async fn bad_fields(stage: &Stage) -> Refusals {
-    let short = Some(WireDuration { seconds: 599, nanos: 0 });
-    let lease = v1::IssueRequest { lease_lifetime: short, ..client::issue(&stage.job, "deploy") };
-    let token = v1::IssueRequest { token_lifetime: short, ..client::issue(&stage.job, "deploy") };
+    let short = |seconds| Some(WireDuration { seconds, nanos: 0 });
+    let lease = v1::IssueRequest { lease_lifetime: short(29), ..client::issue(&stage.job, "deploy") };
+    let token = v1::IssueRequest { token_lifetime: short(599), ..client::issue(&stage.job, "deploy") };
     let mut errors = Vec::new();
-    for (field, request) in [("lease_lifetime", lease), ("token_lifetime", token)] {
+    for (field, least, request) in [("lease_lifetime", "30 s", lease), ("token_lifetime", "600 s", token)] {
         let error = refused(stage.runner.call(ApiClient::issue, request).await)?;
         let named = error.refusal().and_then(|refusal| refusal.metadata.get("field").cloned());
         ensure!(named.as_deref() == Some(field), "{field} is not named: {error:?}");
+        ensure!(error.to_string().contains(least), "{least} is not said: {error:?}");
         errors.push(error);
     }
     Ok(errors)

@@ -1,7 +1,7 @@
 //! Leases as they are printed.
 
 use super::*;
-use crate::output::samples::{active, block, revoked, strict, token, unbound};
+use crate::output::samples::{active, at, block, revoked, strict, token, unbound};
 
 fn view(record: v1::LeaseRecord) -> LeaseView {
     LeaseView::of(record).unwrap()
@@ -17,6 +17,17 @@ fn a_list_for_people() {
 fn a_list_for_programs() {
     let shown = list_document(&[view(active()), view(revoked())]);
     assert_eq!(shown, include_str!("../golden/lease-list.json"));
+}
+
+#[test]
+fn a_token_that_outlives_its_lease_without_an_issuer_is_told_in_every_listing() {
+    let mut record = active();
+    record.lease = record.lease.map(|lease| v1::Lease { deadline: at(60), ..lease });
+    let lease = view(record);
+    assert!(lease_table(&lease).contains("WITHOUT ISSUER"), "{}", lease_table(&lease));
+    assert!(lease_document(&lease).contains("\"withoutIssuerUntil\": \"2026-"));
+    assert!(list_table(&[lease]).contains("1 lease has a token that outlives"));
+    assert!(!list_table(&[view(active())]).contains("outlives"));
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! What a token does when the issuer is not there to end it at its lease's deadline.
+//!
+//! Kubernetes gives no token less than 600 s, so the issuer deletes the anchor of a shorter lease, and of every lease near
+//! its end. If it is down then, or the API server cannot be reached, the newest token lives to its own expiry and 70 s:
+//! the API server's leeway of a minute, and the 10 s of its cache.
+
+use std::time::Duration;
+
+use shorepass_core::time::{Timestamp, after};
+
+/// The leeway and the cache of an API server.
+const SOFT_END: Duration = Duration::from_secs(70);
+
+/// Until when the newest token may be accepted if nobody deletes the anchor; none where that is within the deadline.
+pub(crate) fn without_issuer(deadline: Option<Timestamp>, expires: Option<Timestamp>) -> Option<Timestamp> {
+    let end = after(expires?, SOFT_END);
+    (end > deadline?).then_some(end)
+}
+
+/// What stands below a list with such leases.
+pub(crate) fn note(count: usize) -> String {
+    let which = if count == 1 { "1 lease has".to_owned() } else { format!("{count} leases have") };
+    format!(
+        "\n{which} a token that outlives the deadline where no running issuer deletes the anchor: `shorepass lease show`\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_token_that_outlives_its_lease_is_told_of() {
+        let second = |second| Some(Timestamp::from_second(second).unwrap());
+        assert_eq!(without_issuer(second(30), second(600)), second(670));
+        assert_eq!(without_issuer(second(670), second(600)), None);
+        assert_eq!(without_issuer(None, second(600)), None);
+        assert_eq!(without_issuer(second(30), None), None);
+    }
+}
