@@ -1,0 +1,190 @@
+//! What is checked of an answer, and what a caller is told of a token's life.
+
+use super::*;
+use crate::caller::{Owner, SpiffeId};
+use crate::digest::Digest;
+use crate::id::{EnrolmentId, JobId};
+use crate::lease::State;
+use crate::ledger::Revision;
+use crate::name::Name;
+
+const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn order() -> Order {
+    let name = |text| Name::parse(text).unwrap();
+    let owner = Owner {
+        spiffe_id: SpiffeId::parse("spiffe://d/runner/r").unwrap(),
+        enrolment: EnrolmentId::parse(ID).unwrap(),
+    };
+    let lease = Lease {
+        id: LeaseId::parse(ID).unwrap(),
+        job: JobId::parse(ID).unwrap(),
+        owner,
+        role: name("role"),
+        role_digest: Digest::of_bytes(b""),
+        target: Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() },
+        anchor: AnchorName::from_random([1; 16]),
+        mode: Mode::Bound,
+        created: second(1_000),
+        deadline: second(4_600),
+        state: State::Pending,
+        receipt: None,
+        revision: Revision::FIRST,
+    };
+    Order { lease, token_lifetime: Duration::from_secs(600) }
+}
+
+fn minted() -> Minted {
+    let claims = Claims {
+        jti: "j".to_owned(),
+        namespace: "web".to_owned(),
+        service_account: "deployer".to_owned(),
+        service_account_uid: "sa-uid".to_owned(),
+        secret: AnchorName::from_random([1; 16]).as_str().to_owned(),
+        secret_uid: "anchor-uid".to_owned(),
+        audiences: vec!["api".to_owned()],
+        expires: second(1_600),
+    };
+    Minted {
+        token: Token::new("t".to_owned()),
+        claims,
+        anchor_uid: "anchor-uid".to_owned(),
+        service_account_uid: None,
+        audiences: vec!["api".to_owned()],
+        created: second(1_000),
+        expires: second(1_600),
+        spent: Duration::from_secs(1),
+    }
+}
+
+fn verdict(change: impl FnOnce(&mut Minted)) -> Result<Verified, Lie> {
+    let mut answer = minted();
+    change(&mut answer);
+    order().verify(answer, second(1_001)).map_err(|rejected| rejected.lie)
+}
+
+#[test]
+fn an_honest_answer_activates_the_lease() {
+    let verified = verdict(|_| {}).unwrap();
+    assert_eq!(verified.lease().state_name(), "active");
+    assert_eq!(verified.changes().len(), 2);
+}
+
+#[test]
+fn each_lie_is_named() {
+    type Case = (fn(&mut Minted), fn(&Lie) -> bool);
+    let cases: [Case; 16] = [
+        (|a| a.claims.namespace = "other".to_owned(), |l| matches!(l, Lie::ServiceAccount(_))),
+        (|a| a.claims.service_account = "other".to_owned(), |l| matches!(l, Lie::ServiceAccount(_))),
+        (|a| a.claims.service_account_uid.clear(), |l| matches!(l, Lie::ServiceAccountUid)),
+        (|a| a.claims.secret.clear(), |l| matches!(l, Lie::Anchor)),
+        (|a| a.claims.secret_uid = "other".to_owned(), |l| matches!(l, Lie::Anchor)),
+        (|a| a.anchor_uid.clear(), |l| matches!(l, Lie::Anchor)),
+        (|a| a.claims.audiences.clear(), |l| matches!(l, Lie::Audience(_))),
+        (|a| a.claims.audiences.push("more".to_owned()), |l| matches!(l, Lie::Audience(_))),
+        (|a| a.claims.jti.clear(), |l| matches!(l, Lie::Jti)),
+        (|a| a.claims.expires = second(99_999), |l| matches!(l, Lie::Expiry)),
+        (|a| a.claims.expires = second(1_603), |l| matches!(l, Lie::Expiry)),
+        (|a| a.claims.expires = second(1_599), |l| matches!(l, Lie::Expiry)),
+        (|a| a.expires = second(1_000), |l| matches!(l, Lie::Expiry)),
+        (|a| a.created = second(1_062), |l| matches!(l, Lie::ClockSkew(61))),
+        (|a| a.created = second(939), |l| matches!(l, Lie::ClockSkew(-61))),
+        (|a| a.created = second(-9_000), |l| matches!(l, Lie::ClockSkew(_))),
+    ];
+    for (index, (change, expected)) in cases.into_iter().enumerate() {
+        let lie = verdict(change).unwrap_err();
+        assert!(expected(&lie), "case {index}: {lie}");
+    }
+}
+
+fn verdict_in(mode: Mode, change: impl FnOnce(&mut Minted)) -> Result<Verified, Lie> {
+    let (mut order, mut answer) = (order(), minted());
+    order.lease.mode = mode;
+    change(&mut answer);
+    order.verify(answer, second(1_001)).map_err(|rejected| rejected.lie)
+}
+
+#[test]
+fn a_strict_answer_is_of_the_service_account_that_was_made() {
+    let strict = |made: Option<&str>| {
+        verdict_in(Mode::Strict { bindings: vec![] }, |answer| {
+            answer.service_account_uid = made.map(str::to_owned);
+        })
+    };
+    assert!(strict(Some("sa-uid")).is_ok());
+    assert_eq!(strict(Some("other")).unwrap_err(), Lie::Generated);
+    assert_eq!(strict(None).unwrap_err(), Lie::Generated);
+}
+
+#[test]
+fn an_unbound_answer_is_bound_to_nothing() {
+    let unbound = |change: fn(&mut Minted)| verdict_in(Mode::Unbound { tokens_until: None }, change);
+    let free: fn(&mut Minted) = |answer| {
+        answer.anchor_uid.clear();
+        answer.claims.secret.clear();
+        answer.claims.secret_uid.clear();
+    };
+    let verified = unbound(free).unwrap();
+    assert_eq!(verified.lease().pins().unwrap().anchor_uid, "");
+    assert_eq!(unbound(|_| {}).unwrap_err(), Lie::Bound);
+    assert_eq!(unbound(|answer| answer.anchor_uid.clear()).unwrap_err(), Lie::Bound);
+}
+
+#[test]
+fn a_second_that_ends_between_answer_and_token_is_not_a_lie() {
+    assert!(verdict(|answer| answer.claims.expires = second(1_601)).is_ok());
+}
+
+#[test]
+fn a_longer_life_than_ordered_is_a_lie_and_a_shorter_one_is_not() {
+    let living_until = |end| {
+        verdict(|answer| {
+            answer.expires = second(end);
+            answer.claims.expires = second(end);
+        })
+    };
+    // 600 s were ordered.
+    assert!(living_until(1_300).is_ok() && living_until(1_602).is_ok());
+    assert_eq!(living_until(1_603).unwrap_err(), Lie::Expiry);
+    assert_eq!(living_until(1_000 + 31_536_000).unwrap_err(), Lie::Expiry);
+}
+
+#[test]
+fn a_slow_answer_is_not_a_wrong_clock() {
+    assert!(
+        verdict(|answer| {
+            answer.created = second(901);
+            answer.expires = second(1_501);
+            answer.claims.expires = second(1_501);
+            answer.spent = Duration::from_secs(100);
+        })
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_refresh_pins_both_uids() {
+    let pins = Pins { anchor_uid: "anchor-uid".to_owned(), service_account_uid: "sa-uid".to_owned() };
+    let refresh = |pins: Pins| {
+        let mut order = order();
+        order.lease = order.lease.activate(pins, second(1_000)).unwrap();
+        order.verify(minted(), second(1_001))
+    };
+    assert_eq!(refresh(pins.clone()).unwrap().changes().len(), 1);
+    let replaced = Pins { service_account_uid: "older".to_owned(), ..pins.clone() };
+    assert!(matches!(refresh(replaced).unwrap_err().lie, Lie::ServiceAccountUid));
+    let lost = Pins { anchor_uid: "older".to_owned(), ..pins };
+    assert!(matches!(refresh(lost).unwrap_err().lie, Lie::Anchor));
+}
+
+#[test]
+fn the_owner_is_told_the_granted_life() {
+    let verified = verdict(|_| {}).unwrap();
+    let issued = verified.release(&Recorded::durable(), second(99_999), None, second(1_001));
+    // 600 s granted, 1 s spent, 10 s margin.
+    assert_eq!(issued.told.valid_for, Duration::from_secs(589));
+}
