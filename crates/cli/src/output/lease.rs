@@ -230,7 +230,8 @@ impl LeaseView {
         }
         fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
         fields.extend([("CREATED", to_the_second(self.create_time))]);
-        fields.extend(self.transitions.iter().filter_map(TransitionView::field));
+        let has_anchor = !self.anchor.is_empty();
+        fields.extend(self.transitions.iter().filter_map(|step| step.field(has_anchor)));
         fields.extend([("DEADLINE", to_the_second(self.deadline)), ("REMAINING", self.remaining())]);
         if self.without_issuer_until.is_some() {
             fields.push((

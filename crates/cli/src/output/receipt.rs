@@ -81,11 +81,12 @@ impl TransitionView {
     }
 
     /// Heading and time, for people; none for the first step, which is shown as the lease's creation.
-    pub(crate) fn field(&self) -> Option<(&'static str, String)> {
+    pub(crate) fn field(&self, has_anchor: bool) -> Option<(&'static str, String)> {
         let heading = match self.state {
             "active" => "ACTIVE",
             "ending" => "ENDING",
-            "ended" => "ANCHOR GONE",
+            "ended" if has_anchor => "ANCHOR GONE",
+            "ended" => "ENDED",
             _ => return None,
         };
         Some((heading, to_the_second(self.time)))

@@ -155,7 +155,9 @@ pub(crate) fn strict() -> v1::LeaseRecord {
 pub(crate) fn unbound() -> v1::LeaseRecord {
     let mut record = revoked();
     record.anchor = String::new();
+    (record.receipt, record.pins) = (None, None);
     record.lease = record.lease.map(|lease| v1::Lease {
+        id: "0198c5a2-8f7e-7cc0-b1d2-000000000009".to_owned(),
         mode: v1::LeaseMode::Unbound.into(),
         tokens_until: at(1_871),
         ..lease
