@@ -6,6 +6,7 @@ mod scenarios {
     mod certificates;
     mod descriptors;
     mod errors;
+    mod following;
     mod identities;
     mod issuing;
     mod kubectl;
