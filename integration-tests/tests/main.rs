@@ -7,6 +7,7 @@ mod scenarios {
     mod crashes;
     mod descriptors;
     mod errors;
+    mod following;
     mod identities;
     mod issuing;
     mod kubectl;

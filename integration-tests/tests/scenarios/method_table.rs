@@ -34,6 +34,8 @@ fn declared(method: &str) -> Result<&'static [Kind]> {
         | "CredentialService/Issue"
         | "CredentialService/Refresh"
         | "CredentialService/Release"
+        | "CredentialService/Heartbeat"
+        | "CredentialService/Watch"
         | "CredentialService/ListRoles" => &[Kind::Runner, Kind::Platform],
         "EnrollmentService/Enroll" => &[],
         "EnrollmentService/Renew" => &[Kind::Runner],
@@ -122,6 +124,12 @@ impl Scene {
                 v1::RefreshRequest { lease_id, ..Default::default() }.encode_to_vec()
             }
             "CredentialService/Release" => v1::ReleaseRequest { lease_id }.encode_to_vec(),
+            "CredentialService/Heartbeat" => {
+                v1::HeartbeatRequest { lease_ids: vec![lease_id], watch_sequence: 0 }.encode_to_vec()
+            }
+            "CredentialService/Watch" => {
+                v1::WatchRequest { lease_ids: vec![lease_id], sequence: 0 }.encode_to_vec()
+            }
             "EnrollmentService/Enroll" => {
                 let (join_token, name) = (self.join_token.clone(), "test-new".to_owned());
                 v1::EnrollRequest { join_token, name, certificate_request_pem }.encode_to_vec()
@@ -199,8 +207,11 @@ async fn callers_of_another_kind_are_refused_every_method_and_change_nothing() -
                     let answer = peer.call(api, &path(&method), &scene.message(&method)?).await?;
                     return check(&answer, "CALLER_KIND");
                 }
-                // Whoever may call it gets further; the empty message does nothing there.
-                let answer = peer.call(api, &path(&method), &[]).await?;
+                // Whoever may call it gets further; the empty message does nothing there, and opens no endless stream.
+                let malformed =
+                    v1::WatchRequest { lease_ids: vec!["x".to_owned()], sequence: 0 }.encode_to_vec();
+                let message = if method.ends_with("/Watch") { malformed } else { Vec::new() };
+                let answer = peer.call(api, &path(&method), &message).await?;
                 ensure!(
                     answer.reason.as_deref() != Some("CALLER_KIND"),
                     "its own caller is refused: {answer:?}"
@@ -303,7 +314,7 @@ async fn impostor(pair: &Pair) -> Result<(SocketAddr, tokio::sync::mpsc::Unbound
 #[test]
 fn every_method_of_the_descriptor_set_has_declared_callers() -> Result<()> {
     let described: BTreeSet<String> = methods()?.into_iter().collect();
-    ensure!(described.len() >= 18, "the descriptor set has lost methods: {described:?}");
+    ensure!(described.len() >= 20, "the descriptor set has lost methods: {described:?}");
     for method in &described {
         declared(method)?;
     }
