@@ -191,6 +191,15 @@ impl Place {
         Api::namespaced(self.admin.client.clone(), self.namespace.as_str())
     }
 
+    /// The anchors of leases here, and not those that proofs are compared with: these go when the proof is done.
+    pub async fn anchors(&self) -> Result<Vec<Secret>> {
+        let secrets = self.secrets().list(&Default::default()).await?;
+        let is_sealed = |secret: &Secret| {
+            secret.metadata.annotations.as_ref().is_some_and(|all| all.contains_key("shorepass.dev/lease"))
+        };
+        Ok(secrets.into_iter().filter(is_sealed).collect())
+    }
+
     /// Mints a token of a ServiceAccount here, bound to nothing: the credential of somebody in the test.
     pub async fn token_of(&self, service_account: &str) -> Result<String> {
         let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };

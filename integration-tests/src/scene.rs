@@ -4,7 +4,6 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use kube::api::ListParams;
 use serde_json::Value;
 
 use crate::agent::{self, AgentUnderTest, as_operator};
@@ -88,10 +87,8 @@ impl Scene {
 
     /// The UIDs of the anchors in the namespace, by name.
     pub async fn anchors(&self) -> Result<Vec<(String, String)>> {
-        let secrets = self.site.place.secrets().list(&ListParams::default()).await?;
-        let anchors =
-            secrets.into_iter().filter(|secret| secret.type_.as_deref() == Some("shorepass.dev/lease"));
-        let named = anchors.map(|anchor| {
+        let anchors = self.site.place.anchors().await?;
+        let named = anchors.into_iter().map(|anchor| {
             (anchor.metadata.name.unwrap_or_default(), anchor.metadata.uid.unwrap_or_default())
         });
         Ok(named.collect())

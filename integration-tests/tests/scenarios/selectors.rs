@@ -26,7 +26,7 @@ impl Scene {
     }
 
     async fn anchors(&self) -> Result<usize> {
-        Ok(self.site.place.secrets().list(&Default::default()).await?.items.len())
+        Ok(self.site.place.anchors().await?.len())
     }
 }
 
