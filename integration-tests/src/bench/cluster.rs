@@ -44,7 +44,7 @@ pub(crate) struct Direct {
 impl Bench {
     pub(crate) async fn start(purpose: &str) -> Result<Self> {
         let site = Site::new(purpose).await?;
-        let knobs = Knobs { rate: (100_000, 100_000), log: LOG, ..Knobs::default() };
+        let knobs = Knobs { rate: (10_000, 10_000), log: LOG, ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
         let direct = Direct {
             client: site.admin.client_with(&site.identity.token().await?).await?,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use integration_tests::client::Client;
 use integration_tests::site::DEPLOY;
+use shorepass_proto::v1::ErrorReason;
+use shorepass_rpc::client::ClientError;
 
 use crate::cluster::{Anchor, Bench};
 use crate::measure::{Goal, Load, Measured, load};
@@ -41,8 +43,7 @@ pub(crate) async fn mint(rounds: usize) -> Result<Vec<Measured>> {
                 let jobs = jobs.clone();
                 async move {
                     let (client, job) = &jobs[caller];
-                    client.issue(job, DEPLOY.name).await?;
-                    Ok(())
+                    until_there_is_room(async || client.issue(job, DEPLOY.name).await.map(drop)).await
                 }
             })
             .await
@@ -82,8 +83,7 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
                 let leases = leases.clone();
                 async move {
                     let (client, lease, _) = &leases[caller];
-                    client.refresh(lease).await?;
-                    Ok(())
+                    until_there_is_room(async || client.refresh(lease).await.map(drop)).await
                 }
             })
             .await
@@ -103,6 +103,18 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
         ));
     }
     Ok(measured)
+}
+
+/// A caller who is told that the cluster is busy comes again, and has waited.
+async fn until_there_is_room(call: impl AsyncFn() -> Result<(), ClientError>) -> Result<()> {
+    loop {
+        match call().await {
+            Err(error) if error.reason() == Some(ErrorReason::ClusterBusy) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return Ok(other?),
+        }
+    }
 }
 
 fn platforms(bench: &Bench) -> Result<Vec<Client>> {
