@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::{self, Client};
+use crate::issuer_identity::InstalledIssuer;
 use crate::process::{Done, Process};
 use crate::site::{CLUSTER, Site};
 use crate::wait::{self, Seen};
@@ -99,29 +100,36 @@ impl IssuerUnderTest {
 
     /// Writes the documents and starts nothing.
     pub fn prepare(site: &Site, knobs: Knobs) -> Result<Self> {
+        Self::prepare_as(site, &site.identity, knobs)
+    }
+
+    /// The same, as another issuer than the site's own.
+    pub fn prepare_as(site: &Site, identity: &InstalledIssuer, knobs: Knobs) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("issuer-").tempdir()?; // 0700
         fs::create_dir(folder.path().join("roles"))?;
         fs::write(folder.path().join("roles/roles.yaml"), site.role_documents())?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&site.identity.kubeconfig);
+        let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&identity.kubeconfig);
         let cluster = format!(
             "    - name: {CLUSTER}
       connect: {{kubeconfig: {{path: {}, context: {}}}}}
       advertise: {{server: \"{}\", caFile: {}}}
       endpoints: [{}]
       lagBound: {}
+      coordination: {{namespace: {}}}
 ",
             kubeconfig.display(),
-            site.identity.context,
+            identity.context,
             site.server()?,
             site.authority()?.display(),
             knobs.endpoints.join(", "),
             knobs.lag_bound,
+            identity.home.namespace,
         );
         let issuer = Self {
             folder,
             program: site.admin.environment.bin_dir.join("shorepass-issuer"),
-            name: site.identity.issuer.to_string(),
+            name: identity.issuer.to_string(),
             cluster,
             knobs,
             addresses: Addresses { api: any, enroll: any, admin: any },

@@ -19,6 +19,7 @@ mod scenarios {
     mod request_ids;
     mod restart;
     mod revocation;
+    mod second_issuer;
     mod secret_search;
     mod selectors;
     mod stolen_issuer;

@@ -9,6 +9,7 @@ mod answer;
 mod api_server;
 mod canary;
 mod connection;
+mod coordination;
 mod kube_cluster;
 pub mod names;
 mod objects;
@@ -19,6 +20,7 @@ mod strict;
 mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
+pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
 pub use objects::CANARY_LIFE;
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};

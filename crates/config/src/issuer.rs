@@ -25,6 +25,8 @@ const CERTIFICATE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
 const RECEIPTS_ONE_IN: NonZeroU32 = NonZeroU32::new(100).expect("it is not 0");
 /// A watch that lags longer than this is broken.
 const LAG_CEILING: Duration = Duration::from_secs(10 * 60);
+/// Where `shorepass-issuer rbac` puts the issuer's own Lease if it is told nothing.
+const OWN_NAMESPACE: &str = "shorepass";
 /// How long history is kept where nothing is said.
 const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// As long as the longest lease: until then a lease may need the enrolment that it came from.
@@ -96,6 +98,8 @@ pub struct ClusterConfig {
     pub endpoints: Vec<HostPort>,
     /// How far the watch of an API server may lag.
     pub lag_bound: Duration,
+    /// The namespace of the issuer's own Lease.
+    pub coordination_namespace: Name,
 }
 
 /// Where clients find a cluster, if not where the issuer does.
@@ -250,7 +254,7 @@ fn clusters(cursor: &Cursor<'_>) -> Option<Vec<ClusterConfig>> {
 }
 
 fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) -> Option<ClusterConfig> {
-    let fields = cursor.fields(&["name", "connect", "advertise", "endpoints", "lagBound"])?;
+    let fields = cursor.fields(&["name", "connect", "advertise", "endpoints", "lagBound", "coordination"])?;
     let name = fields.required("name", |cursor| name(cursor));
     let kubeconfig = fields.required("connect", |connect| {
         connect.fields(&["kubeconfig"])?.required("kubeconfig", |kubeconfig| {
@@ -267,8 +271,19 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
     let lag_bound = fields
         .optional("lagBound", |lag| lag.duration_within(Duration::from_secs(1)..=LAG_CEILING))
         .unwrap_or(LAG_BOUND);
+    let coordination_namespace = fields
+        .optional("coordination", |own| own.fields(&["namespace"])?.required("namespace", Cursor::name))
+        .or_else(|| Name::parse(OWN_NAMESPACE).ok());
     let (kubeconfig, context) = kubeconfig?;
-    Some(ClusterConfig { name: name?, kubeconfig, context, advertise, endpoints, lag_bound })
+    Some(ClusterConfig {
+        name: name?,
+        kubeconfig,
+        context,
+        advertise,
+        endpoints,
+        lag_bound,
+        coordination_namespace: coordination_namespace?,
+    })
 }
 
 fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {
@@ -325,6 +340,9 @@ mod tests {
         assert_eq!(config.clusters[0].context, "shorepass-issuer");
         assert_eq!(config.clusters[0].advertise.tls_server_name, None);
         assert_eq!(config.clusters[0].endpoints.len(), 2);
+        assert_eq!(config.clusters[0].coordination_namespace.as_str(), "shorepass");
+        let unsaid = ISSUER.replace("      coordination: {namespace: shorepass}", "      #");
+        assert_eq!(read(&unsaid).unwrap(), config);
         let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
         assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
         assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
@@ -423,6 +441,7 @@ mod tests {
                 "[https://10.0.0.1:6443]",
                 &["spec.clusters[0].endpoints[0]", "host:port"],
             ),
+            ("{namespace: shorepass}", "{namespace: No}", &["clusters[0].coordination.namespace", "\"No\""]),
             ("burst: 40", "burst: 4e1", &["spec.limits.burst", "\"4e1\" is not a whole number"]),
             (
                 "mintsInFlight: 16",

@@ -37,11 +37,13 @@ use shorepass_tls::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::coordination::Presence;
 use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
@@ -78,12 +80,14 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let serving = readiness.condition("serving");
     serving.fails("starting");
     let parts = Parts::open(&config, roles, &clusters)?;
+    let presences = Presence::begin(&config.clusters, &clusters, &parts.holder, &readiness).await?;
     warn_of_unbound(&parts.use_cases.outside.policy);
 
     for cluster in clusters.keys() {
         let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
+    let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
@@ -97,8 +101,22 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     if tokio::time::timeout(LAST_CUTS, background.wait()).await.is_err() {
         tracing::warn!("some anchors could not be deleted in time; the next start goes on");
     }
+    Presence::end(presence.join_all().await).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps the issuer's name in every cluster. They are given back when they end: it is given up last of all.
+fn keep(presences: Vec<Presence>, stop: &CancellationToken) -> JoinSet<Presence> {
+    let mut kept = JoinSet::new();
+    for mut presence in presences {
+        let stop = stop.clone();
+        kept.spawn(async move {
+            presence.keep(stop).await;
+            presence
+        });
+    }
+    kept
 }
 
 fn warn_of_unbound(policy: &Policy) {
@@ -135,6 +153,8 @@ struct Parts {
     /// The file in which `identity create` hands over what it made.
     identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
+    /// Who holds the issuer's name in the clusters.
+    holder: String,
 }
 
 /// How the serving identity is made.
@@ -167,6 +187,7 @@ impl Parts {
         let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
         let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
+        let holder = anchors.holder();
         let identities = state.join(identities::FILE);
         let outside = Arc::new(Outside {
             ledger: Arc::new(store),
@@ -193,7 +214,7 @@ impl Parts {
             config.certificate_lifetime,
             config.receipts_one_in.get(),
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
+        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })
     }
 
     fn serve(

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message as _;
 use sha2::Sha256;
@@ -79,6 +79,12 @@ impl Sealer {
         Ok(Self { key, issuer: issuer.clone() })
     }
 
+    /// Names whoever has this key, for who may not have it: the same over restarts, and no other issuer's.
+    pub fn holder(&self) -> String {
+        let mac = self.mac_of(&[b"holder"]).finalize().into_bytes();
+        format!("{}/{}", self.issuer, HEXLOWER.encode(&mac[..8]))
+    }
+
     /// The annotation of a lease's anchor.
     pub fn seal(&self, lease: &Lease) -> String {
         let message = AnchorAnnotation {
@@ -95,9 +101,13 @@ impl Sealer {
     }
 
     fn mac(&self, message: &[u8], namespace: &str, anchor: &str) -> Hmac<Sha256> {
+        self.mac_of(&[VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()])
+    }
+
+    fn mac_of(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(self.key.as_slice()).expect("HMAC takes keys of any length");
-        for part in [VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()] {
+        for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -194,6 +204,9 @@ mod tests {
         let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
         assert_eq!(sealer(directory.path(), 2).unwrap().seal(&lease), sealed);
         assert!(sealer(other.path(), 2).unwrap().open(&sealed, namespace, anchor).is_none());
+        let holder = |directory: &Path| sealer(directory, 2).unwrap().holder();
+        assert_eq!(holder(directory.path()), holder(directory.path()));
+        assert_ne!(holder(directory.path()), holder(other.path()));
     }
 
     #[test]

@@ -118,7 +118,8 @@ fn check(reason: Reason, error: &ClientError) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+// Some of them wait without giving way, and the proxies must go on.
+#[tokio::test(flavor = "multi_thread")]
 async fn every_reason_was_provoked_and_says_what_to_do() -> Result<()> {
     let stage = Stage::set().await?;
     for reason in reasons::all() {

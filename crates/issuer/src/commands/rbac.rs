@@ -22,14 +22,14 @@ pub(super) struct Rbac {
     /// The issuer's name in its config (`spec.issuer.name`), unique in the cluster: it names the admission policy.
     #[arg(long, value_name = "NAME", default_value = "main", value_parser = Name::parse)]
     issuer: Name,
-    /// The namespace of the issuer's own ServiceAccount, which is printed too.
+    /// The namespace of the issuer's own ServiceAccount, if it has one, and of its Lease; both are printed too.
     #[arg(long, value_name = "NAME", default_value = "shorepass", value_parser = Name::parse)]
     namespace: Name,
     /// The issuer's own ServiceAccount.
     #[arg(long, value_name = "NAME", default_value = "shorepass-issuer", value_parser = Name::parse)]
     service_account: Name,
     /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["namespace", "service_account"])]
+    #[arg(long, value_name = "NAME", conflicts_with = "service_account")]
     user: Option<String>,
     /// An audience of the API server's own, if it has others than the usual ones; repeat it for each.
     #[arg(long = "audience", value_name = "AUD")]
@@ -44,7 +44,7 @@ impl Rbac {
             None => the_only_cluster(&roles)?,
         };
         let identity = match self.user {
-            Some(user) => IssuerIdentity::User(user),
+            Some(name) => IssuerIdentity::User { name, namespace: self.namespace },
             None => IssuerIdentity::ServiceAccount { namespace: self.namespace, name: self.service_account },
         };
         let audiences = Audiences::new(self.audiences);
