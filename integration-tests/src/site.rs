@@ -146,6 +146,11 @@ impl Site {
         })
     }
 
+    /// The roles that the cluster lets the issuer use.
+    pub fn granted(&self) -> &[Role] {
+        &self.granted
+    }
+
     /// An issuer of another name with the same roles.
     pub async fn another_issuer(&self) -> Result<InstalledIssuer> {
         InstalledIssuer::install(&self.admin, &self.granted, &Name::parse(CLUSTER)?).await

@@ -10,6 +10,7 @@ mod scenarios {
     mod identities;
     mod issuing;
     mod kubectl;
+    mod listing;
     mod method_table;
     mod mint_and_cut;
     mod receipts;

@@ -4,6 +4,7 @@
 //! are put in as JSON strings, which YAML reads as they are meant: a namespace may be called `true`. Rights and policy
 //! come in one piece because the rights alone are the power to read every Secret.
 
+mod listing;
 mod needs;
 
 use serde_json::json;
@@ -12,6 +13,7 @@ use shorepass_core::policy::PolicyError;
 use shorepass_core::role::Role;
 
 use crate::names;
+pub use listing::render_listing;
 use needs::Needs;
 
 const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");

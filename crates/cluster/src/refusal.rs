@@ -137,7 +137,7 @@ fn with_words(refusal: &Refusal, act: Act<'_>) -> String {
 
 /// Whether RBAC refused, and not an admission plugin or a webhook.
 pub(crate) fn is_missing_rule(refusal: &Refusal) -> bool {
-    let verbs = ["create", "delete", "get", "update"];
+    let verbs = ["create", "delete", "get", "list", "update"];
     refusal.code == 403
         && verbs.iter().any(|verb| refusal.message.contains(&format!(" cannot {verb} resource ")))
 }

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{Advertise, Connection, KubeCluster, Places};
-use shorepass_config::issuer::OnStoreFailure;
+use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing, Places};
+use shorepass_config::issuer::{ClusterConfig, OnStoreFailure};
 use shorepass_config::{Host, IssuerConfig};
+use shorepass_core::anchors::Sealed;
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::gives::Gives;
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
@@ -48,6 +49,7 @@ use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
+use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -86,6 +88,9 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     for cluster in clusters.keys() {
         let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
+    }
+    for unclaimed in unclaimed(&config, &clusters, &parts.use_cases.outside).await? {
+        tasks.spawn("unclaimed-anchors", unclaimed.run(stop.clone()));
     }
     let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
@@ -171,6 +176,10 @@ struct AnchorSeal(Sealer);
 impl Seal for AnchorSeal {
     fn seal(&self, lease: &Lease) -> String {
         self.0.seal(lease)
+    }
+
+    fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed> {
+        self.0.open(annotation, namespace, anchor)
     }
 }
 
@@ -381,25 +390,49 @@ async fn renew_serving(
     }
 }
 
+fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
+    let advertise = &cluster.advertise;
+    Connection {
+        name: cluster.name.clone(),
+        kubeconfig: cluster.kubeconfig.clone(),
+        context: cluster.context.clone(),
+        advertise: Advertise {
+            server: advertise.server.clone(),
+            ca_file: advertise.ca_file.clone(),
+            tls_server_name: advertise.tls_server_name.clone(),
+        },
+        issuer: config.name.clone(),
+        endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
+        lag_bound: cluster.lag_bound,
+        mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
+    }
+}
+
+/// Who looks for unclaimed anchors, where a credential for that is given.
+async fn unclaimed(
+    config: &IssuerConfig,
+    clusters: &BTreeMap<Name, Arc<KubeCluster>>,
+    outside: &Arc<Outside>,
+) -> Result<Vec<Unclaimed>> {
+    let mut all = Vec::new();
+    for cluster in &config.clusters {
+        let (Some(listing), Some(connected)) = (&cluster.listing, clusters.get(&cluster.name)) else {
+            continue;
+        };
+        let (kubeconfig, context) = (listing.kubeconfig.clone(), listing.context.clone());
+        let connection = Connection { kubeconfig, context, ..connection(config, cluster) };
+        let anchors = KubeListing::connect(&connection, connected.clone())
+            .await
+            .with_context(|| format!("the listing credential of cluster {}", cluster.name))?;
+        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace)?);
+    }
+    Ok(all)
+}
+
 async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster>>> {
     let mut clusters = BTreeMap::new();
     for cluster in &config.clusters {
-        let advertise = &cluster.advertise;
-        let connection = Connection {
-            name: cluster.name.clone(),
-            kubeconfig: cluster.kubeconfig.clone(),
-            context: cluster.context.clone(),
-            advertise: Advertise {
-                server: advertise.server.clone(),
-                ca_file: advertise.ca_file.clone(),
-                tls_server_name: advertise.tls_server_name.clone(),
-            },
-            issuer: config.name.clone(),
-            endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
-            lag_bound: cluster.lag_bound,
-            mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
-        };
-        let connected = KubeCluster::connect(connection, Arc::new(SystemClock))
+        let connected = KubeCluster::connect(connection(config, cluster), Arc::new(SystemClock))
             .await
             .with_context(|| format!("cluster {}", cluster.name))?;
         clusters.insert(cluster.name.clone(), Arc::new(connected));

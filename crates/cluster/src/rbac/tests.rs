@@ -121,6 +121,22 @@ fn the_output_for_all_modes_is_the_reviewed_one() {
 }
 
 #[test]
+fn listing_is_granted_to_another_where_anchors_are_and_is_not_in_the_usual_output() {
+    let lister = IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("lister") };
+    let output = render_listing(&all_modes(), &name("staging"), &lister, &name("main")).unwrap();
+    let given = |text: &str| output.matches(text).count();
+    assert_eq!(given("verbs: ["), given("resources: [secrets]\n    verbs: [list]"), "{output}");
+    let namespaces = ["own-strict", "shorepass-strict", "true", "web"];
+    assert!(namespaces.iter().all(|namespace| output.contains(&format!("namespace: \"{namespace}\""))));
+    assert_eq!(given("kind: Role\nmetadata"), namespaces.len());
+    assert_eq!(
+        given(r#"- {kind: ServiceAccount, namespace: "shorepass", name: "lister"}"#),
+        namespaces.len()
+    );
+    assert!(!output.contains("${") && !ALL_MODES.contains("verbs: [list]"), "{output}");
+}
+
+#[test]
 fn what_may_be_bound_to_is_named_and_nothing_else_may() {
     let of = |verb: &str| {
         ALL_MODES.lines().filter(|line| line.contains(&format!("\"{verb}\""))).collect::<Vec<_>>()

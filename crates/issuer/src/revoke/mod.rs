@@ -7,6 +7,7 @@
 
 pub mod operators;
 pub mod sweeper;
+pub mod unclaimed;
 
 use std::sync::Arc;
 use std::time::Duration;

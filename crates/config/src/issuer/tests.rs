@@ -1,0 +1,226 @@
+//! What the issuer's document may say, against the example.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ISSUER: &str = include_str!("../../../../deploy/examples/issuer.yaml");
+
+fn read(text: &str) -> Result<IssuerConfig, ConfigErrors> {
+    envelope::parse(Path::new("/etc/shorepass/issuer.yaml"), text, KIND, issuer_config)
+}
+
+fn check(part: &str, exchange: &str, fragments: &[&str]) {
+    assert!(ISSUER.contains(part), "{part:?} is not in the example");
+    let errors = read(&ISSUER.replacen(part, exchange, 1)).unwrap_err();
+    let found = errors.iter().any(|error| fragments.iter().all(|part| error.to_string().contains(part)));
+    assert!(found, "{fragments:?} are not in one of:\n{errors}");
+}
+
+#[test]
+fn the_example_loads_and_shows_the_defaults() {
+    let config = read(ISSUER).unwrap();
+    assert_eq!(config.dns_names.len(), 2);
+    assert_eq!(config.listen.enroll.port(), 8444);
+    assert_eq!(config.clusters[0].context, "shorepass-issuer");
+    assert_eq!(config.clusters[0].advertise.tls_server_name, None);
+    assert_eq!(config.clusters[0].endpoints.len(), 2);
+    assert_eq!(config.clusters[0].coordination_namespace.as_str(), "shorepass");
+    let listing = config.clusters[0].listing.clone().unwrap();
+    assert_eq!((listing.context.as_str(), listing.grace), ("shorepass-issuer-listing", GRACE));
+    let unlisted = ISSUER.replace("      listing: {", "      # {");
+    assert_eq!(read(&unlisted).unwrap().clusters[0].listing, None);
+    let unsaid = ISSUER.replace("      coordination: {namespace: shorepass}", "      #");
+    assert_eq!(read(&unsaid).unwrap(), config);
+    let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
+    assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
+    assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
+    let shorter = ISSUER
+        .replace("    historyRetention: 2160h", "    #")
+        .replace("    onStoreFailure: continue", "    #");
+    assert_eq!(read(&shorter).unwrap(), config);
+    let for_ever = read(&ISSUER.replace("2160h", "0s")).unwrap();
+    assert_eq!(for_ever.history_retention, None);
+    let stops = read(&ISSUER.replace("onStoreFailure: continue", "onStoreFailure: stop")).unwrap();
+    assert_eq!(stops.on_store_failure, OnStoreFailure::Stop);
+    let tunables = ISSUER.find("  certificates:").unwrap();
+    assert_eq!(read(&ISSUER[..tunables]).unwrap(), config);
+}
+
+#[test]
+fn the_defaults_are_these() {
+    let limits = Limits::default();
+    assert_eq!(
+        [limits.calls_per_second, limits.burst, limits.mints_in_flight].map(NonZeroU32::get),
+        [20, 40, 16]
+    );
+    assert_eq!(CERTIFICATE_CEILING, Duration::from_secs(86_400));
+    assert_eq!((RECEIPTS_ONE_IN.get(), LAG_BOUND), (100, Duration::from_secs(30)));
+}
+
+#[test]
+fn relative_paths_begin_at_the_document() {
+    let config = read(&ISSUER.replace("/etc/shorepass/roles.d", "roles.d")).unwrap();
+    assert_eq!(config.role_directory, Path::new("/etc/shorepass/roles.d"));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_place() {
+    let table: &[(&str, &str, &[&str])] = &[
+        (
+            "trustDomain: ci",
+            "trust_domain: ci",
+            &["issuer.yaml:5:3: spec.trust_domain: unknown key", "`trustDomain`"],
+        ),
+        ("trustDomain: ci", "trust_domain: ci", &["issuer.yaml:4:1: spec.trustDomain: this key is missing"]),
+        ("ci.example.org", "CI.example.org", &["spec.trustDomain", "is not a trust domain"]),
+        ("192.0.2.10", "192.0.2.310", &["spec.issuer.dnsNames[1]", "neither a DNS name", "^^^^^^^^^^^"]),
+        ("[issuer.example.org, 192.0.2.10]", "[]", &["spec.issuer.dnsNames: name at least one"]),
+        ("0.0.0.0:8443", "localhost:8443", &["spec.listen.api", "such as 0.0.0.0:8443"]),
+        ("0.0.0.0:8444", "0.0.0.0:8443", &["spec.listen.enroll", "address of api already"]),
+        ("127.0.0.1:9443", "", &["spec.listen.admin: expected text, found nothing"]),
+        ("  state:", "  states:", &["spec.states: unknown key, did you mean `state`?"]),
+        (
+            "lib/shorepass-issuer",
+            "lib/x\n    onStorFailure: stop",
+            &["spec.state.onStorFailure: unknown key, did you mean `onStoreFailure`?"],
+        ),
+        (
+            "onStoreFailure: continue",
+            "onStoreFailure: ignore",
+            &["spec.state.onStoreFailure: \"ignore\" is neither continue nor stop"],
+        ),
+        (
+            "historyRetention: 2160h",
+            "historyRetention: 167h",
+            &["spec.state.historyRetention: 167h is out of bounds: write 168h to 87600h"],
+        ),
+        ("context: shorepass-issuer", "user: x", &["kubeconfig.user: unknown key", "path, context"]),
+        (
+            "context: shorepass-issuer",
+            "user: x",
+            &["spec.clusters[0].connect.kubeconfig.context: this key is missing"],
+        ),
+        ("server: https", "server: http", &["spec.clusters[0].advertise.server", "such as https://"]),
+        ("caFile:", "ca:", &["spec.clusters[0].advertise.ca: unknown key"]),
+        ("caFile:", "tlsServerName:", &["spec.clusters[0].advertise.tlsServerName", "neither a DNS name"]),
+        (
+            "lifetime: 24h",
+            "lifetime: 25h",
+            &["spec.certificates.lifetime: 25h is out of bounds: write 20s to 24h"],
+        ),
+        ("lifetime: 24h", "lifetime: 19s", &["spec.certificates.lifetime: 19s is out of bounds"]),
+        ("callsPerSecond: 20", "callsPerSecond: 0", &["spec.limits.callsPerSecond", "from 1 to 10000"]),
+        ("oneIn: 100", "oneIn: 0", &["spec.receipts.oneIn", "from 1 to 1000000"]),
+        ("lagBound: 30s", "lagBound: 11m", &["clusters[0].lagBound: 11m is out of bounds: write 1s to 10m"]),
+        (
+            "[10.0.0.1:6443, 10.0.0.2:6443]",
+            "[https://10.0.0.1:6443]",
+            &["spec.clusters[0].endpoints[0]", "host:port"],
+        ),
+        ("{namespace: shorepass}", "{namespace: No}", &["clusters[0].coordination.namespace", "\"No\""]),
+        ("grace: 10m", "grace: 9s", &["clusters[0].listing.grace: 9s is out of bounds: write 10s to 24h"]),
+        ("listing: {kubeconfig", "listing: {kubeconfg", &["clusters[0].listing.kubeconfg: unknown key"]),
+        ("burst: 40", "burst: 4e1", &["spec.limits.burst", "\"4e1\" is not a whole number"]),
+        (
+            "mintsInFlight: 16",
+            "mintsInFlight: 99999999999999999999",
+            &["spec.limits.mintsInFlight", "from 1 to 1000"],
+        ),
+        (
+            "kind: IssuerConfig",
+            "kind: Role",
+            &["issuer.yaml:3:7: kind: expected IssuerConfig, found \"Role\""],
+        ),
+        (
+            "kind: IssuerConfig",
+            "kind: IssuerConfig\nkind: Role",
+            &["kind: the key stands here twice, first in line 3"],
+        ),
+        ("spec:", "spec: {}\n---\nspec:", &["a second document"]),
+        ("  clusters:", "  clusters: []\n  clutters:", &["spec.clusters: name at least one cluster"]),
+        ("    name: main", "\tname: main", &["issuer.yaml:", "not valid YAML"]),
+    ];
+    for (part, exchange, fragments) in table {
+        check(part, exchange, fragments);
+    }
+}
+
+#[test]
+fn two_clusters_of_one_name_are_refused() {
+    let from = ISSUER.find("    - name: staging").unwrap();
+    let to = ISSUER.find("  roles:").unwrap();
+    let text = format!("{}{}", &ISSUER[..to], &ISSUER[from..]);
+    let errors = read(&text).unwrap_err().to_string();
+    assert!(
+        errors.contains("spec.clusters[1].name: a cluster named staging stands in issuer.yaml:18"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn several_problems_are_told_in_the_order_of_the_text() {
+    let text = ISSUER
+        .replace("name: main", "name: Main")
+        .replace("burst: 40", "burst: x")
+        .replace("0.0.0.0:8443", "x");
+    let errors = read(&text).unwrap_err();
+    let lines: Vec<usize> = errors
+        .iter()
+        .filter_map(|error| match error {
+            crate::ConfigError::Fault(fault) => Some(fault.line),
+            crate::ConfigError::Unreadable { .. } | crate::ConfigError::Unfit { .. } => None,
+        })
+        .collect();
+    assert!(lines.len() == 3 && lines.is_sorted(), "{errors}");
+}
+
+#[test]
+fn a_role_of_an_unknown_cluster_is_refused_where_it_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let role = include_str!("../../../../deploy/examples/role.yaml");
+    std::fs::write(directory.path().join("web.yaml"), role).unwrap();
+    let mut config = IssuerConfig { role_directory: directory.path().to_owned(), ..read(ISSUER).unwrap() };
+    assert_eq!(config.load_roles().unwrap().roles.len(), 1);
+    config.clusters[0].name = Name::parse("stagin").unwrap();
+    let errors = config.load_roles().unwrap_err().to_string();
+    for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {
+        assert!(errors.contains(fragment), "{fragment}\n{errors}");
+    }
+}
+
+#[test]
+fn files_that_are_no_documents_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("issuer.yaml");
+    let errors = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        IssuerConfig::load(&file).unwrap_err().to_string()
+    };
+    assert!(errors(&vec![b'#'; 256 * 1024 + 1]).contains("larger than 256 KiB"));
+    assert!(errors(b"a: 1\nb: \xff\n").contains("line 2 is not UTF-8"));
+    assert!(errors(b"").contains("the file is empty: expected kind IssuerConfig"));
+    assert!(errors(b"- a\n").contains("expected the keys apiVersion, kind, found a list"));
+    assert!(IssuerConfig::load(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+    let absent = IssuerConfig::load(&directory.path().join("absent")).unwrap_err().to_string();
+    assert!(absent.contains("absent cannot be read: "), "{absent}");
+}
+
+#[test]
+fn the_number_of_told_problems_is_bounded() {
+    let keys: String = (0..20_000).map(|index| format!("  key{index}: 1\n")).collect();
+    let errors =
+        read(&format!("apiVersion: shorepass.dev/v1\nkind: IssuerConfig\nspec:\n{keys}")).unwrap_err();
+    assert_eq!(errors.len(), 50);
+}
+
+proptest! {
+    #[test]
+    fn no_damage_to_a_document_makes_the_reader_panic(at in 0..ISSUER.len(), cut in 0..40_usize, put in "\\PC{0,5}") {
+        let start = ISSUER.floor_char_boundary(at);
+        let end = ISSUER.floor_char_boundary(start + cut);
+        if let Err(errors) = read(&format!("{}{put}{}", &ISSUER[..start], &ISSUER[end..])) {
+            prop_assert!(!errors.is_empty());
+        }
+    }
+}
