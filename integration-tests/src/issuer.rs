@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::{self, Client};
+use crate::issuer_identity::InstalledIssuer;
 use crate::process::{Done, Process};
 use crate::site::{CLUSTER, Site};
 use crate::wait::{self, Seen};
@@ -50,6 +51,8 @@ pub struct Knobs {
     pub endpoints: Vec<String>,
     /// How far the watch of an API server may lag.
     pub lag_bound: &'static str,
+    /// The kubeconfig of the credential that lists anchors, and the grace; none is given if there is none.
+    pub listing: Option<(PathBuf, &'static str)>,
 }
 
 impl Default for Knobs {
@@ -62,6 +65,7 @@ impl Default for Knobs {
             log: "info",
             endpoints: Vec::new(),
             lag_bound: "30s",
+            listing: None,
         }
     }
 }
@@ -99,30 +103,20 @@ impl IssuerUnderTest {
 
     /// Writes the documents and starts nothing.
     pub fn prepare(site: &Site, knobs: Knobs) -> Result<Self> {
+        Self::prepare_as(site, &site.identity, knobs)
+    }
+
+    /// The same, as another issuer than the site's own.
+    pub fn prepare_as(site: &Site, identity: &InstalledIssuer, knobs: Knobs) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("issuer-").tempdir()?; // 0700
         fs::create_dir(folder.path().join("roles"))?;
         fs::write(folder.path().join("roles/roles.yaml"), site.role_documents())?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&site.identity.kubeconfig);
-        let cluster = format!(
-            "    - name: {CLUSTER}
-      connect: {{kubeconfig: {{path: {}, context: {}}}}}
-      advertise: {{server: \"{}\", caFile: {}}}
-      endpoints: [{}]
-      lagBound: {}
-",
-            kubeconfig.display(),
-            site.identity.context,
-            site.server()?,
-            site.authority()?.display(),
-            knobs.endpoints.join(", "),
-            knobs.lag_bound,
-        );
         let issuer = Self {
             folder,
             program: site.admin.environment.bin_dir.join("shorepass-issuer"),
-            name: site.identity.issuer.to_string(),
-            cluster,
+            name: identity.issuer.to_string(),
+            cluster: cluster(site, identity, &knobs)?,
             knobs,
             addresses: Addresses { api: any, enroll: any, admin: any },
             process: None,
@@ -130,6 +124,13 @@ impl IssuerUnderTest {
         };
         issuer.write_config()?;
         Ok(issuer)
+    }
+
+    /// Another configuration from the next start on, of the site's own issuer.
+    pub fn reconfigure(&mut self, site: &Site, knobs: Knobs) -> Result<()> {
+        self.cluster = cluster(site, &site.identity, &knobs)?;
+        self.knobs = knobs;
+        self.write_config()
     }
 
     /// Starts it, on the same state if it ran before, and waits until it is ready.
@@ -364,6 +365,31 @@ spec:
         );
         fs::write(self.config(), text).context("cannot write the issuer's config")
     }
+}
+
+/// The entry of the cluster.
+fn cluster(site: &Site, identity: &InstalledIssuer, knobs: &Knobs) -> Result<String> {
+    let listing = knobs.listing.as_ref().map_or_else(String::new, |(kubeconfig, grace)| {
+        let (path, context) = (kubeconfig.display(), identity.context);
+        format!("      listing: {{kubeconfig: {{path: {path}, context: {context}}}, grace: {grace}}}\n")
+    });
+    let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&identity.kubeconfig);
+    Ok(format!(
+        "    - name: {CLUSTER}
+      connect: {{kubeconfig: {{path: {}, context: {}}}}}
+      advertise: {{server: \"{}\", caFile: {}}}
+      endpoints: [{}]
+      lagBound: {}
+      coordination: {{namespace: {}}}
+",
+        kubeconfig.display(),
+        identity.context,
+        site.server()?,
+        site.authority()?.display(),
+        knobs.endpoints.join(", "),
+        knobs.lag_bound,
+        identity.home.namespace,
+    ) + &listing)
 }
 
 /// The addresses in the log line that has them all.

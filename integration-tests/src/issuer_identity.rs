@@ -116,7 +116,7 @@ impl InstalledIssuer {
     }
 
     /// Gives the issuer and its twin more than it should have: tokens of every ServiceAccount of the namespace, and
-    /// changes of its Secrets, ServiceAccounts and RoleBindings, to whatever Role.
+    /// changes of its Secrets, ServiceAccounts, Leases and RoleBindings, to whatever Role.
     pub async fn widen(&self, admin: &Admin, namespace: &Name) -> Result<()> {
         admin.apply(&format!(
             "\
@@ -129,6 +129,7 @@ rules:
   - {{apiGroups: [''], resources: [serviceaccounts], verbs: [create, update, delete]}}
   - {{apiGroups: [rbac.authorization.k8s.io], resources: [rolebindings], verbs: [create, update, delete]}}
   - {{apiGroups: [rbac.authorization.k8s.io], resources: [roles, clusterroles], verbs: [bind]}}
+  - {{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, update, delete]}}
 "
         ))?;
         for service_account in [SERVICE_ACCOUNT, TWIN] {

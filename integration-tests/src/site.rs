@@ -10,6 +10,7 @@ use kube::api::Api;
 use kube::config::{Cluster, Kubeconfig};
 use shorepass_core::lease::AnchorName;
 use shorepass_core::name::Name;
+use shorepass_core::role::Role;
 
 use crate::admin::{Admin, Place};
 use crate::issuer_identity::InstalledIssuer;
@@ -91,6 +92,8 @@ pub struct Site {
     /// Documents of the other modes.
     more: String,
     documents: Vec<RoleDocument>,
+    /// The roles that the cluster lets the issuer use.
+    granted: Vec<Role>,
     cluster: Cluster,
 }
 
@@ -126,12 +129,31 @@ impl Site {
         let mut text: Vec<String> = granted.map(|document| render(document, &place.namespace)).collect();
         text.push(more.clone());
         std::fs::write(folder.path().join("roles.yaml"), text.join("---\n"))?;
-        let roles = shorepass_config::role::load_directory(folder.path())?;
+        let roles: Vec<Role> = shorepass_config::role::load_directory(folder.path())?;
         let identity = InstalledIssuer::install(&admin, &roles, &Name::parse(CLUSTER)?).await?;
         let kubeconfig = Kubeconfig::read_from(&admin.environment.kubeconfig)?;
         let cluster = kubeconfig.clusters.into_iter().next().and_then(|named| named.cluster);
         let cluster = cluster.context("the admin's kubeconfig has no cluster")?;
-        Ok(Self { admin, place, identity, strict, more, documents: documents.to_vec(), cluster })
+        Ok(Self {
+            admin,
+            place,
+            identity,
+            strict,
+            more,
+            documents: documents.to_vec(),
+            granted: roles,
+            cluster,
+        })
+    }
+
+    /// The roles that the cluster lets the issuer use.
+    pub fn granted(&self) -> &[Role] {
+        &self.granted
+    }
+
+    /// An issuer of another name with the same roles.
+    pub async fn another_issuer(&self) -> Result<InstalledIssuer> {
+        InstalledIssuer::install(&self.admin, &self.granted, &Name::parse(CLUSTER)?).await
     }
 
     /// All role documents.

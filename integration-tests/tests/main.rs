@@ -11,6 +11,7 @@ mod scenarios {
     mod identities;
     mod issuing;
     mod kubectl;
+    mod listing;
     mod method_table;
     mod mint_and_cut;
     mod receipts;
@@ -20,9 +21,11 @@ mod scenarios {
     mod request_ids;
     mod restart;
     mod revocation;
+    mod second_issuer;
     mod secret_search;
     mod selectors;
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod undeletable;
 }

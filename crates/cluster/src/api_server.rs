@@ -19,6 +19,10 @@ use zeroize::Zeroizing;
 
 /// More than any answer to what is asked here; an answer over it is not read to its end.
 const ANSWER_LIMIT: usize = 1024 * 1024;
+/// More than any page of metadata.
+const LIST_LIMIT: usize = 32 * 1024 * 1024;
+/// A list without the content of what is in it. There is no other form of it to fall back to.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 /// Room for usual answers, so that the buffer does not grow and leave copies behind.
 const ANSWER_ROOM: usize = 32 * 1024;
 /// How much of a refusal's text is kept.
@@ -88,6 +92,21 @@ impl ApiServer {
         let request = request(&call)?;
         let (status, headers, body) = self.send(&self.client, request).await?;
         if status.is_success() { Ok(body) } else { Err(self.refused(status, &headers, &body)) }
+    }
+
+    /// Asks for a list of Secrets without what is in them.
+    pub(crate) async fn list_metadata(&self, path: String) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let call = Call { method: Method::GET, path, user_agent: crate::kube_cluster::USER_AGENT, body: &() };
+        let mut request = request(&call)?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+        let response = self.client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
+        let (parts, body) = response.into_parts();
+        let body = read_within(body, LIST_LIMIT).await?;
+        if parts.status.is_success() {
+            Ok(body)
+        } else {
+            Err(self.refused(parts.status, &parts.headers, &body))
+        }
     }
 
     /// The same with another credential than the issuer's. None if the API server does not let it in, or not do that.
@@ -198,13 +217,17 @@ fn no_answer(cause: String) -> ApiError {
 }
 
 /// Reads a body of bounded length.
-pub(crate) async fn read(mut body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+pub(crate) async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    read_within(body, ANSWER_LIMIT).await
+}
+
+async fn read_within(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let mut buffer = Zeroizing::new(Vec::with_capacity(ANSWER_ROOM));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| no_answer(format!("its answer broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if buffer.len() + data.len() > ANSWER_LIMIT {
-            return Err(no_answer(format!("its answer is longer than {ANSWER_LIMIT} bytes")));
+        if buffer.len() + data.len() > limit {
+            return Err(no_answer(format!("its answer is longer than {limit} bytes")));
         }
         buffer.extend_from_slice(&data);
     }

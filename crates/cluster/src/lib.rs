@@ -1,7 +1,7 @@
 //! Tokens of real clusters: minting on anchors, cutting anchors, the policy probe, RBAC and policy output.
 //!
-//! The only user of the Kubernetes client. It reads no Secret, lists nothing and watches nothing: what it may do is
-//! what [`rbac::render`] prints (it looks at the Roles that it may bind to, by name), and to read one EndpointSlice where
+//! The only user of the Kubernetes client. It reads no Secret, watches nothing and lists nothing (but the metadata of anchors,
+//! with another credential, where somebody gives it one): what it may do is what [`rbac::render`] prints (it looks at the Roles that it may bind to, by name), and to read one EndpointSlice where
 //! somebody lets it. Requests go through the client's transport only; bodies are read and parsed here,
 //! because the client's own request functions log a body that they cannot parse, and a body can hold a token.
 
@@ -9,7 +9,9 @@ mod answer;
 mod api_server;
 mod canary;
 mod connection;
+mod coordination;
 mod kube_cluster;
+mod listing;
 pub mod names;
 mod objects;
 mod probe;
@@ -19,7 +21,9 @@ mod strict;
 mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
+pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
+pub use listing::KubeListing;
 pub use objects::CANARY_LIFE;
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};
 pub use strict::RIGHTS_PATIENCE;

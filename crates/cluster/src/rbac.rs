@@ -4,6 +4,7 @@
 //! are put in as JSON strings, which YAML reads as they are meant: a namespace may be called `true`. Rights and policy
 //! come in one piece because the rights alone are the power to read every Secret.
 
+mod listing;
 mod needs;
 
 use serde_json::json;
@@ -12,16 +13,18 @@ use shorepass_core::policy::PolicyError;
 use shorepass_core::role::Role;
 
 use crate::names;
+pub use listing::render_listing;
 use needs::Needs;
 
 const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
+const COORDINATION: &str = include_str!("../../../deploy/kubernetes/coordination.yaml");
 const POLICY: &str = include_str!("../../../deploy/kubernetes/policy.yaml");
 
 /// As whom the cluster knows the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IssuerIdentity {
-    /// A ServiceAccount, which is printed too, with its namespace.
+    /// A ServiceAccount, which is printed too.
     ServiceAccount {
         /// Its namespace.
         namespace: Name,
@@ -29,7 +32,12 @@ pub enum IssuerIdentity {
         name: Name,
     },
     /// A user of the cluster's own, such as the common name of a client certificate.
-    User(String),
+    User {
+        /// Its name.
+        name: String,
+        /// The namespace of the issuer's own Lease.
+        namespace: Name,
+    },
 }
 
 /// What API servers call themselves unless they are told otherwise.
@@ -70,9 +78,9 @@ pub enum RenderError {
     /// The roles do not go together.
     #[error(transparent)]
     Roles(#[from] PolicyError),
-    /// The issuer's own ServiceAccount would be among the generated ones.
+    /// The issuer's own ServiceAccount or Lease would be among the generated ServiceAccounts.
     #[error(
-        "the issuer's own ServiceAccount is in namespace {0}, which is for generated ServiceAccounts alone: give it another \
+        "the issuer's own namespace is {0}, which is for generated ServiceAccounts alone: give it another \
          (--namespace), or set spec.strict.namespace of the strict roles"
     )]
     OwnNamespace(Name),
@@ -93,29 +101,36 @@ pub fn render(
     audiences: &Audiences,
 ) -> Result<String, RenderError> {
     let needs = Needs::of(roles, cluster)?;
-    let own = match identity {
-        IssuerIdentity::ServiceAccount { namespace, .. } => Some(namespace),
-        IssuerIdentity::User(user) if user.is_empty() || user.contains(char::is_control) => {
-            return Err(RenderError::User(user.clone()));
-        }
-        IssuerIdentity::User(_) => None,
-    };
-    if let Some(namespace) = own.filter(|own| needs.strict.contains_key(own)) {
-        return Err(RenderError::OwnNamespace(namespace.clone()));
+    if let IssuerIdentity::User { name, .. } = identity
+        && (name.is_empty() || name.contains(char::is_control))
+    {
+        return Err(RenderError::User(name.clone()));
+    }
+    if needs.strict.contains_key(identity.namespace()) {
+        return Err(RenderError::OwnNamespace(identity.namespace().clone()));
     }
     let subject = identity.subject();
     let policy = json!(names::policy_name(issuer)).to_string();
     let mut output = fill(HEAD, &[("ISSUER", issuer.as_str()), ("CLUSTER", cluster.as_str())]);
-    if let IssuerIdentity::ServiceAccount { namespace, name } = identity {
-        let (namespace, name) = (json!(namespace).to_string(), json!(name).to_string());
-        output
-            .push_str(&fill(ISSUER, &[("ISSUER_NAMESPACE", &namespace), ("ISSUER_SERVICE_ACCOUNT", &name)]));
+    let home = json!(identity.namespace()).to_string();
+    let presence = json!(format!("{}-presence", names::policy_name(issuer))).to_string();
+    let values = [
+        ("ISSUER_NAMESPACE", home.as_str()),
+        ("POLICY", &policy),
+        ("PRESENCE", &presence),
+        ("SUBJECT", &subject),
+    ];
+    output.push_str(&fill(COORDINATION, &values));
+    if let IssuerIdentity::ServiceAccount { name, .. } = identity {
+        let name = json!(name).to_string();
+        output.push_str(&fill(ISSUER, &[("ISSUER_NAMESPACE", &home), ("ISSUER_SERVICE_ACCOUNT", &name)]));
     }
     output.push_str(&needs.rights(issuer, &subject));
     output.push_str(&fill(
         POLICY,
         &[
             ("POLICY", &policy),
+            ("ISSUER_NAMESPACE", &home),
             ("LONGEST", &needs.longest_bound()),
             ("UNBOUND", &needs.longest_unbound()),
             ("STRICT", &needs.longest_strict()),
@@ -137,7 +152,14 @@ impl IssuerIdentity {
     pub fn username(&self) -> String {
         match self {
             Self::ServiceAccount { namespace, name } => format!("system:serviceaccount:{namespace}:{name}"),
-            Self::User(user) => user.clone(),
+            Self::User { name, .. } => name.clone(),
+        }
+    }
+
+    /// The namespace of the issuer's own.
+    pub fn namespace(&self) -> &Name {
+        match self {
+            Self::ServiceAccount { namespace, .. } | Self::User { namespace, .. } => namespace,
         }
     }
 
@@ -147,8 +169,8 @@ impl IssuerIdentity {
             Self::ServiceAccount { namespace, name } => {
                 format!("{{kind: ServiceAccount, namespace: {}, name: {}}}", json!(namespace), json!(name))
             }
-            Self::User(user) => {
-                format!("{{apiGroup: rbac.authorization.k8s.io, kind: User, name: {}}}", json!(user))
+            Self::User { name, .. } => {
+                format!("{{apiGroup: rbac.authorization.k8s.io, kind: User, name: {}}}", json!(name))
             }
         }
     }

@@ -137,8 +137,9 @@ fn with_words(refusal: &Refusal, act: Act<'_>) -> String {
 
 /// Whether RBAC refused, and not an admission plugin or a webhook.
 pub(crate) fn is_missing_rule(refusal: &Refusal) -> bool {
-    let cannot = [" cannot create resource ", " cannot delete resource ", " cannot get resource "];
-    refusal.code == 403 && cannot.iter().any(|cannot| refusal.message.contains(cannot))
+    let verbs = ["create", "delete", "get", "list", "update"];
+    refusal.code == 403
+        && verbs.iter().any(|verb| refusal.message.contains(&format!(" cannot {verb} resource ")))
 }
 
 /// Whether RBAC refused a RoleBinding to a Role that the issuer may not bind to: it does not hold those rights itself.

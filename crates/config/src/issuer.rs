@@ -25,6 +25,12 @@ const CERTIFICATE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
 const RECEIPTS_ONE_IN: NonZeroU32 = NonZeroU32::new(100).expect("it is not 0");
 /// A watch that lags longer than this is broken.
 const LAG_CEILING: Duration = Duration::from_secs(10 * 60);
+/// How long an anchor has to be nobody's before it is removed, where nothing is said.
+const GRACE: Duration = Duration::from_secs(10 * 60);
+const GRACE_FLOOR: Duration = Duration::from_secs(10);
+const GRACE_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+/// Where `shorepass-issuer rbac` puts the issuer's own Lease if it is told nothing.
+const OWN_NAMESPACE: &str = "shorepass";
 /// How long history is kept where nothing is said.
 const RETENTION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// As long as the longest lease: until then a lease may need the enrolment that it came from.
@@ -96,6 +102,21 @@ pub struct ClusterConfig {
     pub endpoints: Vec<HostPort>,
     /// How far the watch of an API server may lag.
     pub lag_bound: Duration,
+    /// The namespace of the issuer's own Lease.
+    pub coordination_namespace: Name,
+    /// How anchors are listed; without it they are not.
+    pub listing: Option<ListingConfig>,
+}
+
+/// A credential that may list Secrets, and what is done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingConfig {
+    /// The kubeconfig with the credential.
+    pub kubeconfig: PathBuf,
+    /// The context in it.
+    pub context: String,
+    /// How long an anchor has to be nobody's before it is removed.
+    pub grace: Duration,
 }
 
 /// Where clients find a cluster, if not where the issuer does.
@@ -250,16 +271,19 @@ fn clusters(cursor: &Cursor<'_>) -> Option<Vec<ClusterConfig>> {
 }
 
 fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) -> Option<ClusterConfig> {
-    let fields = cursor.fields(&["name", "connect", "advertise", "endpoints", "lagBound"])?;
+    let fields = cursor.fields(&[
+        "name",
+        "connect",
+        "advertise",
+        "endpoints",
+        "lagBound",
+        "coordination",
+        "listing",
+    ])?;
     let name = fields.required("name", |cursor| name(cursor));
-    let kubeconfig = fields.required("connect", |connect| {
-        connect.fields(&["kubeconfig"])?.required("kubeconfig", |kubeconfig| {
-            let fields = kubeconfig.fields(&["path", "context"])?;
-            let path = fields.required("path", Cursor::file_path);
-            let context = fields.required("context", |context| context.text().map(str::to_owned));
-            Some((path?, context?))
-        })
-    });
+    let kubeconfig = fields
+        .required("connect", |connect| connect.fields(&["kubeconfig"])?.required("kubeconfig", kubeconfig));
+    let listing = fields.optional("listing", listing);
     let advertise = fields.optional("advertise", advertise).unwrap_or_default();
     let endpoints = fields
         .optional("endpoints", |list| list.list(|item| item.parsed(HostPort::parse)))
@@ -267,8 +291,36 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
     let lag_bound = fields
         .optional("lagBound", |lag| lag.duration_within(Duration::from_secs(1)..=LAG_CEILING))
         .unwrap_or(LAG_BOUND);
+    let coordination_namespace = fields
+        .optional("coordination", |own| own.fields(&["namespace"])?.required("namespace", Cursor::name))
+        .or_else(|| Name::parse(OWN_NAMESPACE).ok());
     let (kubeconfig, context) = kubeconfig?;
-    Some(ClusterConfig { name: name?, kubeconfig, context, advertise, endpoints, lag_bound })
+    // One that is there and wrong is no absent one: its fault is told, and nothing is made of the document.
+    Some(ClusterConfig {
+        listing,
+        name: name?,
+        kubeconfig,
+        context,
+        advertise,
+        endpoints,
+        lag_bound,
+        coordination_namespace: coordination_namespace?,
+    })
+}
+
+fn kubeconfig(cursor: &Cursor<'_>) -> Option<(PathBuf, String)> {
+    let fields = cursor.fields(&["path", "context"])?;
+    let path = fields.required("path", Cursor::file_path);
+    let context = fields.required("context", |context| context.text().map(str::to_owned));
+    Some((path?, context?))
+}
+
+fn listing(cursor: &Cursor<'_>) -> Option<ListingConfig> {
+    let fields = cursor.fields(&["kubeconfig", "grace"])?;
+    let credential = fields.required("kubeconfig", kubeconfig);
+    let grace = fields.optional("grace", |grace| grace.duration_within(GRACE_FLOOR..=GRACE_CEILING));
+    let (kubeconfig, context) = credential?;
+    Some(ListingConfig { kubeconfig, context, grace: grace.unwrap_or(GRACE) })
 }
 
 fn advertise(cursor: &Cursor<'_>) -> Option<Advertise> {

@@ -194,12 +194,17 @@ impl Rights {
     }
 }
 
+/// The name of a lease's RoleBinding, by its place among them.
+pub(crate) fn binding_name(service_account: &str, index: usize) -> String {
+    format!("{service_account}-{index}")
+}
+
 impl Strict {
     /// The RoleBindings of a lease of `role` whose ServiceAccount has this name.
     pub fn bindings_of(&self, role: &Name, service_account: &str) -> Vec<Binding> {
         let binding = |(index, binding): (usize, &StrictBinding)| Binding {
             namespace: binding.namespace.clone(),
-            name: format!("{service_account}-{index}"),
+            name: binding_name(service_account, index),
             role: binding.rights.role_ref(role),
         };
         self.bindings.iter().enumerate().map(binding).collect()

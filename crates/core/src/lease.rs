@@ -411,4 +411,4 @@ impl Lease {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{Advertise, Connection, KubeCluster, Places};
-use shorepass_config::issuer::OnStoreFailure;
+use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing, Places};
+use shorepass_config::issuer::{ClusterConfig, OnStoreFailure};
 use shorepass_config::{Host, IssuerConfig};
+use shorepass_core::anchors::Sealed;
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::gives::Gives;
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
@@ -37,11 +38,13 @@ use shorepass_tls::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::coordination::Presence;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
@@ -49,6 +52,7 @@ use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
+use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -81,6 +85,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let serving = readiness.condition("serving");
     serving.fails("starting");
     let parts = Parts::open(&config, roles, &clusters)?;
+    let presences = Presence::begin(&config.clusters, &clusters, &parts.holder, &readiness).await?;
     warn_of_unbound(&parts.use_cases.outside.policy);
 
     for cluster in clusters.keys() {
@@ -88,6 +93,10 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
         tasks.spawn("sweeper", sweeper.run(stop.clone()));
     }
     tasks.spawn("timer", Timer::new(parts.use_cases.ends.clone()).run(stop.clone()));
+    for unclaimed in unclaimed(&config, &clusters, &parts.use_cases.outside).await? {
+        tasks.spawn("unclaimed-anchors", unclaimed.run(stop.clone()));
+    }
+    let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
@@ -101,8 +110,22 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     if tokio::time::timeout(LAST_CUTS, background.wait()).await.is_err() {
         tracing::warn!("some anchors could not be deleted in time; the next start goes on");
     }
+    Presence::end(presence.join_all().await).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps the issuer's name in every cluster. They are given back when they end: it is given up last of all.
+fn keep(presences: Vec<Presence>, stop: &CancellationToken) -> JoinSet<Presence> {
+    let mut kept = JoinSet::new();
+    for mut presence in presences {
+        let stop = stop.clone();
+        kept.spawn(async move {
+            presence.keep(stop).await;
+            presence
+        });
+    }
+    kept
 }
 
 fn warn_of_unbound(policy: &Policy) {
@@ -139,6 +162,8 @@ struct Parts {
     /// The file in which `identity create` hands over what it made.
     identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
+    /// Who holds the issuer's name in the clusters.
+    holder: String,
 }
 
 /// How the serving identity is made.
@@ -156,6 +181,10 @@ impl Seal for AnchorSeal {
     fn seal(&self, lease: &Lease) -> String {
         self.0.seal(lease)
     }
+
+    fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed> {
+        self.0.open(annotation, namespace, anchor)
+    }
 }
 
 impl Parts {
@@ -171,6 +200,7 @@ impl Parts {
         let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
         let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
+        let holder = anchors.holder();
         let identities = state.join(identities::FILE);
         let policy = Policy::new(roles)?;
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
@@ -201,7 +231,7 @@ impl Parts {
             config.certificate_lifetime,
             config.receipts_one_in.get(),
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits })
+        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })
     }
 
     fn serve(
@@ -369,25 +399,49 @@ async fn renew_serving(
     }
 }
 
+fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
+    let advertise = &cluster.advertise;
+    Connection {
+        name: cluster.name.clone(),
+        kubeconfig: cluster.kubeconfig.clone(),
+        context: cluster.context.clone(),
+        advertise: Advertise {
+            server: advertise.server.clone(),
+            ca_file: advertise.ca_file.clone(),
+            tls_server_name: advertise.tls_server_name.clone(),
+        },
+        issuer: config.name.clone(),
+        endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
+        lag_bound: cluster.lag_bound,
+        mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
+    }
+}
+
+/// Who looks for unclaimed anchors, where a credential for that is given.
+async fn unclaimed(
+    config: &IssuerConfig,
+    clusters: &BTreeMap<Name, Arc<KubeCluster>>,
+    outside: &Arc<Outside>,
+) -> Result<Vec<Unclaimed>> {
+    let mut all = Vec::new();
+    for cluster in &config.clusters {
+        let (Some(listing), Some(connected)) = (&cluster.listing, clusters.get(&cluster.name)) else {
+            continue;
+        };
+        let (kubeconfig, context) = (listing.kubeconfig.clone(), listing.context.clone());
+        let connection = Connection { kubeconfig, context, ..connection(config, cluster) };
+        let anchors = KubeListing::connect(&connection, connected.clone())
+            .await
+            .with_context(|| format!("the listing credential of cluster {}", cluster.name))?;
+        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace)?);
+    }
+    Ok(all)
+}
+
 async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster>>> {
     let mut clusters = BTreeMap::new();
     for cluster in &config.clusters {
-        let advertise = &cluster.advertise;
-        let connection = Connection {
-            name: cluster.name.clone(),
-            kubeconfig: cluster.kubeconfig.clone(),
-            context: cluster.context.clone(),
-            advertise: Advertise {
-                server: advertise.server.clone(),
-                ca_file: advertise.ca_file.clone(),
-                tls_server_name: advertise.tls_server_name.clone(),
-            },
-            issuer: config.name.clone(),
-            endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
-            lag_bound: cluster.lag_bound,
-            mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
-        };
-        let connected = KubeCluster::connect(connection, Arc::new(SystemClock))
+        let connected = KubeCluster::connect(connection(config, cluster), Arc::new(SystemClock))
             .await
             .with_context(|| format!("cluster {}", cluster.name))?;
         clusters.insert(cluster.name.clone(), Arc::new(connected));

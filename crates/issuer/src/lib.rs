@@ -7,6 +7,7 @@ pub mod admin;
 pub mod ban;
 pub mod commands;
 mod compose;
+mod coordination;
 pub mod enrol;
 pub mod fail_points;
 pub mod follow;

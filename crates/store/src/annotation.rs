@@ -2,25 +2,26 @@
 //!
 //! The MAC covers the message, the anchor's name and its namespace, each preceded by its length: an annotation that is
 //! copied to another Secret does not verify there. Nothing in it tells a reader of Secrets about the job: owner and role
-//! are digests. In this version nobody reads annotations back (the issuer may not read Secrets); they are sealed from
-//! the first day so that those who will can trust the old ones.
+//! are digests. The issuer may not read Secrets: annotations come back only where a credential for listing was opted into.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message as _;
 use sha2::Sha256;
-use shorepass_core::lease::Lease;
+use shorepass_core::anchors::Sealed;
+use shorepass_core::id::LeaseId;
+use shorepass_core::lease::{AnchorName, Lease, Mode};
 use shorepass_core::name::Name;
 use shorepass_core::time::Entropy;
 use shorepass_proto::store::v1::AnchorAnnotation;
 use zeroize::Zeroizing;
 
-use crate::convert::nanoseconds;
+use crate::convert::{nanoseconds, time_of};
 use crate::files;
 
 const VERSION: &str = "v1";
@@ -79,6 +80,12 @@ impl Sealer {
         Ok(Self { key, issuer: issuer.clone() })
     }
 
+    /// Names whoever has this key, for who may not have it: the same over restarts, and no other issuer's.
+    pub fn holder(&self) -> String {
+        let mac = self.mac_of(&[b"holder"]).finalize().into_bytes();
+        format!("{}/{}", self.issuer, HEXLOWER.encode(&mac[..8]))
+    }
+
     /// The annotation of a lease's anchor.
     pub fn seal(&self, lease: &Lease) -> String {
         let message = AnchorAnnotation {
@@ -87,6 +94,12 @@ impl Sealer {
             owner_digest: lease.owner.digest().as_bytes().to_vec(),
             role_digest: lease.role_digest.as_bytes().to_vec(),
             deadline: nanoseconds(lease.deadline),
+            binding_namespaces: match &lease.mode {
+                Mode::Strict { bindings } => {
+                    bindings.iter().map(|binding| binding.namespace.to_string()).collect()
+                }
+                Mode::Bound | Mode::Unbound { .. } => Vec::new(),
+            },
         };
         let message = message.encode_to_vec();
         let mac = self.mac(&message, lease.target.namespace.as_str(), lease.anchor.as_str());
@@ -94,10 +107,29 @@ impl Sealer {
         format!("{VERSION}.{}.{}", encode(&message), encode(&mac.finalize().into_bytes()))
     }
 
+    /// What an annotation says, if it is ours and was made for that anchor.
+    pub fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed> {
+        let (message, mac) = annotation.strip_prefix(VERSION)?.strip_prefix('.')?.split_once('.')?;
+        let message = BASE64URL_NOPAD.decode(message.as_bytes()).ok()?;
+        let mac = BASE64URL_NOPAD.decode(mac.as_bytes()).ok()?;
+        self.mac(&message, namespace.as_str(), anchor.as_str()).verify_slice(&mac).ok()?;
+        let message = AnchorAnnotation::decode(message.as_slice()).ok()?;
+        let bindings = message.binding_namespaces.iter().map(|namespace| Name::parse(namespace).ok());
+        (message.issuer == self.issuer.as_str()).then_some(Sealed {
+            lease: LeaseId::parse(&message.lease).ok()?,
+            deadline: time_of(message.deadline)?,
+            bindings: bindings.collect::<Option<_>>()?,
+        })
+    }
+
     fn mac(&self, message: &[u8], namespace: &str, anchor: &str) -> Hmac<Sha256> {
+        self.mac_of(&[VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()])
+    }
+
+    fn mac_of(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(self.key.as_slice()).expect("HMAC takes keys of any length");
-        for part in [VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()] {
+        for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
@@ -139,19 +171,11 @@ fn create_key(path: &Path, entropy: &dyn Entropy) -> io::Result<Zeroizing<[u8; K
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use shorepass_core::gives::{RbacName, RoleRef};
+    use shorepass_core::lease::Binding;
+
     use super::*;
     use crate::testing::{self, Seed};
-
-    impl Sealer {
-        /// What reading an annotation back would do: the message, if the MAC is ours for this anchor.
-        fn open(&self, annotation: &str, namespace: &str, anchor: &str) -> Option<AnchorAnnotation> {
-            let (message, mac) = annotation.strip_prefix("v1.")?.split_once('.')?;
-            let message = BASE64URL_NOPAD.decode(message.as_bytes()).ok()?;
-            let mac = BASE64URL_NOPAD.decode(mac.as_bytes()).ok()?;
-            self.mac(&message, namespace, anchor).verify_slice(&mac).ok()?;
-            AnchorAnnotation::decode(message.as_slice()).ok()
-        }
-    }
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -166,16 +190,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sealer = sealer(directory.path(), 1).unwrap();
         let lease = testing::lease(1);
-        let (namespace, anchor) = (lease.target.namespace.as_str(), lease.anchor.as_str());
+        let (namespace, anchor) = (&lease.target.namespace, &lease.anchor);
         let sealed = sealer.seal(&lease);
         let opened = sealer.open(&sealed, namespace, anchor).unwrap();
-        assert_eq!(opened.lease, lease.id.to_string());
-        assert_eq!(opened.owner_digest, lease.owner.digest().as_bytes());
-        assert_eq!(sealer.open(&sealed, "other", anchor), None);
-        assert_eq!(sealer.open(&sealed, namespace, testing::lease(2).anchor.as_str()), None);
+        assert_eq!(opened, Sealed { lease: lease.id, deadline: lease.deadline, bindings: Vec::new() });
+        assert_eq!(sealer.open(&sealed, &name("other"), anchor), None);
+        assert_eq!(sealer.open(&sealed, namespace, &testing::lease(2).anchor), None);
+        for broken in ["", "v1", "v1.", "v1..", "v2.x.y", &sealed[3..], &sealed[..sealed.len() - 1]] {
+            assert_eq!(sealer.open(broken, namespace, anchor), None, "{broken}");
+        }
         let other = sealer.seal(&testing::lease(2));
         let (message, mac) = (other.rsplit_once('.').unwrap().0, sealed.rsplit_once('.').unwrap().1);
         assert_eq!(sealer.open(&format!("{message}.{mac}"), namespace, anchor), None);
+    }
+
+    #[test]
+    fn the_annotation_of_a_strict_lease_says_where_its_bindings_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let sealer = sealer(directory.path(), 1).unwrap();
+        let role = RoleRef::Role(RbacName::parse("deployer").unwrap());
+        let binding =
+            |namespace| Binding { namespace: name(namespace), name: "x".to_owned(), role: role.clone() };
+        let mode = Mode::Strict { bindings: vec![binding("web"), binding("api")] };
+        let lease = Lease { mode, ..testing::lease(1) };
+        let opened = sealer.open(&sealer.seal(&lease), &lease.target.namespace, &lease.anchor).unwrap();
+        assert_eq!(opened.bindings, [name("web"), name("api")]);
+    }
+
+    #[test]
+    fn another_issuer_with_the_same_key_is_not_us() {
+        let directory = tempfile::tempdir().unwrap();
+        let lease = testing::lease(1);
+        let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
+        let other = Sealer::open_or_create(directory.path(), &name("other"), &Seed::new(1)).unwrap();
+        assert_eq!(other.open(&sealed, &lease.target.namespace, &lease.anchor), None);
     }
 
     #[test]
@@ -190,10 +238,13 @@ mod tests {
     fn another_key_opens_nothing_and_the_same_key_is_read_back() {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lease = testing::lease(1);
-        let (namespace, anchor) = (lease.target.namespace.as_str(), lease.anchor.as_str());
+        let (namespace, anchor) = (&lease.target.namespace, &lease.anchor);
         let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
         assert_eq!(sealer(directory.path(), 2).unwrap().seal(&lease), sealed);
         assert!(sealer(other.path(), 2).unwrap().open(&sealed, namespace, anchor).is_none());
+        let holder = |directory: &Path| sealer(directory, 2).unwrap().holder();
+        assert_eq!(holder(directory.path()), holder(directory.path()));
+        assert_ne!(holder(directory.path()), holder(other.path()));
     }
 
     #[test]

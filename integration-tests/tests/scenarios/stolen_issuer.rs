@@ -11,9 +11,10 @@ use http::{Method, Request};
 use integration_tests::admin::{Admin, Place};
 use integration_tests::decisions::role;
 use integration_tests::issuer_identity::InstalledIssuer;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, PostParams};
 use serde_json::{Value, json};
 use shorepass_core::name::Name;
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ struct Scene {
     twin: Client,
     lease_uid: String,
     foreign_uid: String,
+    /// A foreign Lease, and one with the name of the issuer's own.
+    leases: Vec<ObjectMeta>,
 }
 
 async fn scene() -> Result<Scene> {
@@ -58,6 +61,15 @@ async fn scene() -> Result<Scene> {
     // As if a controller had copied something into it.
     let lease = secret(LEASE, "shorepass.dev/lease", PASSWORD);
     let lease = place.secrets().create(&PostParams::default(), &lease).await?;
+    let mut leases = Vec::new();
+    for name in ["foreign", &issuer.policy] {
+        let lease = Lease {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            ..Lease::default()
+        };
+        let api: Api<Lease> = Api::namespaced(admin.client.clone(), place.namespace.as_str());
+        leases.push(api.create(&PostParams::default(), &lease).await?.metadata);
+    }
     let foreign = secret("foreign", "Opaque", PASSWORD);
     let foreign = place.secrets().create(&PostParams::default(), &foreign).await?;
     Ok(Scene {
@@ -68,6 +80,7 @@ async fn scene() -> Result<Scene> {
         admin,
         place,
         issuer,
+        leases,
     })
 }
 
@@ -86,6 +99,7 @@ impl Scene {
     fn attacks(&self) -> Vec<Attack> {
         let mut attacks = self.attacks_on_secrets();
         attacks.extend(self.attacks_on_tokens());
+        attacks.extend(self.attacks_on_leases());
         let path = format!("{}/foreign", self.secrets());
         let body = json!({});
         let succeeded: fn(&Value) -> bool = |answer| answer["status"] == "Success";
@@ -183,6 +197,28 @@ impl Scene {
             mint("mint a token that lives too long", "deployer", token_request(LONGEST + 1, &lease)),
             mint("mint a token of another ServiceAccount", "admin", token_request(600, &lease)),
             mint("mint a token that names no lease", "deployer", untraceable),
+        ]
+    }
+
+    /// Whoever holds a controller's Lease stands in for the controller.
+    fn attacks_on_leases(&self) -> Vec<Attack> {
+        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.place.namespace);
+        let by_thief = |metadata: Value| json!({"metadata": metadata, "spec": {"holderIdentity": "thief"}});
+        let known = |metadata: &ObjectMeta| {
+            by_thief(json!({"name": metadata.name, "resourceVersion": metadata.resource_version}))
+        };
+        let held: fn(&Value) -> bool = |answer| answer["spec"]["holderIdentity"] == "thief";
+        let deleted: fn(&Value) -> bool = |answer| answer["status"] == "Success";
+        let attack = |what, method, path, body, succeeded| Attack { what, method, path, body, succeeded };
+        let foreign = format!("{leases}/foreign");
+        // The name of its own, in another namespace.
+        let own = format!("{leases}/{}", self.issuer.policy);
+        let elsewhere = known(&self.leases[1]);
+        vec![
+            attack("make a Lease", Method::POST, leases.clone(), by_thief(json!({"name": "made"})), held),
+            attack("hold a foreign Lease", Method::PUT, foreign.clone(), known(&self.leases[0]), held),
+            attack("hold a Lease of another namespace", Method::PUT, own, elsewhere, held),
+            attack("delete a foreign Lease", Method::DELETE, foreign, json!({}), deleted),
         ]
     }
 

@@ -227,11 +227,13 @@ spec:
   clusters:
     - name: demo
       connect: {{kubeconfig: {{path: {}, context: issuer}}}}
+      coordination: {{namespace: {}}}
   roles: {{directory: {}}}
 ",
             self.issuer_name,
             self.folder.join("issuer-state").display(),
             site.issuer_kubeconfig().display(),
+            site.home(),
             site.roles().display(),
         )
     }

@@ -111,7 +111,7 @@ impl Site {
     }
 
     /// The namespace of the issuer's own ServiceAccount.
-    fn home(&self) -> String {
+    pub(super) fn home(&self) -> String {
         format!("shorepass-demo-{}-issuer", self.suffix)
     }
 

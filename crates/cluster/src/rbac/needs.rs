@@ -73,6 +73,11 @@ impl<'a> Needs<'a> {
         }
     }
 
+    /// The namespaces in which leases have anchors.
+    pub(super) fn anchored(&self) -> BTreeSet<&'a Name> {
+        self.bound.keys().chain(self.strict.keys()).copied().collect()
+    }
+
     /// Everything but the policy.
     pub(super) fn rights(&self, issuer: &Name, subject: &str) -> String {
         let policy = names::policy_name(issuer);

@@ -92,6 +92,10 @@ fn service_account() -> IssuerIdentity {
     IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("issuer") }
 }
 
+fn user(name: &str) -> IssuerIdentity {
+    IssuerIdentity::User { name: name.to_owned(), namespace: self::name("shorepass") }
+}
+
 fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
     Audiences::new(named.iter().copied().map(str::to_owned).collect())
 }
@@ -117,6 +121,22 @@ fn the_output_for_all_modes_is_the_reviewed_one() {
 }
 
 #[test]
+fn listing_is_granted_to_another_where_anchors_are_and_is_not_in_the_usual_output() {
+    let lister = IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("lister") };
+    let output = render_listing(&all_modes(), &name("staging"), &lister, &name("main")).unwrap();
+    let given = |text: &str| output.matches(text).count();
+    assert_eq!(given("verbs: ["), given("resources: [secrets]\n    verbs: [list]"), "{output}");
+    let namespaces = ["own-strict", "shorepass-strict", "true", "web"];
+    assert!(namespaces.iter().all(|namespace| output.contains(&format!("namespace: \"{namespace}\""))));
+    assert_eq!(given("kind: Role\nmetadata"), namespaces.len());
+    assert_eq!(
+        given(r#"- {kind: ServiceAccount, namespace: "shorepass", name: "lister"}"#),
+        namespaces.len()
+    );
+    assert!(!output.contains("${") && !ALL_MODES.contains("verbs: [list]"), "{output}");
+}
+
+#[test]
 fn what_may_be_bound_to_is_named_and_nothing_else_may() {
     let of = |verb: &str| {
         ALL_MODES.lines().filter(|line| line.contains(&format!("\"{verb}\""))).collect::<Vec<_>>()
@@ -138,10 +158,14 @@ fn a_strict_namespace_is_not_the_issuers_own() {
 }
 
 #[test]
-fn the_rights_are_create_and_delete_and_nothing_else() {
+fn the_rights_are_create_and_delete_and_the_own_lease() {
     let verbs: Vec<&str> = GOLDEN.lines().filter_map(|line| line.trim().strip_prefix("verbs: ")).collect();
     assert!(!verbs.is_empty());
-    assert!(verbs.iter().all(|verbs| ["[create]", "[create, delete]"].contains(verbs)), "{verbs:?}");
+    let (own, others): (Vec<&str>, _) = verbs.into_iter().partition(|verbs| *verbs == "[get, update]");
+    assert!(others.iter().all(|verbs| ["[create]", "[create, delete]"].contains(verbs)), "{others:?}");
+    let lease =
+        "resources: [leases]\n    resourceNames: [\"shorepass-issuer-main\"]\n    verbs: [get, update]";
+    assert!(own.len() == 1 && GOLDEN.contains(lease), "the one Lease alone is read and changed");
     for forbidden in ["ClusterRole", "cluster-admin", "\"*\"", "system:masters", "- '*'"] {
         assert!(!GOLDEN.contains(forbidden), "{forbidden}");
     }
@@ -164,8 +188,8 @@ fn no_placeholder_is_left() {
 
 #[test]
 fn a_user_gets_no_service_account_and_is_quoted() {
-    let output = rendered(&IssuerIdentity::User("o'neil \"x\": y".to_owned()));
-    assert!(!output.contains("kind: Namespace") && !output.contains("kind: ServiceAccount"));
+    let output = rendered(&user("o'neil \"x\": y"));
+    assert!(!output.contains("kind: ServiceAccount"));
     assert!(output.contains(r#"request.userInfo.username == "o'neil \"x\": y""#), "{output}");
 }
 
@@ -193,7 +217,7 @@ fn nothing_is_printed_for_nobody() {
     let none = RenderError::NoRoles { cluster: name("prod"), known };
     assert_eq!(refused("prod", service_account()), none);
     for user in ["", "a\nb"] {
-        let identity = IssuerIdentity::User(user.to_owned());
+        let identity = self::user(user);
         assert_eq!(refused("staging", identity), RenderError::User(user.to_owned()));
     }
 }

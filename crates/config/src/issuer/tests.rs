@@ -25,6 +25,13 @@ fn the_example_loads_and_shows_the_defaults() {
     assert_eq!(config.clusters[0].context, "shorepass-issuer");
     assert_eq!(config.clusters[0].advertise.tls_server_name, None);
     assert_eq!(config.clusters[0].endpoints.len(), 2);
+    assert_eq!(config.clusters[0].coordination_namespace.as_str(), "shorepass");
+    let listing = config.clusters[0].listing.clone().unwrap();
+    assert_eq!((listing.context.as_str(), listing.grace), ("shorepass-issuer-listing", GRACE));
+    let unlisted = ISSUER.replace("      listing: {", "      # {");
+    assert_eq!(read(&unlisted).unwrap().clusters[0].listing, None);
+    let unsaid = ISSUER.replace("      coordination: {namespace: shorepass}", "      #");
+    assert_eq!(read(&unsaid).unwrap(), config);
     let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
     assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
     assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
@@ -111,6 +118,9 @@ fn what_is_wrong_is_named_with_its_place() {
             "[https://10.0.0.1:6443]",
             &["spec.clusters[0].endpoints[0]", "host:port"],
         ),
+        ("{namespace: shorepass}", "{namespace: No}", &["clusters[0].coordination.namespace", "\"No\""]),
+        ("grace: 10m", "grace: 9s", &["clusters[0].listing.grace: 9s is out of bounds: write 10s to 24h"]),
+        ("listing: {kubeconfig", "listing: {kubeconfg", &["clusters[0].listing.kubeconfg: unknown key"]),
         ("burst: 40", "burst: 4e1", &["spec.limits.burst", "\"4e1\" is not a whole number"]),
         (
             "mintsInFlight: 16",

@@ -7,6 +7,7 @@
 
 pub mod operators;
 pub mod sweeper;
+pub mod unclaimed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,10 +71,18 @@ pub enum Obstacle {
     /// It was deleted, but the mint that makes it may come in later.
     #[error("its first token may still be on its way; the anchor is deleted again")]
     MintInFlight,
-    /// The cluster does not delete it.
-    #[error("{0}")]
-    Cluster(String),
+    /// The cluster does not delete it, or the issuer cannot record that it did.
+    #[error("{said}")]
+    Cluster {
+        /// One of [`CUT_CAUSES`].
+        why: &'static str,
+        /// In full.
+        said: String,
+    },
 }
+
+/// Why an anchor is not deleted, as metrics say it.
+pub const CUT_CAUSES: [&str; 4] = ["forbidden", "unreachable", "finalizer", "unrecorded"];
 
 impl Ends {
     /// Over the outside; what ends may be proved.
@@ -200,7 +209,9 @@ impl Ends {
                 let result = match ends.cut(lease.clone()).await {
                     Ok(Cut::Done(lease)) => (lease, None),
                     Ok(Cut::Later(lease, why)) => (lease, Some(why)),
-                    Err(refused) => (lease, Some(Obstacle::Cluster(refused.to_string()))),
+                    Err(refused) => {
+                        (lease, Some(Obstacle::Cluster { why: "unrecorded", said: refused.to_string() }))
+                    }
                 };
                 // Nobody may be waiting any more.
                 let _ = sender.send(result);
@@ -247,7 +258,7 @@ impl Ends {
         self.outside.background.spawn(async move {
             for pause in BACKGROUND_PAUSES {
                 match ends.cut(lease.clone()).await {
-                    Ok(Cut::Later(_, Obstacle::Cluster(_))) => tokio::time::sleep(pause).await,
+                    Ok(Cut::Later(_, Obstacle::Cluster { .. })) => tokio::time::sleep(pause).await,
                     Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight)) => return,
                     Err(refused) => {
                         return tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
@@ -303,8 +314,9 @@ impl Ends {
     async fn record_cut(&self, lease: Lease, outcome: Result<(), CutError>) -> Result<Cut, Refused> {
         if let Err(cause) = outcome {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
-            metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
-            return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
+            let why = cut_cause(&cause);
+            metrics::counter!("shorepass_cut_failures_total", "cause" => why).increment(1);
+            return Ok(Cut::Later(lease, Obstacle::Cluster { why, said: cause.to_string() }));
         }
         fail_points::reached(Point::AnchorCut);
         if self.may_be_minted(&lease) {

@@ -4,7 +4,7 @@
 //! cluster, so that a cluster that hangs holds up no other. It looks every [`PERIOD`]: first it records what ends, then it
 //! cuts, and it leaves the cluster alone for the rest of the round after some cuts that cannot be done.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use shorepass_core::caller::Kind;
@@ -15,7 +15,7 @@ use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ends, Obstacle, RETRY_WINDOW};
+use super::{CUT_CAUSES, Ends, Obstacle, RETRY_WINDOW};
 use crate::issue::attempts::Standing;
 
 /// How often it looks.
@@ -39,6 +39,8 @@ pub struct Sweeper {
 struct Retry {
     failures: u32,
     next: Timestamp,
+    /// One of [`CUT_CAUSES`], of the last attempt.
+    why: &'static str,
 }
 
 impl Sweeper {
@@ -80,6 +82,7 @@ impl Sweeper {
             }
         }
         self.cut(unfinished).await;
+        self.show_undeletable();
         self.ends.proving.sweep_controls(&self.cluster).await
     }
 
@@ -88,6 +91,22 @@ impl Sweeper {
         let gauge = |state: &'static str| metrics::gauge!("shorepass_leases", "cluster" => self.cluster.to_string(), "state" => state);
         gauge("live").set(live as f64);
         gauge("ending").set((unfinished.len() - live) as f64);
+    }
+
+    /// How many leases have ended whose anchors cannot be deleted now, by why: all of [`CUT_CAUSES`].
+    pub fn undeletable(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts: BTreeMap<_, _> = CUT_CAUSES.into_iter().map(|why| (why, 0)).collect();
+        for retry in self.retries.values() {
+            *counts.entry(retry.why).or_default() += 1;
+        }
+        counts
+    }
+
+    fn show_undeletable(&self) {
+        for (why, count) in self.undeletable() {
+            metrics::gauge!("shorepass_anchors_undeletable", "cluster" => self.cluster.to_string(), "cause" => why)
+                .set(count as f64);
+        }
     }
 
     /// Why a lease ends now, if it does.
@@ -143,9 +162,9 @@ impl Sweeper {
                     }
                     // The cluster does what it is told: look again in the next round, so that a late anchor is short-lived.
                     Some(Obstacle::MintInFlight) => {}
-                    Some(Obstacle::Cluster(_)) => {
+                    Some(Obstacle::Cluster { why, .. }) => {
                         failures += 1;
-                        self.postpone(lease.id, now);
+                        self.postpone(lease.id, why, now);
                     }
                 }
             }
@@ -155,9 +174,9 @@ impl Sweeper {
         }
     }
 
-    fn postpone(&mut self, id: LeaseId, now: Timestamp) {
+    fn postpone(&mut self, id: LeaseId, why: &'static str, now: Timestamp) {
         let failures = self.retries.get(&id).map_or(0, |retry| retry.failures) + 1;
         let pause = Duration::from_secs(1 << failures.min(6)).min(PAUSE_CEILING);
-        self.retries.insert(id, Retry { failures, next: after(now, pause) });
+        self.retries.insert(id, Retry { failures, next: after(now, pause), why });
     }
 }

@@ -10,23 +10,25 @@ mod modes;
 mod receipts;
 mod requests;
 mod revocation;
+mod unclaimed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shorepass_core::anchors::Sealed;
 use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, Ledger, Revision};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
-use shorepass_core::time::{Clock as _, after};
+use shorepass_core::time::{Clock as _, Timestamp, after};
 use shorepass_rpc::api::{Credentials as _, Delivery, RequestKey};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
@@ -60,6 +62,16 @@ struct PlainSeal;
 impl Seal for PlainSeal {
     fn seal(&self, lease: &Lease) -> String {
         format!("seal-of-{}", lease.id)
+    }
+
+    fn open(&self, annotation: &str, _: &Name, _: &AnchorName) -> Option<Sealed> {
+        let (over, id) = match annotation.strip_prefix("old-") {
+            Some(rest) => (true, rest),
+            None => (false, annotation),
+        };
+        let lease = LeaseId::parse(id.strip_prefix("seal-of-")?).ok()?;
+        let deadline = if over { Timestamp::UNIX_EPOCH } else { Timestamp::MAX };
+        Some(Sealed { lease, deadline, bindings: Vec::new() })
     }
 }
 

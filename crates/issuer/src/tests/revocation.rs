@@ -205,6 +205,32 @@ async fn the_sweeper_repeats_a_cut_that_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_deleted_is_counted_with_the_last_cause_until_it_is_gone() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = bench.leased().await;
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    bench.use_cases.release(&caller, delivery.issued.lease.id).await.unwrap();
+    let mut sweeper = sweeper(&bench);
+    let counts =
+        |sweeper: &Sweeper| sweeper.undeletable().into_iter().filter(|(_, count)| *count > 0).collect();
+    for (cause, counted) in [
+        (CutError::Forbidden("delete".to_owned()), "forbidden"),
+        (CutError::HeldByFinalizer("web/shorepass-x".to_owned()), "finalizer"),
+        (CutError::PartHeldByFinalizer("Secret web/x".to_owned()), "finalizer"),
+    ] {
+        bench.cluster.fail_next_cut(cause);
+        sweeper.sweep().await.unwrap();
+        let counts: Vec<_> = counts(&sweeper);
+        assert_eq!(counts, [(counted, 1)]);
+        bench.clock.advance(Duration::from_secs(61)); // the longest pause
+    }
+    sweeper.sweep().await.unwrap();
+    let counts: Vec<_> = counts(&sweeper);
+    assert!(counts.is_empty(), "{counts:?}");
+    assert_eq!(sweeper.undeletable().len(), 4, "a gauge that is not set keeps its last value");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pending_before_the_start_is_settled() {
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");

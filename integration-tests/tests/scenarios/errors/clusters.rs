@@ -87,10 +87,12 @@ async fn foreign_admission(stage: &Stage) -> Result<()> {
 
 pub(super) async fn missing_policy(stage: &Stage) -> Refusals {
     let site = &stage.site;
-    let twin = site.identity.twin(&site.admin, &[&site.place.namespace]).await?;
-    let kubeconfig = site.admin.write_kubeconfig(site.identity.folder(), "twin", &twin)?;
+    let identity = site.another_issuer().await?;
+    let twin = identity.twin(&site.admin, &[&site.place.namespace]).await?;
+    let kubeconfig = site.admin.write_kubeconfig(identity.folder(), "twin", &twin)?;
     let knobs = Knobs { kubeconfig: Some(kubeconfig), ..Knobs::default() };
-    let (_issuer, platform) = stage.issuer_with(knobs).await?;
+    let another = stage.issuer_as(identity, knobs).await?;
+    let platform = &another.platform;
     let job = platform.start_job().await?;
     Ok(vec![refused(platform.issue(&job, "deploy").await)?, refused(platform.issue(&job, "deploy").await)?])
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::{Client, refused};
 use integration_tests::issuer::Knobs;
-use integration_tests::proxy::{Fault, Target};
+use integration_tests::proxy::{Fault, Proxy, Target};
 use integration_tests::wait::{self, Seen};
 use shorepass_proto::v1::{self, ErrorReason};
 use shorepass_rpc::client::{ApiClient, ClientError};
 
-use super::stage::Stage;
+use super::stage::{Another, Stage};
 
 type Refusals = Result<Vec<ClientError>>;
 
 /// The audit file may not grow: nothing is minted, and when it may again, all is well.
 pub(super) async fn full_audit_file(stage: &Stage) -> Refusals {
-    let (issuer, platform) = stage.issuer_with(Knobs::default()).await?;
+    let Another { issuer, platform, identity: _identity } = stage.issuer_with(Knobs::default()).await?;
     let job = platform.start_job().await?;
     issuer.identities_are_audited().await?; // they would come in later, or be refused too
     let before = fs::read(issuer.audit_file())?;
@@ -32,7 +32,7 @@ pub(super) async fn full_audit_file(stage: &Stage) -> Refusals {
 /// The records may not grow and the audit file may: a new one, shorter than they are, so that one limit lies in between.
 pub(super) async fn full_store(stage: &Stage) -> Refusals {
     const ROOM_FOR_AUDIT: u64 = 8 * 1024;
-    let (mut issuer, platform) = stage.issuer_with(Knobs::default()).await?;
+    let Another { mut issuer, platform, identity: _identity } = stage.issuer_with(Knobs::default()).await?;
     let job = platform.start_job().await?;
     for _ in 0..100 {
         platform.start_job().await?;
@@ -60,17 +60,19 @@ async fn issue_and_release(platform: &Client, job: &str) -> Result<()> {
 
 /// A call that is in work holds the connection open, on which others are then refused.
 pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
-    let knobs = Knobs { kubeconfig: Some(stage.proxy.kubeconfig()), ..Knobs::default() };
-    let (mut issuer, platform) = stage.issuer_with(knobs).await?;
+    let identity = stage.site.another_issuer().await?;
+    let proxy = Proxy::start_for(&stage.site, identity.folder(), &identity.token().await?).await?;
+    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), ..Knobs::default() };
+    let Another { mut issuer, platform, identity: _identity } = stage.issuer_as(identity, knobs).await?;
     let job = platform.start_job().await?;
-    let _fault = stage.proxy.fault(Target::Tokens, Fault::Hang);
-    let earlier = stage.proxy.seen().len();
+    let _fault = proxy.fault(Target::Tokens, Fault::Hang);
+    let earlier = proxy.seen().len();
     let in_work = tokio::spawn({
         let (platform, job) = (platform.clone(), job.clone());
         async move { platform.issue(&job, "deploy").await.map(|_| ()) }
     });
     wait::until("the TokenRequest", Duration::from_secs(10), async || {
-        let asked = stage.proxy.seen()[earlier..].iter().any(|seen| seen.path.ends_with("/token"));
+        let asked = proxy.seen()[earlier..].iter().any(|seen| seen.path.ends_with("/token"));
         Ok(if asked { Seen::Ready(()) } else { Seen::NotYet("nothing".to_owned()) })
     })
     .await?;
@@ -85,8 +87,8 @@ pub(super) async fn issuer_that_shuts_down(stage: &Stage) -> Refusals {
 }
 
 pub(super) async fn rate_limit(stage: &Stage) -> Refusals {
-    let (_issuer, platform) = stage.issuer_with(Knobs { rate: (1, 3), ..Knobs::default() }).await?;
-    Ok(vec![first_refusal(&platform).await?])
+    let another = stage.issuer_with(Knobs { rate: (1, 3), ..Knobs::default() }).await?;
+    Ok(vec![first_refusal(&another.platform).await?])
 }
 
 /// Calls until it is refused.

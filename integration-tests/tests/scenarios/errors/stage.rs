@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::{self, Client, new_id};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
+use integration_tests::issuer_identity::InstalledIssuer;
 use integration_tests::proxy::Proxy;
 use integration_tests::site::{DEPLOY, Document, RELEASE, RoleDocument, Site};
 use integration_tests::wait::{self, Seen};
@@ -47,6 +48,13 @@ pub(super) struct Stage {
     pub(super) site: Site,
 }
 
+/// Another issuer than the stage's. Dropped in this order.
+pub(super) struct Another {
+    pub(super) issuer: IssuerUnderTest,
+    pub(super) platform: Client,
+    pub(super) identity: InstalledIssuer,
+}
+
 impl Stage {
     pub(super) async fn set() -> Result<Self> {
         let site =
@@ -81,11 +89,17 @@ impl Stage {
         client::refused(self.runner.issue(&self.job, role).await)
     }
 
-    /// Another issuer for the same cluster, with something else about it.
-    pub(super) async fn issuer_with(&self, knobs: Knobs) -> Result<(IssuerUnderTest, Client)> {
-        let issuer = IssuerUnderTest::start(&self.site, knobs).await?;
+    /// Another issuer for the same cluster and roles, with something else about it.
+    pub(super) async fn issuer_with(&self, knobs: Knobs) -> Result<Another> {
+        let identity = self.site.another_issuer().await?;
+        self.issuer_as(identity, knobs).await
+    }
+
+    pub(super) async fn issuer_as(&self, identity: InstalledIssuer, knobs: Knobs) -> Result<Another> {
+        let mut issuer = IssuerUnderTest::prepare_as(&self.site, &identity, knobs)?;
+        issuer.run().await?;
         let platform = issuer.platform("test-portal")?;
-        Ok((issuer, platform))
+        Ok(Another { issuer, platform, identity })
     }
 
     /// The issuer's CA, in the hands of the test.

@@ -1,0 +1,166 @@
+//! Removes anchors that no record claims, where a credential for listing was opted into.
+//!
+//! Without it the sweeper knows only what the records know. This finds the rest: what a lost record or a mint that came in
+//! late has left. What is nobody's is decided in [`shorepass_core::anchors`]; while there is a sign that records were lost,
+//! nothing is removed. It tells in a gauge what it leaves, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shorepass_core::anchors::{Anchors, FoundAnchor, Remains, Sealed, Standing, stand};
+use shorepass_core::gives::Gives;
+use shorepass_core::ledger::{LeaseFilter, LedgerError};
+use shorepass_core::name::Name;
+use tokio_util::sync::CancellationToken;
+
+use crate::outside::Outside;
+
+/// How often it lists, at most.
+const PERIOD: Duration = Duration::from_secs(60);
+/// How many are removed in one round.
+const REMOVED_AT_ONCE: usize = 200;
+/// How many that cannot be removed end a round: the cluster is given a rest.
+const FAILURES_IN_A_ROUND: usize = 3;
+
+/// What became of the anchors that were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not claimed for long enough.
+    pub waiting: usize,
+    /// Without a MAC of ours.
+    pub unauthenticated: usize,
+    /// Left alone, because records may have been lost.
+    pub kept: usize,
+    /// To be removed, and still there.
+    pub undeletable: usize,
+    /// Removed.
+    pub removed: usize,
+}
+
+/// Looks after one cluster.
+pub struct Unclaimed {
+    outside: Arc<Outside>,
+    cluster: Name,
+    anchors: Arc<dyn Anchors>,
+    grace: Duration,
+    /// Whether there were no records when the issuer started: what it has issued since tells nothing of what was before.
+    began_empty: bool,
+}
+
+impl Unclaimed {
+    /// Over the outside, before the issuer serves anybody.
+    pub fn new(
+        outside: Arc<Outside>,
+        cluster: Name,
+        anchors: Arc<dyn Anchors>,
+        grace: Duration,
+    ) -> Result<Self, LedgerError> {
+        let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
+        let began_empty = outside.ledger.leases(&all, None, 1)?.is_empty();
+        Ok(Self { outside, cluster, anchors, grace, began_empty })
+    }
+
+    /// Looks again and again until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(self.grace.min(PERIOD));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            // Not cut off in the middle: what is being removed is finished.
+            match self.look().await {
+                Ok(counts) => self.show(counts),
+                Err(cause) => {
+                    tracing::warn!(cluster = %self.cluster, error = %cause, "nobody looks for unclaimed anchors");
+                }
+            }
+        }
+    }
+
+    /// Looks once.
+    pub async fn look(&self) -> anyhow::Result<Counts> {
+        let found = self.anchors.list(&self.namespaces()).await?;
+        let ledger = &self.outside.ledger;
+        let controls: BTreeSet<_> = ledger
+            .controls(&self.cluster)?
+            .into_iter()
+            .map(|control| control.anchor.as_str().to_owned())
+            .collect();
+        let whole = !self.began_empty && ledger.health().is_ok() && ledger.alarm().is_none();
+        let now = self.outside.clock.now();
+        let mut counts = Counts::default();
+        let (mut unclaimed, mut lost) = (Vec::new(), 0);
+        for found in found.iter().filter(|found| !controls.contains(found.name.as_str())) {
+            let sealed = self.opened(found);
+            // Read after the listing: a record is made before its anchor.
+            let record = sealed.as_ref().map(|sealed| ledger.lease(sealed.lease)).transpose()?.flatten();
+            match (stand(found, sealed.as_ref(), record.as_ref(), whole, self.grace, now), sealed) {
+                (Standing::Unclaimed, Some(sealed)) => unclaimed.push(Remains::of(found, &sealed)),
+                (Standing::Claimed | Standing::Unclaimed, _) => {}
+                (Standing::Waiting, _) => counts.waiting += 1,
+                (Standing::Unauthenticated, _) => counts.unauthenticated += 1,
+                (Standing::Kept, _) => counts.kept += 1,
+                (Standing::Lost, _) => lost += 1,
+            }
+        }
+        if lost > 0 {
+            tracing::warn!(cluster = %self.cluster, lost, "there are anchors of live leases that no record has: records were lost, or a backup was restored; no unclaimed anchor is removed before these leases' deadlines");
+            counts.kept += lost + unclaimed.len();
+        } else {
+            self.remove(unclaimed, &mut counts).await;
+        }
+        Ok(counts)
+    }
+
+    fn opened(&self, found: &FoundAnchor) -> Option<Sealed> {
+        self.outside.seal.open(found.annotation.as_deref()?, &found.namespace, &found.name)
+    }
+
+    /// Where leases of this cluster have their anchors.
+    fn namespaces(&self) -> BTreeSet<Name> {
+        let here = self.outside.policy.roles().filter(|role| *role.cluster() == self.cluster);
+        here.filter_map(|role| match role.gives() {
+            Gives::Bound(target) => Some(target.namespace.clone()),
+            Gives::Strict(strict) => Some(strict.namespace.clone()),
+            Gives::Unbound(_) => None,
+        })
+        .collect()
+    }
+
+    async fn remove(&self, unclaimed: Vec<Remains>, counts: &mut Counts) {
+        let mut failures = 0;
+        counts.undeletable = unclaimed.len();
+        for remains in unclaimed.into_iter().take(REMOVED_AT_ONCE) {
+            let (namespace, anchor) = (&remains.namespace, remains.anchor.as_str());
+            match self.anchors.remove(&remains).await {
+                Ok(()) => {
+                    tracing::info!(cluster = %self.cluster, %namespace, anchor, "an anchor that no record claims was removed");
+                    counts.removed += 1;
+                    counts.undeletable -= 1;
+                }
+                Err(cause) => {
+                    tracing::warn!(cluster = %self.cluster, %namespace, anchor, error = %cause, "an anchor that no record claims could not be removed");
+                    failures += 1;
+                    if failures >= FAILURES_IN_A_ROUND {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn show(&self, counts: Counts) {
+        let Counts { waiting, unauthenticated, kept, undeletable, removed } = counts;
+        let states = BTreeMap::from([
+            ("waiting", waiting),
+            ("unauthenticated", unauthenticated),
+            ("kept", kept),
+            ("undeletable", undeletable),
+        ]);
+        for (state, count) in states {
+            metrics::gauge!("shorepass_unclaimed_anchors", "cluster" => self.cluster.to_string(), "state" => state)
+                .set(count as f64);
+        }
+        metrics::counter!("shorepass_unclaimed_anchors_removed_total", "cluster" => self.cluster.to_string())
+            .increment(removed as u64);
+    }
+}
