@@ -12,6 +12,7 @@ mod scenarios {
     mod kubectl;
     mod method_table;
     mod mint_and_cut;
+    mod misbehaving_cluster;
     mod receipts;
     mod refresh;
     mod refused_mints;

@@ -246,7 +246,7 @@ impl KubeCluster {
                 ..DeleteOptions::default()
             },
         };
-        let body = match self.api.call(call).await {
+        let body = match self.api.call_for_head(call, answer::tells_whether_held).await {
             Ok(body) => body,
             Err(error) => return cut_error(error, act).map_or(Ok(()), Err),
         };
@@ -303,6 +303,10 @@ pub(crate) fn to_begin(error: MintError) -> MintError {
         MintError::Forbidden { rule } => MintError::ForbiddenToBegin { rule },
         MintError::AdmissionRefused { act, words, .. } => {
             MintError::AdmissionRefused { act, words, begun: false }
+        }
+        MintError::QuotaExceeded { act, words, .. } => MintError::QuotaExceeded { act, words, begun: false },
+        MintError::NamespaceUnavailable { namespace, deleting, .. } => {
+            MintError::NamespaceUnavailable { namespace, deleting, begun: false }
         }
         other => other,
     }

@@ -27,6 +27,9 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::issue::attempts::Attempts;
 
+/// When somebody comes back to whom a quota left no room: something has to end first.
+const QUOTA_RETRY: Duration = Duration::from_secs(15);
+
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
     /// The annotation of the lease's anchor.
@@ -227,11 +230,24 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         MintError::AdmissionRefused { act, .. } => Refused::new(
             Reason::IssuerForbidden,
             format!(
-                "an admission policy, webhook or quota of the cluster does not let the issuer {act}: an operator finds \
+                "an admission policy or webhook of the cluster does not let the issuer {act}: an operator finds \
                  what it said by the decision id"
             ),
         )
         .with("rule", act.clone()),
+        MintError::QuotaExceeded { act, .. } => Refused::new(
+            Reason::QuotaExceeded,
+            format!(
+                "a ResourceQuota leaves the issuer no room to {act}: let leases end, or raise the quota; an operator finds \
+                 its name and numbers by the decision id"
+            ),
+        )
+        .with("rule", act.clone())
+        .retry(QUOTA_RETRY),
+        MintError::NamespaceUnavailable { .. } => Refused::new(
+            Reason::NamespaceUnavailable,
+            format!("{text}: create it and apply what `shorepass-issuer rbac` prints, or correct the role"),
+        ),
         MintError::PolicyMissing { .. } => Refused::new(
             Reason::AdmissionPolicyMissing,
             format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),
@@ -239,9 +255,11 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         MintError::ClockSkew { .. } => {
             Refused::new(Reason::ClockSkew, format!("{text}: synchronise both with NTP"))
         }
-        MintError::Unreachable { .. } => {
+        MintError::Unreachable { .. } | MintError::WebhookFails { .. } => {
             Refused::new(Reason::ClusterUnreachable, text).retry(Duration::from_secs(2))
         }
+        MintError::Contended { .. } => Refused::new(Reason::ClusterBusy, format!("{text}: try again later"))
+            .retry(Duration::from_secs(1)),
         MintError::Busy { retry_after, .. } => {
             Refused::new(Reason::ClusterBusy, format!("{text}: try again later")).retry(*retry_after)
         }

@@ -60,6 +60,8 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::EnrolmentEnded => (Code::Unauthenticated, "enrol it again with a new join token"),
         Reason::RecordNotFound => (Code::NotFound, ""),
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
+        Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
+        Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
     }
 }
 
@@ -103,6 +105,8 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
             errors.extend(clusters::rights_that_do_not_come(stage).await?);
             Ok(errors)
         }
+        Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
+        Reason::QuotaExceeded => clusters::used_up_quota(stage).await,
     }
 }
 
@@ -118,7 +122,8 @@ fn check(reason: Reason, error: &ClientError) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+/// The proxy has to go on while the test waits for a process to end.
+#[tokio::test(flavor = "multi_thread")]
 async fn every_reason_was_provoked_and_says_what_to_do() -> Result<()> {
     let stage = Stage::set().await?;
     for reason in reasons::all() {

@@ -108,6 +108,9 @@ impl Issuing {
         cluster.cut(order.lease()).await.map_err(|cause| match cause {
             CutError::Forbidden(rule) => MintError::Forbidden { rule },
             CutError::Unreachable(cause) => unreachable(cause),
+            CutError::Busy { retry_after } => {
+                MintError::Busy { cluster: target.cluster.clone(), retry_after }
+            }
             held @ (CutError::HeldByFinalizer(_) | CutError::PartHeldByFinalizer(_)) => {
                 unreachable(held.to_string())
             }

@@ -402,6 +402,7 @@ fn cut_cause(cause: &CutError) -> &'static str {
     match cause {
         CutError::Forbidden(_) => "forbidden",
         CutError::Unreachable(_) => "unreachable",
+        CutError::Busy { .. } => "busy",
         CutError::HeldByFinalizer(_) | CutError::PartHeldByFinalizer(_) => "finalizer",
     }
 }

@@ -146,6 +146,27 @@ pub(super) async fn busy_cluster(stage: &Stage) -> Refusals {
     Ok(errors)
 }
 
+pub(super) async fn missing_namespace(stage: &Stage) -> Refusals {
+    let status = r#"{"kind": "Status", "reason": "NotFound", "message": "namespaces \"x\" not found",
+        "details": {"kind": "namespaces"}}"#;
+    let _fault = stage.proxy.fault(Target::Anchors, Fault::Say(404, status));
+    let error = stage.refused_issue("deploy").await?;
+    let said = format!("namespace {} does not exist", stage.site.place.namespace);
+    ensure!(error.to_string().contains(&said), "{said:?} is not in {error}");
+    Ok(vec![error])
+}
+
+pub(super) async fn used_up_quota(stage: &Stage) -> Refusals {
+    let message = "secrets \"x\" is forbidden: exceeded quota: tight, requested: secrets=1";
+    let answer = Answer { status: 403, reason: "Forbidden", message, retry_after: None };
+    let _fault = stage.proxy.fault(Target::Anchors, Fault::Answer(answer));
+    let error = stage.refused_issue("deploy").await?;
+    ensure!(!format!("{error:?}").contains("tight"), "the quota's words are told: {error:?}");
+    let line = stage.decision(&error)?;
+    ensure!(line["explanation"].as_str().is_some_and(|text| text.contains(message)), "{line}");
+    Ok(vec![error])
+}
+
 pub(super) async fn answers_that_are_not_what_was_asked(stage: &Stage) -> Refusals {
     let others = stage.site.place.token_of(UNGRANTED.service_account).await?;
     let unbound = stage.site.place.token_of("deployer").await?;
