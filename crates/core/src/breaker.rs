@@ -203,25 +203,31 @@ mod tests {
     #[test]
     fn what_began_before_ends_no_pause() {
         let mut breaker = Breaker::default();
-        let early: Vec<Pass> = (0..2).map(|_| breaker.ask(START).unwrap()).collect();
+        let mut early: Vec<Pass> = (0..3).map(|_| breaker.ask(START).unwrap()).collect();
         for _ in 0..FAILURES {
             let pass = breaker.ask(START).unwrap();
             breaker.tell(pass, failed(), START);
         }
+        let latest = early.pop().unwrap();
         for (pass, outcome) in early.into_iter().zip([Outcome::Answered, failed()]) {
             breaker.tell(pass, outcome, START);
             assert!(matches!(breaker.withheld(START), Some(Withheld::Failing { retry_after: PAUSE, .. })));
         }
+        let trial = breaker.ask(START + PAUSE).unwrap();
+        breaker.tell(latest, Outcome::Answered, START + PAUSE);
+        assert!(matches!(
+            breaker.withheld(START + PAUSE),
+            Some(Withheld::Failing { retry_after: TRYING, .. })
+        ));
+        breaker.tell(trial, Outcome::Answered, START + PAUSE);
+        assert_eq!(breaker.withheld(START + PAUSE), None);
     }
 
     #[test]
     fn a_busy_cluster_is_left_alone_as_long_as_it_wants() {
         let breaker = after(&[Outcome::Busy(Duration::from_secs(7))]);
         let retry_after = Duration::from_secs(3);
-        assert_eq!(
-            breaker.withheld(START + Duration::from_secs(4)),
-            Some(Withheld::Busy { retry_after })
-        );
+        assert_eq!(breaker.withheld(START + Duration::from_secs(4)), Some(Withheld::Busy { retry_after }));
         assert_eq!(breaker.withheld(START + Duration::from_secs(7)), None);
     }
 

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod ban;
 pub mod block;
+pub mod breaker;
 pub mod caller;
 pub mod cluster;
 pub mod digest;
