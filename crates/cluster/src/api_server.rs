@@ -26,7 +26,7 @@ const ANSWER_ROOM: usize = 32 * 1024;
 /// How much of a refusal's text is kept.
 const MESSAGE_LIMIT: usize = 600;
 /// When to come back if the API server does not say.
-pub(crate) const RETRY_SOON: Duration = Duration::from_secs(1);
+const RETRY_SOON: Duration = Duration::from_secs(1);
 /// The longest wait that is passed on.
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 

@@ -19,7 +19,7 @@ mod strict;
 mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
-pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
+pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE};
 pub use objects::CANARY_LIFE;
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};
 pub use strict::RIGHTS_PATIENCE;

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
 use crate::issue::attempts::Attempts;
+use crate::issue::turns::{NoTurn, Turns};
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
 const QUOTA_RETRY: Duration = Duration::from_secs(15);
@@ -58,6 +59,8 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Who may ask which cluster for a token.
+    pub turns: Turns,
     /// Whose first token is being minted.
     pub attempts: Attempts,
     /// Who is banned.
@@ -87,12 +90,15 @@ pub struct Refusing<'a> {
 impl Outside {
     /// The cluster of that name. Roles are checked against the clusters at start, so that it is there.
     pub fn cluster(&self, name: &Name) -> Result<&Arc<dyn Cluster>, Refused> {
-        self.clusters.get(name).ok_or_else(|| {
-            Refused::new(
-                Reason::ClusterUnreachable,
-                format!("cluster {name} is no longer in the issuer's configuration; ask its operators"),
-            )
-        })
+        self.clusters.get(name).ok_or_else(|| self.no_such_cluster(name))
+    }
+
+    /// What the caller is told of a cluster that is not there.
+    pub fn no_such_cluster(&self, name: &Name) -> Refused {
+        Refused::new(
+            Reason::ClusterUnreachable,
+            format!("cluster {name} is no longer in the issuer's configuration; ask its operators"),
+        )
     }
 
     /// Records a refusal and gives what the caller is told, under the same decision id.
@@ -198,6 +204,16 @@ pub fn ledger_refused(cause: &LedgerError) -> Refused {
         )
         .retry(Duration::from_millis(200)),
     }
+}
+
+/// What a caller is told whose mint does not begin now. It is not on record: it would be one more thing to do for an issuer
+/// that has too much to do.
+pub fn no_turn(cause: &NoTurn) -> Refused {
+    let reason = match cause {
+        NoTurn::Failing { .. } => Reason::ClusterUnreachable,
+        NoTurn::Busy { .. } | NoTurn::Full { .. } | NoTurn::Share { .. } => Reason::ClusterBusy,
+    };
+    Refused::new(reason, cause.to_string()).retry(cause.retry_after())
 }
 
 /// What a caller is told when a cluster fails.

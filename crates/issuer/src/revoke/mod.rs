@@ -70,6 +70,9 @@ pub enum Obstacle {
     /// It was deleted, but the mint that makes it may come in later.
     #[error("its first token may still be on its way; the anchor is deleted again")]
     MintInFlight,
+    /// The cluster wants to be left alone for now.
+    #[error("the API server is busy and wants to be left alone for {} s", .0.as_secs())]
+    Busy(Duration),
     /// The cluster does not delete it.
     #[error("{0}")]
     Cluster(String),
@@ -248,7 +251,8 @@ impl Ends {
             for pause in BACKGROUND_PAUSES {
                 match ends.cut(lease.clone()).await {
                     Ok(Cut::Later(_, Obstacle::Cluster(_))) => tokio::time::sleep(pause).await,
-                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight)) => return,
+                    // A busy cluster is left alone; the sweeper knows for how long.
+                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight | Obstacle::Busy(_))) => return,
                     Err(refused) => {
                         return tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
                     }
@@ -304,7 +308,11 @@ impl Ends {
         if let Err(cause) = outcome {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
-            return Ok(Cut::Later(lease, Obstacle::Cluster(cause.to_string())));
+            let obstacle = match cause {
+                CutError::Busy { retry_after } => Obstacle::Busy(retry_after),
+                cause => Obstacle::Cluster(cause.to_string()),
+            };
+            return Ok(Cut::Later(lease, obstacle));
         }
         fail_points::reached(Point::AnchorCut);
         if self.may_be_minted(&lease) {

@@ -35,10 +35,13 @@ use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
 use crate::issue::attempts::Attempts;
+use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
+/// Mints at once; one caller may have three quarters of them.
+const AT_ONCE: usize = 4;
 
 /// An issuer whose outside is in memory.
 struct Bench {
@@ -100,6 +103,7 @@ impl Bench {
         let entropy = Arc::new(CountingEntropy::default());
         let cluster = FakeCluster::new(&name("staging"), clock.clone());
         let state = tempfile::tempdir().unwrap();
+        let telling: Arc<dyn shorepass_core::time::Clock> = clock.clone();
         let domain = TrustDomain::parse(DOMAIN).unwrap();
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
@@ -112,6 +116,7 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            turns: Turns::new([name("staging")], AT_ONCE, &telling),
             attempts: Attempts::default(),
             bans: BanList::default(),
             connections: Connections::default(),
