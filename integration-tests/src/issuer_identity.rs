@@ -93,7 +93,6 @@ impl InstalledIssuer {
             context: self.context.to_owned(),
             advertise: Advertise::default(),
             issuer: self.issuer.clone(),
-            mints_in_flight: 16,
             endpoints: Vec::new(),
             lag_bound: shorepass_core::receipt::LAG_BOUND,
         }

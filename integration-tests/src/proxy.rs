@@ -4,17 +4,20 @@
 //! It forwards `Authorization` as it comes and adds no right of its own. Only the issuer under test goes through it;
 //! jobs and the tests' administrator talk to the API server.
 
+mod body;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -29,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use self::body::AnswerBody;
 use crate::admin::write_private;
 use crate::raw;
 use crate::site::Site;
@@ -40,8 +44,14 @@ pub enum Target {
     Everything,
     /// TokenRequests.
     Tokens,
+    /// TokenRequests whose token leaves the issuer: not those whose token only asks about rights.
+    TokensToHandOut,
     /// Creation of anchors; the probe for the admission policy is none.
     Anchors,
+    /// Creation of the ServiceAccounts of strict leases.
+    Accounts,
+    /// Creation of RoleBindings; the probe for the admission policy is none.
+    Bindings,
     /// Deletion of anchors.
     Cuts,
     /// What a new lease's rights are asked with.
@@ -55,8 +65,18 @@ pub enum Target {
 pub enum Fault {
     /// It is answered in the API server's place.
     Answer(Answer),
+    /// It is answered in the API server's place, by something that is none.
+    Say(u16, &'static str),
     /// It is never answered.
     Hang,
+    /// It is done, and answered later.
+    Delay(Duration),
+    /// It is done, and its answer comes one byte after the other.
+    Drip,
+    /// It is done, and the connection breaks in the middle of its answer.
+    Truncate,
+    /// Its answer never ends.
+    Flood,
     /// It is done, and the connection breaks before the answer.
     LoseReply,
     /// It is done, and its answer is another one.
@@ -110,6 +130,7 @@ struct Shared {
     faults: Mutex<Vec<(u64, Target, Fault)>>,
     seen: Mutex<Vec<Seen>>,
     jwts: Mutex<BTreeSet<String>>,
+    flooded: Arc<AtomicU64>,
 }
 
 /// While it lives, the fault is there.
@@ -148,6 +169,7 @@ impl Proxy {
             faults: Mutex::default(),
             seen: Mutex::default(),
             jwts: Mutex::default(),
+            flooded: Arc::default(),
         });
         let task = tokio::spawn(accept(listener, acceptor, shared.clone()));
         Ok(Self { address, kubeconfig, shared, task })
@@ -179,6 +201,11 @@ impl Proxy {
     /// What came so far.
     pub fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
+    }
+
+    /// How many bytes of answers without an end could be sent.
+    pub fn flooded(&self) -> u64 {
+        self.shared.flooded.load(Ordering::Relaxed)
     }
 
     /// Every JWT that passed: the issuer's own, and those that were minted.
@@ -252,21 +279,31 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>)
 
 impl Shared {
     /// An error closes the connection.
-    async fn handle(&self, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+    async fn handle(&self, request: Request<Incoming>) -> io::Result<Response<AnswerBody>> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let number = self.note(&request);
         let fault = self.fault_of(&request);
         let response = match &fault {
-            Some(Fault::Answer(answer)) => answer.response(),
+            Some(Fault::Answer(answer)) => answer.response().map(AnswerBody::from),
+            Some(Fault::Say(status, text)) => said(*status, text).map(AnswerBody::from),
             Some(Fault::Hang) => match std::future::pending::<Infallible>().await {},
+            Some(Fault::Flood) => Response::new(AnswerBody::Endless(self.flooded.clone())),
             Some(Fault::LoseReply) => {
                 self.forward(request, None).await?;
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            Some(Fault::Change(change)) => self.forward(request, Some(change.as_ref())).await?,
-            None => self.forward(request, None).await?,
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(*delay).await;
+                self.forward(request, None).await?.map(AnswerBody::from)
+            }
+            Some(Fault::Drip) => self.forward(request, None).await?.map(AnswerBody::drip),
+            Some(Fault::Truncate) => self.forward(request, None).await?.map(|body| AnswerBody::broken(&body)),
+            Some(Fault::Change(change)) => {
+                self.forward(request, Some(change.as_ref())).await?.map(AnswerBody::from)
+            }
+            None => self.forward(request, None).await?.map(AnswerBody::from),
         };
         if let Some(seen) = lock(&self.seen).get_mut(number) {
             seen.status = Some(response.status());
@@ -275,8 +312,7 @@ impl Shared {
     }
 
     fn note(&self, request: &Request<Incoming>) -> usize {
-        let text =
-            |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let text = |name| text_of(request.headers(), name);
         if let Some(token) = text(header::AUTHORIZATION).strip_prefix("Bearer ") {
             lock(&self.jwts).insert(token.to_owned());
         }
@@ -292,7 +328,8 @@ impl Shared {
 
     /// The newest fault that befalls it.
     fn fault_of(&self, request: &Request<Incoming>) -> Option<Fault> {
-        let fits = |target: Target| target.is_of(request.method(), &request.uri().to_string());
+        let agent = text_of(request.headers(), header::USER_AGENT);
+        let fits = |target: Target| target.is_of(request.method(), &request.uri().to_string(), agent);
         let faults = lock(&self.faults);
         faults.iter().rev().find(|(_, target, _)| fits(*target)).map(|(_, _, fault)| fault.clone())
     }
@@ -301,7 +338,7 @@ impl Shared {
         &self,
         request: Request<Incoming>,
         change: Option<&(dyn Fn(&mut Value) + Send + Sync)>,
-    ) -> io::Result<Response<Full<Bytes>>> {
+    ) -> io::Result<Response<Bytes>> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let mut forwarded = Request::new(kube::client::Body::from(body));
@@ -320,11 +357,21 @@ impl Shared {
                 body = value.to_string().into();
             }
         }
-        let mut response = Response::new(Full::new(body));
+        let mut response = Response::new(body);
         *response.status_mut() = parts.status;
         *response.headers_mut() = end_to_end(parts.headers);
         Ok(response)
     }
+}
+
+fn said(status: u16, text: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response
+}
+
+fn text_of(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// Without what belongs to one connection.
@@ -336,12 +383,18 @@ fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
 }
 
 impl Target {
-    fn is_of(self, method: &Method, path: &str) -> bool {
+    fn is_of(self, method: &Method, path: &str, user_agent: &str) -> bool {
         let secrets = path.contains("/secrets");
+        let token = method == Method::POST && path.ends_with("/token");
         match self {
             Self::Everything => true,
-            Self::Tokens => method == Method::POST && path.ends_with("/token"),
+            Self::Tokens => token,
+            Self::TokensToHandOut => token && !user_agent.ends_with(" review"),
             Self::Anchors => method == Method::POST && secrets && !path.contains("dryRun"),
+            Self::Accounts => method == Method::POST && path.ends_with("/serviceaccounts"),
+            Self::Bindings => {
+                method == Method::POST && path.contains("/rolebindings") && !path.contains("dryRun")
+            }
             Self::Cuts => method == Method::DELETE && secrets,
             Self::Rights => path.ends_with("/selfsubjectrulesreviews"),
             Self::Reviews => path.ends_with("/selfsubjectreviews"),
@@ -350,13 +403,13 @@ impl Target {
 }
 
 impl Answer {
-    fn response(&self) -> Response<Full<Bytes>> {
+    fn response(&self) -> Response<Bytes> {
         let Self { status, reason, message, retry_after } = *self;
         let body = json!({
             "apiVersion": "v1", "kind": "Status", "status": "Failure",
             "code": status, "reason": reason, "message": message,
         });
-        let mut response = Response::new(Full::new(body.to_string().into()));
+        let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         response
             .headers_mut()

@@ -14,6 +14,7 @@ mod scenarios {
     mod listing;
     mod method_table;
     mod mint_and_cut;
+    mod misbehaving_cluster;
     mod receipts;
     mod refresh;
     mod refused_mints;

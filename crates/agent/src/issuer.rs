@@ -243,12 +243,14 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::AuditUnavailable
         | Reason::ShuttingDown
         | Reason::RateLimited
-        | Reason::ClusterBusy => ErrorClass::Unreachable,
+        | Reason::ClusterBusy
+        | Reason::QuotaExceeded => ErrorClass::Unreachable,
         Reason::Unspecified
         | Reason::RequestIdReused
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
         | Reason::RightsNotInEffect
+        | Reason::NamespaceUnavailable
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing
         | Reason::ClockSkew

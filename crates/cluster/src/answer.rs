@@ -4,10 +4,12 @@
 //! never quote it; a parser's own message may.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use shorepass_core::mint::Claims;
 use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
@@ -59,10 +61,15 @@ pub(crate) fn rules_in_effect(body: &[u8]) -> Result<Vec<Rule>, String> {
     Ok(review.status.resource_rules.unwrap_or_default().into_iter().map(Rule::sorted).collect())
 }
 
-/// Whether the answer to a DELETE is the object, held by a finalizer. Its content is skipped unread.
+/// Whether the answer to a DELETE is the object, held by a finalizer. Its beginning says that; the content comes after.
 pub(crate) fn is_held(body: &[u8]) -> Result<bool, String> {
-    let deleted: Deleted = parse("the answer to the delete", body)?;
-    Ok(deleted.kind != "Status" && deleted.metadata.deletion_timestamp.is_some())
+    let head = Deleted::head_of(body);
+    head.is_held().ok_or_else(|| "the answer to the delete is malformed".to_owned())
+}
+
+/// Whether so much of an answer to a DELETE is there that [`is_held`] can tell.
+pub(crate) fn tells_whether_held(beginning: &[u8]) -> bool {
+    Deleted::head_of(beginning).is_held().is_some()
 }
 
 fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, String> {
@@ -204,11 +211,57 @@ struct CreatedMetadata {
     uid: String,
 }
 
-#[derive(Deserialize)]
+/// The fields of an answer that were read so far.
+#[derive(Default)]
 struct Deleted {
-    kind: String,
-    #[serde(default)]
-    metadata: DeletedMetadata,
+    kind: Option<String>,
+    metadata: Option<DeletedMetadata>,
+}
+
+impl Deleted {
+    fn head_of(beginning: &[u8]) -> Self {
+        let mut head = Self::default();
+        // What is cut off is an error, and what was read before it counts.
+        let _ = DeserializeSeed::deserialize(&mut head, &mut serde_json::Deserializer::from_slice(beginning));
+        head
+    }
+
+    /// None if that cannot be told yet.
+    fn is_held(&self) -> Option<bool> {
+        match (self.kind.as_deref()?, &self.metadata) {
+            ("Status", _) => Some(false),
+            (_, metadata) => metadata.as_ref().map(|metadata| metadata.deletion_timestamp.is_some()),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Deleted {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Deleted {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a Status or an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while self.is_held().is_none()
+            && let Some(field) = map.next_key::<Cow<'de, str>>()?
+        {
+            match field.as_ref() {
+                "kind" => self.kind = Some(map.next_value()?),
+                "metadata" => self.metadata = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -313,6 +366,20 @@ mod tests {
         assert_eq!(is_held(br#"{"kind":"Status","metadata":{},"status":"Success"}"#), Ok(false));
         let held = br#"{"kind":"Secret","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"data":{"k":"dg=="}}"#;
         assert_eq!(is_held(held), Ok(true));
-        assert!(is_held(b"gone").is_err());
+        for malformed in ["gone", "[]", "{}", r#"{"kind":"Secret"}"#, r#"{"metadata":{}}"#] {
+            assert!(is_held(malformed.as_bytes()).is_err(), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_an_answer_tells_whether_the_object_is_held() {
+        let held = r#"{"kind":"Secret","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"data":{"k":"#;
+        assert!(tells_whether_held(held.as_bytes()));
+        assert_eq!(is_held(held.as_bytes()), Ok(true));
+        let cut = held.split_once(",\"data\"").unwrap().0;
+        for end in 0..cut.len() {
+            assert!(!tells_whether_held(&cut.as_bytes()[..end]), "{}", &cut[..end]);
+        }
+        assert!(tells_whether_held(br#"{"kind":"Status","#));
     }
 }

@@ -23,12 +23,14 @@ const ANSWER_LIMIT: usize = 1024 * 1024;
 const LIST_LIMIT: usize = 32 * 1024 * 1024;
 /// A list without the content of what is in it. There is no other form of it to fall back to.
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// More than the metadata of any object, where no more is wanted.
+const HEAD_LIMIT: usize = 512 * 1024;
 /// Room for usual answers, so that the buffer does not grow and leave copies behind.
 const ANSWER_ROOM: usize = 32 * 1024;
 /// How much of a refusal's text is kept.
 const MESSAGE_LIMIT: usize = 600;
 /// When to come back if the API server does not say.
-pub(crate) const RETRY_SOON: Duration = Duration::from_secs(1);
+const RETRY_SOON: Duration = Duration::from_secs(1);
 /// The longest wait that is passed on.
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -37,6 +39,8 @@ const RETRY_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum ApiError {
     /// No answer, or none of an API server.
     NoAnswer(String),
+    /// It failed because an admission webhook does not work; which one stands in the log.
+    WebhookFails,
     /// It said no.
     Refused(Refusal),
 }
@@ -45,6 +49,9 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAnswer(cause) => f.write_str(cause),
+            Self::WebhookFails => {
+                f.write_str("an admission webhook is not in order, the issuer's log says which")
+            }
             Self::Refused(refusal) => write!(f, "it refused ({}): {}", refusal.code, refusal.message),
         }
     }
@@ -61,6 +68,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// `details.kind`: the kind or resource that it is about.
     pub(crate) kind: String,
+    /// `details.causes[].reason`
+    pub(crate) causes: Vec<String>,
     /// When to come back.
     pub(crate) retry_after: Duration,
 }
@@ -99,14 +108,27 @@ impl ApiServer {
         let call = Call { method: Method::GET, path, user_agent: crate::kube_cluster::USER_AGENT, body: &() };
         let mut request = request(&call)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
-        let response = self.client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
-        let (parts, body) = response.into_parts();
-        let body = read_within(body, LIST_LIMIT).await?;
+        let (parts, body) = self.exchange(&self.client, request).await?;
+        let body = read_until(body, LIST_LIMIT, |_| false).await?;
         if parts.status.is_success() {
             Ok(body)
         } else {
             Err(self.refused(parts.status, &parts.headers, &body))
         }
+    }
+
+    /// The same, of which only the beginning is read: until `enough` says so.
+    pub(crate) async fn call_for_head<B: Serialize>(
+        &self,
+        call: Call<'_, B>,
+        enough: fn(&[u8]) -> bool,
+    ) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let request = request(&call)?;
+        let (parts, body) = self.exchange(&self.client, request).await?;
+        if parts.status.is_success() {
+            return read_until(body, HEAD_LIMIT, enough).await;
+        }
+        Err(self.refused(parts.status, &parts.headers, &read(body).await?))
     }
 
     /// The same with another credential than the issuer's. None if the API server does not let it in, or not do that.
@@ -130,9 +152,17 @@ impl ApiServer {
         client: &Client,
         request: Request<Body>,
     ) -> Result<(StatusCode, HeaderMap, Zeroizing<Vec<u8>>), ApiError> {
-        let response = client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.exchange(client, request).await?;
         Ok((parts.status, parts.headers, read(body).await?))
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
+        request: Request<Body>,
+    ) -> Result<(http::response::Parts, Body), ApiError> {
+        let response = client.send(request).await.map_err(|error| no_answer(self.describe(&error)))?;
+        Ok(response.into_parts())
     }
 
     fn refused(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
@@ -148,7 +178,7 @@ impl ApiServer {
                         .to_owned(),
                 )
             }
-            (_, Some(refusal)) if status.is_server_error() => no_answer(failure(&refusal)),
+            (_, Some(refusal)) if status.is_server_error() => failure(&refusal),
             (_, Some(refusal)) => ApiError::Refused(refusal),
             (_, None) => {
                 tracing::warn!(credential = self.credential, %status, "something answered that is not a Kubernetes API server: check the server's URL");
@@ -202,14 +232,12 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// What is told of a server that failed. Where it was a webhook that failed, the words name it and where it is: those are
 /// in the log alone.
-fn failure(Refusal { code, message, .. }: &Refusal) -> String {
+fn failure(Refusal { code, message, .. }: &Refusal) -> ApiError {
     if message.contains("webhook") {
         tracing::warn!(code, words = message, "an admission webhook of the cluster fails");
-        return format!(
-            "it failed ({code}): an admission webhook is not in order, the issuer's log says which"
-        );
+        return ApiError::WebhookFails;
     }
-    format!("it failed ({code}): {message}")
+    no_answer(format!("it failed ({code}): {message}"))
 }
 
 fn no_answer(cause: String) -> ApiError {
@@ -218,10 +246,15 @@ fn no_answer(cause: String) -> ApiError {
 
 /// Reads a body of bounded length.
 pub(crate) async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-    read_within(body, ANSWER_LIMIT).await
+    read_until(body, ANSWER_LIMIT, |_| false).await
 }
 
-async fn read_within(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+/// The same, to its end or until `enough` of it is there; the rest is dropped unread.
+async fn read_until(
+    mut body: Body,
+    limit: usize,
+    enough: fn(&[u8]) -> bool,
+) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let mut buffer = Zeroizing::new(Vec::with_capacity(ANSWER_ROOM));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| no_answer(format!("its answer broke off: {error}")))?;
@@ -230,6 +263,9 @@ async fn read_within(mut body: Body, limit: usize) -> Result<Zeroizing<Vec<u8>>,
             return Err(no_answer(format!("its answer is longer than {limit} bytes")));
         }
         buffer.extend_from_slice(&data);
+        if enough(&buffer) {
+            break;
+        }
     }
     Ok(buffer)
 }
@@ -244,6 +280,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             reason: clean(&answer.reason),
             message: clean(&answer.message),
             kind: clean(&answer.details.kind),
+            causes: answer.details.causes.iter().map(|cause| clean(&cause.reason)).collect(),
             retry_after: header.or(answer.details.retry_after_seconds).map_or(RETRY_SOON, told),
         }),
         // Priority and fairness answers in plain text.
@@ -252,6 +289,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             reason: String::new(),
             message: "too many requests".to_owned(),
             kind: String::new(),
+            causes: Vec::new(),
             retry_after: header.map_or(RETRY_SOON, told),
         }),
         _ => None,
@@ -280,6 +318,14 @@ struct Details {
     #[serde(default)]
     kind: String,
     retry_after_seconds: Option<u64>,
+    #[serde(default)]
+    causes: Vec<Cause>,
+}
+
+#[derive(Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
 }
 
 #[cfg(test)]
@@ -308,8 +354,8 @@ mod tests {
                 &refusal(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new(), status.as_bytes()).unwrap(),
             )
         };
-        assert_eq!(told("etcd is slow"), "it failed (500): etcd is slow");
-        let webhook = told("failed calling webhook guard.example: Post https://10.0.0.9");
+        assert_eq!(told("etcd is slow").to_string(), "it failed (500): etcd is slow");
+        let webhook = told("failed calling webhook guard.example: Post https://10.0.0.9").to_string();
         assert!(webhook.contains("the issuer's log says which"), "{webhook}");
         assert!(!webhook.contains("guard.example") && !webhook.contains("10.0.0.9"), "{webhook}");
     }

@@ -36,8 +36,6 @@ pub struct Connection {
     pub advertise: Advertise,
     /// The issuer's name: it labels anchors and names the admission policy.
     pub issuer: Name,
-    /// How many tokens are minted at the same time.
-    pub mints_in_flight: usize,
     /// Its API servers, each `host:port`; empty for the one of the kubeconfig.
     pub endpoints: Vec<String>,
     /// How far the watch of an API server may lag.
@@ -372,7 +370,6 @@ users:
             context: "staging".to_owned(),
             advertise: Advertise::default(),
             issuer: name("main"),
-            mints_in_flight: 4,
             endpoints: Vec::new(),
             lag_bound: shorepass_core::receipt::LAG_BOUND,
         };

@@ -22,21 +22,19 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::answer::{self, Granted};
-use crate::api_server::{ApiError, ApiServer, Call, RETRY_SOON};
+use crate::api_server::{ApiError, ApiServer, Call};
 use crate::connection::{ConnectError, Connection};
 use crate::objects;
 use crate::probe::{Places, Probe, Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
 use crate::witness::Servers;
 
-/// How long a mint may take once it has its permit: probe, anchor and token together.
+/// How long a mint may take: probe, anchor and token together.
 pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
 /// How long a cut may take once it has its permit.
 pub const CUT_DEADLINE: Duration = Duration::from_secs(8);
 /// How much of that the bindings of a strict lease may take, so that time is left for the anchor.
 const BINDINGS_DEADLINE: Duration = Duration::from_secs(3);
-/// How long a mint waits for its permit.
-pub const PERMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How many anchors of one cluster are deleted at the same time; the others wait.
 pub const CUTS_IN_FLIGHT: usize = 32;
 
@@ -60,7 +58,6 @@ pub struct KubeCluster {
     pub(crate) probes: Probes,
     pub(crate) servers: Servers,
     pub(crate) lag_bound: Duration,
-    mints: Semaphore,
     cuts: Semaphore,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -76,7 +73,6 @@ impl KubeCluster {
             api,
             probes: Probes::new(&connection.issuer, clock.clone()),
             issuer: connection.issuer,
-            mints: Semaphore::new(connection.mints_in_flight),
             cuts: Semaphore::new(CUTS_IN_FLIGHT),
             clock,
         })
@@ -246,7 +242,7 @@ impl KubeCluster {
                 ..DeleteOptions::default()
             },
         };
-        let body = match self.api.call(call).await {
+        let body = match self.api.call_for_head(call, answer::tells_whether_held).await {
             Ok(body) => body,
             Err(error) => return cut_error(error, act).map_or(Ok(()), Err),
         };
@@ -269,9 +265,6 @@ impl Cluster for KubeCluster {
     }
 
     async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
-        let Ok(Ok(_permit)) = timeout(PERMIT_PATIENCE, self.mints.acquire()).await else {
-            return Err(MintError::Busy { cluster: self.endpoint.name.clone(), retry_after: RETRY_SOON });
-        };
         timeout(MINT_DEADLINE, self.mint_now(order, annotation, call))
             .await
             .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
@@ -303,6 +296,10 @@ pub(crate) fn to_begin(error: MintError) -> MintError {
         MintError::Forbidden { rule } => MintError::ForbiddenToBegin { rule },
         MintError::AdmissionRefused { act, words, .. } => {
             MintError::AdmissionRefused { act, words, begun: false }
+        }
+        MintError::QuotaExceeded { act, words, .. } => MintError::QuotaExceeded { act, words, begun: false },
+        MintError::NamespaceUnavailable { namespace, deleting, .. } => {
+            MintError::NamespaceUnavailable { namespace, deleting, begun: false }
         }
         other => other,
     }

@@ -22,7 +22,7 @@ mod witness;
 
 pub use connection::{Advertise, ConnectError, Connection};
 pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};
-pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE, PERMIT_PATIENCE};
+pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE};
 pub use listing::KubeListing;
 pub use objects::CANARY_LIFE;
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};

@@ -22,7 +22,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::api_server::{ApiError, ApiServer, Call};
 use crate::kube_cluster::USER_AGENT;
 use crate::names;
-use crate::refusal::{Act, is_missing_bind, is_missing_rule};
+use crate::refusal::{Act, is_missing_bind, is_missing_rule, is_without_namespace};
 
 /// How long a policy that was seen counts as being there.
 pub const CONFIRMED_FOR: Duration = Duration::from_secs(3600);
@@ -186,6 +186,8 @@ impl Probes {
                 // It got as far as to look for the Secret.
                 (404, Probe::Token(_)) if refusal.kind == "secrets" => Ok(false),
                 (404 | 429, _) => Err(ApiError::Refused(refusal)),
+                // Refused before any policy was asked.
+                _ if is_without_namespace(&refusal) => Err(ApiError::Refused(refusal)),
                 _ if is_missing_rule(&refusal) || is_missing_bind(&refusal) => {
                     Err(ApiError::Refused(refusal))
                 }

@@ -11,7 +11,7 @@ use shorepass_core::gives::RoleRef;
 use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 
-use crate::api_server::{ApiError, RETRY_SOON, Refusal};
+use crate::api_server::{ApiError, Refusal};
 use crate::names;
 
 /// What the issuer was about to do.
@@ -29,6 +29,19 @@ pub(crate) enum Act<'a> {
     GetRole { namespace: &'a Name, role: &'a RoleRef },
     /// Delete a Secret, a ServiceAccount or a RoleBinding: the resource's name.
     Delete { resource: &'static str, namespace: &'a Name, name: &'a str },
+}
+
+impl Act<'_> {
+    fn namespace(&self) -> &Name {
+        match self {
+            Self::CreateSecret { namespace }
+            | Self::CreateToken { namespace, .. }
+            | Self::CreateAccount { namespace }
+            | Self::Bind { namespace, .. }
+            | Self::GetRole { namespace, .. }
+            | Self::Delete { namespace, .. } => namespace,
+        }
+    }
 }
 
 impl fmt::Display for Act<'_> {
@@ -74,18 +87,23 @@ pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintEr
     let cluster = cluster.clone();
     match error {
         ApiError::NoAnswer(cause) => MintError::Unreachable { cluster, cause },
-        ApiError::Refused(refusal) if refusal.code == 429 => {
-            MintError::Busy { cluster, retry_after: refusal.retry_after }
-        }
-        // Conflicts of quota and storage pass; "AlreadyExists" does not.
-        ApiError::Refused(refusal) if refusal.reason == "Conflict" && refusal.kind != "Secret" => {
-            MintError::Busy { cluster, retry_after: RETRY_SOON }
-        }
+        ApiError::WebhookFails => MintError::WebhookFails { cluster },
         ApiError::Refused(refusal) => match who_refuses(&refusal) {
+            Some(Refuser::Limit) => MintError::Busy { cluster, retry_after: refusal.retry_after },
+            Some(Refuser::Namespace { deleting }) => {
+                MintError::NamespaceUnavailable { namespace: act.namespace().clone(), deleting, begun: true }
+            }
+            Some(Refuser::Quota) => {
+                MintError::QuotaExceeded { act: act.to_string(), words: refusal.message, begun: true }
+            }
             Some(Refuser::Rbac) => MintError::Forbidden { rule: missing(&refusal, act) },
             Some(Refuser::OurPolicy) => MintError::Forbidden { rule: with_words(&refusal, act) },
             Some(Refuser::Admission) => {
                 MintError::AdmissionRefused { act: act.to_string(), words: refusal.message, begun: true }
+            }
+            // Conflicts of quota and storage pass; "AlreadyExists" does not.
+            None if refusal.reason == "Conflict" && refusal.kind != "Secret" => {
+                MintError::Contended { cluster }
             }
             None => MintError::AnswerRejected(refused(&refusal, act)),
         },
@@ -96,12 +114,16 @@ pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintEr
 pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
     match error {
         ApiError::NoAnswer(cause) => Some(CutError::Unreachable(cause)),
+        ApiError::WebhookFails => Some(CutError::Unreachable(error.to_string())),
         ApiError::Refused(refusal) if refusal.code == 404 => None,
         ApiError::Refused(refusal) => Some(match who_refuses(&refusal) {
             Some(Refuser::Rbac) => CutError::Forbidden(act.to_string()),
+            Some(Refuser::Limit) => CutError::Busy { retry_after: refusal.retry_after },
             // Operators alone are told of cuts.
             Some(Refuser::OurPolicy | Refuser::Admission) => CutError::Forbidden(with_words(&refusal, act)),
-            None => CutError::Unreachable(refused(&refusal, act)),
+            Some(Refuser::Namespace { .. } | Refuser::Quota) | None => {
+                CutError::Unreachable(refused(&refusal, act))
+            }
         }),
     }
 }
@@ -113,6 +135,14 @@ enum Refuser {
     OurPolicy,
     /// Any other policy, plugin or webhook.
     Admission,
+    /// The namespace is not there, or is being deleted.
+    Namespace {
+        deleting: bool,
+    },
+    /// A ResourceQuota.
+    Quota,
+    /// The API server, which has too much to do.
+    Limit,
 }
 
 fn who_refuses(refusal: &Refusal) -> Option<Refuser> {
@@ -124,6 +154,11 @@ fn who_refuses(refusal: &Refusal) -> Option<Refuser> {
         _ if by_webhook => Some(Refuser::Admission),
         _ if by_ours => Some(Refuser::OurPolicy),
         _ if by_policy => Some(Refuser::Admission),
+        429 => Some(Refuser::Limit),
+        403 | 404 if is_without_namespace(refusal) => {
+            Some(Refuser::Namespace { deleting: refusal.code == 403 })
+        }
+        403 if refusal.message.contains(" is forbidden: exceeded quota: ") => Some(Refuser::Quota),
         403 if is_missing_rule(refusal) || is_missing_bind(refusal) => Some(Refuser::Rbac),
         403 => Some(Refuser::Admission),
         _ => None,
@@ -133,6 +168,15 @@ fn who_refuses(refusal: &Refusal) -> Option<Refuser> {
 fn with_words(refusal: &Refusal, act: Act<'_>) -> String {
     let words = &refusal.message;
     format!("{act}; admission says: {words} (did the roles change? apply `shorepass-issuer rbac` again)")
+}
+
+/// Whether nothing can be created because the namespace is being deleted, or does not exist.
+pub(crate) fn is_without_namespace(refusal: &Refusal) -> bool {
+    match refusal.code {
+        403 => refusal.causes.iter().any(|cause| cause == "NamespaceTerminating"),
+        404 => refusal.kind == "namespaces",
+        _ => false,
+    }
 }
 
 /// Whether RBAC refused, and not an admission plugin or a webhook.
@@ -186,8 +230,16 @@ mod tests {
             reason: reason.to_owned(),
             message: message.to_owned(),
             kind: kind.to_owned(),
+            causes: Vec::new(),
             retry_after: Duration::from_secs(7),
         })
+    }
+
+    fn caused(mut error: ApiError, cause: &str) -> ApiError {
+        if let ApiError::Refused(refusal) = &mut error {
+            refusal.causes.push(cause.to_owned());
+        }
+        error
     }
 
     fn minting(error: ApiError, first: bool) -> MintError {
@@ -240,7 +292,8 @@ mod tests {
     #[test]
     fn the_words_of_other_admission_stand_apart_from_what_was_refused() {
         for (code, message) in [
-            (403, "exceeded quota: tight, requested: secrets=1, used: secrets=9, limited: secrets=9"),
+            (403, "secrets \"x\" is forbidden: no more than 5 of these, says a plugin"),
+            (429, "admission webhook \"guard.acme.example\" denied the request: later"),
             (403, "admission webhook \"guard.acme.example\" denied the request: see http://10.0.0.9/rules"),
             (400, "admission webhook \"guard.acme.example\" denied the request: no"),
             (422, "ValidatingAdmissionPolicy 'acme' with binding 'b' denied request: no"),
@@ -250,6 +303,7 @@ mod tests {
                 403,
                 "admission webhook \"x\" denied the request: ValidatingAdmissionPolicy 'shorepass-issuer-main' no",
             ),
+            (403, "admission webhook \"x\" denied the request: \"x\" is forbidden: exceeded quota: x"),
             (
                 403,
                 "admission webhook \"x\" denied the request: User \"x\" cannot create resource \"secrets\"",
@@ -259,6 +313,37 @@ mod tests {
             let refused = MintError::AdmissionRefused { act, words: message.to_owned(), begun: true };
             assert_eq!(minting(refusal(code, "Forbidden", "secrets", message), true), refused);
         }
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_told_apart_and_its_words_are_kept() {
+        let words = "secrets \"shorepass-x\" is forbidden: exceeded quota: tight, requested: secrets=1, used: \
+                     secrets=9, limited: secrets=9";
+        let act = "create serviceaccounts/token \"deployer\" in namespace \"web\"".to_owned();
+        let full = MintError::QuotaExceeded { act, words: words.to_owned(), begun: true };
+        assert_eq!(minting(refusal(403, "Forbidden", "secrets", words), true), full);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_named() {
+        let unavailable =
+            |deleting| MintError::NamespaceUnavailable { namespace: name("web"), deleting, begun: true };
+        let missing = refusal(404, "NotFound", "namespaces", "namespaces \"web\" not found");
+        assert_eq!(minting(missing, true), unavailable(false));
+        let said = "unable to create new content in namespace web because it is being terminated";
+        let terminating = || caused(refusal(403, "Forbidden", "secrets", said), "NamespaceTerminating");
+        assert_eq!(minting(terminating(), true), unavailable(true));
+        let webhook = caused(
+            refusal(403, "Forbidden", "secrets", "admission webhook \"x\" denied the request: no"),
+            "NamespaceTerminating",
+        );
+        assert!(matches!(minting(webhook, true), MintError::AdmissionRefused { .. }));
+    }
+
+    #[test]
+    fn a_conflict_is_no_sign_that_the_cluster_is_busy() {
+        let conflict = refusal(409, "Conflict", "resourcequotas", "the object has been modified");
+        assert_eq!(minting(conflict, true), MintError::Contended { cluster: name("c") });
     }
 
     #[test]
@@ -296,6 +381,7 @@ mod tests {
             "secrets \"a\" is forbidden: User \"x\" cannot delete resource \"secrets\" in API group \"\"";
         assert!(matches!(cutting(refusal(403, "Forbidden", "secrets", rbac)), Some(CutError::Forbidden(_))));
         assert!(matches!(cutting(refusal(422, "Invalid", "", POLICY)), Some(CutError::Forbidden(_))));
-        assert!(matches!(cutting(refusal(429, "", "", "later")), Some(CutError::Unreachable(_))));
+        let retry_after = Duration::from_secs(7);
+        assert_eq!(cutting(refusal(429, "", "", "later")), Some(CutError::Busy { retry_after }));
     }
 }

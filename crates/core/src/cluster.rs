@@ -87,6 +87,26 @@ pub enum MintError {
         /// Whether something may have been made before.
         begun: bool,
     },
+    /// The namespace is not there, or not for long: nothing is created in it.
+    #[error("namespace {namespace} {}", if *.deleting { "is being deleted" } else { "does not exist" })]
+    NamespaceUnavailable {
+        /// Which.
+        namespace: Name,
+        /// Whether it still exists.
+        deleting: bool,
+        /// Whether something may have been made before.
+        begun: bool,
+    },
+    /// A ResourceQuota leaves no room. Its words name it and its numbers, and are for the operator.
+    #[error("a ResourceQuota leaves the issuer no room to {act}; it says: {words}")]
+    QuotaExceeded {
+        /// What the issuer was about to do, such as `create secrets in namespace "web"`.
+        act: String,
+        /// The refusal's own text.
+        words: String,
+        /// Whether something may have been made before.
+        begun: bool,
+    },
     /// The admission policy was not found: nothing was made.
     #[error("the admission policy of shorepass is not in effect in namespace {namespace}")]
     PolicyMissing {
@@ -115,6 +135,20 @@ pub enum MintError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// Another write came in between; it says nothing about the cluster.
+    #[error("another write to cluster {cluster} came in between")]
+    Contended {
+        /// Which cluster.
+        cluster: Name,
+    },
+    /// A webhook that the API server has to ask does not work. It may be asked about one namespace alone.
+    #[error(
+        "the API server of cluster {cluster} cannot be reached: an admission webhook is not in order, the issuer's log says which"
+    )]
+    WebhookFails {
+        /// Which cluster.
+        cluster: Name,
+    },
     /// The anchor is gone (only on an order for an existing one).
     #[error("the lease's anchor was deleted by somebody else")]
     AnchorLost,
@@ -128,7 +162,9 @@ impl MintError {
     pub fn nothing_was_made(&self) -> bool {
         match self {
             Self::ForbiddenToBegin { .. } | Self::RoleMissing { .. } | Self::PolicyMissing { .. } => true,
-            Self::AdmissionRefused { begun, .. } => !begun,
+            Self::AdmissionRefused { begun, .. }
+            | Self::NamespaceUnavailable { begun, .. }
+            | Self::QuotaExceeded { begun, .. } => !begun,
             Self::ServiceAccountMissing { .. }
             | Self::ServiceAccountReplaced { .. }
             | Self::Forbidden { .. }
@@ -136,6 +172,8 @@ impl MintError {
             | Self::ClockSkew { .. }
             | Self::Unreachable { .. }
             | Self::Busy { .. }
+            | Self::Contended { .. }
+            | Self::WebhookFails { .. }
             | Self::AnchorLost
             | Self::AnswerRejected(_) => false,
         }
@@ -155,6 +193,12 @@ pub enum CutError {
     /// No answer in time, or a failure of the server.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
+    /// The API server is at its limit.
+    #[error("the API server is busy and wants to be left alone for {} s", .retry_after.as_secs())]
+    Busy {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// A finalizer holds the anchor; its tokens die 60 s after the delete at the latest.
     #[error("a finalizer holds the anchor: remove it from Secret {0}")]
     HeldByFinalizer(String),

@@ -9,6 +9,7 @@ pub mod anchors;
 pub mod audit;
 pub mod ban;
 pub mod block;
+pub mod breaker;
 pub mod caller;
 pub mod cluster;
 pub mod digest;

@@ -91,6 +91,11 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Where the lease will be.
+    pub fn cluster(&self) -> &Name {
+        self.role.cluster()
+    }
+
     /// The lease as it is recorded before anything exists in the cluster, and the order that goes there next.
     pub fn into_order(self, id: LeaseId, anchor: AnchorName) -> Order {
         let (target, mode) = target_and_mode(&self.role, &anchor);

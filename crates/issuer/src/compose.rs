@@ -50,6 +50,7 @@ use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
 use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
+use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
 use crate::revoke::unclaimed::Unclaimed;
@@ -100,6 +101,8 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
+    let outside = parts.use_cases.outside.clone();
+    tasks.spawn("cluster-health", watch_clusters(outside, readiness.clone(), stop.clone()));
     tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     let background = parts.use_cases.outside.background.clone();
@@ -216,6 +219,11 @@ impl Parts {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            turns: Turns::new(
+                clusters.keys().cloned(),
+                usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
+                &clock,
+            ),
             attempts: Attempts::default(),
             bans,
             follow,
@@ -413,7 +421,6 @@ fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
         issuer: config.name.clone(),
         endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
         lag_bound: cluster.lag_bound,
-        mints_in_flight: usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
     }
 }
 
@@ -475,6 +482,23 @@ async fn watch(ledger: Arc<dyn Ledger>, condition: Condition, stop: Cancellation
         metrics::gauge!("shorepass_store_security_state_lost").set(flag(lost));
         if let Some(took) = ledger.last_commit() {
             metrics::gauge!("shorepass_store_last_commit_seconds").set(took.as_secs_f64());
+        }
+    }
+}
+
+/// Shows on the admin port which clusters are left alone. It makes no issuer unready: the others work.
+async fn watch_clusters(outside: Arc<Outside>, readiness: Readiness, stop: CancellationToken) {
+    let condition = |name: &Name| readiness.condition(format!("cluster {name}"));
+    let conditions: Vec<Condition> = outside.clusters.keys().map(condition).collect();
+    let mut tick = tokio::time::interval(HEALTH_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        for ((name, why), condition) in outside.turns.left_alone().zip(&conditions) {
+            let gauge = metrics::gauge!("shorepass_cluster_left_alone", "cluster" => name.to_string());
+            gauge.set(if why.is_some() { 1.0 } else { 0.0 });
+            match why {
+                Some(why) => condition.holds_but(why.to_string()),
+                None => condition.holds(),
+            }
         }
     }
 }

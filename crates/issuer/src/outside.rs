@@ -28,6 +28,10 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
+use crate::issue::turns::{NoTurn, Turns};
+
+/// When somebody comes back to whom a quota left no room: something has to end first.
+const QUOTA_RETRY: Duration = Duration::from_secs(15);
 
 /// Seals what an anchor carries, so that nobody else can make one that is taken for ours.
 pub trait Seal: Send + Sync {
@@ -60,6 +64,8 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     /// Keeps ends and beginnings apart.
     pub gate: RwLock<()>,
+    /// Who may ask which cluster for a token.
+    pub turns: Turns,
     /// Whose first token is being minted.
     pub attempts: Attempts,
     /// Who is banned.
@@ -91,12 +97,15 @@ pub struct Refusing<'a> {
 impl Outside {
     /// The cluster of that name. Roles are checked against the clusters at start, so that it is there.
     pub fn cluster(&self, name: &Name) -> Result<&Arc<dyn Cluster>, Refused> {
-        self.clusters.get(name).ok_or_else(|| {
-            Refused::new(
-                Reason::ClusterUnreachable,
-                format!("cluster {name} is no longer in the issuer's configuration; ask its operators"),
-            )
-        })
+        self.clusters.get(name).ok_or_else(|| self.no_such_cluster(name))
+    }
+
+    /// What the caller is told of a cluster that is not there.
+    pub fn no_such_cluster(&self, name: &Name) -> Refused {
+        Refused::new(
+            Reason::ClusterUnreachable,
+            format!("cluster {name} is no longer in the issuer's configuration; ask its operators"),
+        )
     }
 
     /// Records a refusal and gives what the caller is told, under the same decision id.
@@ -204,6 +213,16 @@ pub fn ledger_refused(cause: &LedgerError) -> Refused {
     }
 }
 
+/// What a caller is told whose mint does not begin now. It is not on record: it would be one more thing to do for an issuer
+/// that has too much to do.
+pub fn no_turn(cause: &NoTurn) -> Refused {
+    let reason = match cause {
+        NoTurn::Failing { .. } => Reason::ClusterUnreachable,
+        NoTurn::Busy { .. } | NoTurn::Full { .. } | NoTurn::Share { .. } => Reason::ClusterBusy,
+    };
+    Refused::new(reason, cause.to_string()).retry(cause.retry_after())
+}
+
 /// What a caller is told when a cluster fails.
 pub fn mint_refused(cause: &MintError) -> Refused {
     let text = cause.to_string();
@@ -234,11 +253,24 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         MintError::AdmissionRefused { act, .. } => Refused::new(
             Reason::IssuerForbidden,
             format!(
-                "an admission policy, webhook or quota of the cluster does not let the issuer {act}: an operator finds \
+                "an admission policy or webhook of the cluster does not let the issuer {act}: an operator finds \
                  what it said by the decision id"
             ),
         )
         .with("rule", act.clone()),
+        MintError::QuotaExceeded { act, .. } => Refused::new(
+            Reason::QuotaExceeded,
+            format!(
+                "a ResourceQuota leaves the issuer no room to {act}: let leases end, or raise the quota; an operator finds \
+                 its name and numbers by the decision id"
+            ),
+        )
+        .with("rule", act.clone())
+        .retry(QUOTA_RETRY),
+        MintError::NamespaceUnavailable { .. } => Refused::new(
+            Reason::NamespaceUnavailable,
+            format!("{text}: create it and apply what `shorepass-issuer rbac` prints, or correct the role"),
+        ),
         MintError::PolicyMissing { .. } => Refused::new(
             Reason::AdmissionPolicyMissing,
             format!("{text}, so nothing is minted there: apply what `shorepass-issuer rbac` prints"),
@@ -246,9 +278,11 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         MintError::ClockSkew { .. } => {
             Refused::new(Reason::ClockSkew, format!("{text}: synchronise both with NTP"))
         }
-        MintError::Unreachable { .. } => {
+        MintError::Unreachable { .. } | MintError::WebhookFails { .. } => {
             Refused::new(Reason::ClusterUnreachable, text).retry(Duration::from_secs(2))
         }
+        MintError::Contended { .. } => Refused::new(Reason::ClusterBusy, format!("{text}: try again later"))
+            .retry(Duration::from_secs(1)),
         MintError::Busy { retry_after, .. } => {
             Refused::new(Reason::ClusterBusy, format!("{text}: try again later")).retry(*retry_after)
         }

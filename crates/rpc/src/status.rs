@@ -62,6 +62,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
         | Reason::RightsNotInEffect
+        | Reason::NamespaceUnavailable
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing
         | Reason::ClockSkew => Code::FailedPrecondition,
@@ -70,7 +71,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::ShuttingDown => Code::Unavailable,
-        Reason::RateLimited | Reason::ClusterBusy => Code::ResourceExhausted,
+        Reason::RateLimited | Reason::ClusterBusy | Reason::QuotaExceeded => Code::ResourceExhausted,
         Reason::ClusterAnswerRejected | Reason::Unspecified => Code::Internal,
     }
 }
@@ -293,7 +294,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 33);
+        assert_eq!(all_reasons().count(), 35);
     }
 
     #[test]
@@ -324,10 +325,11 @@ mod tests {
             (
                 Code::FailedPrecondition,
                 "LEASE_ENDED JOB_ENDED SERVICE_ACCOUNT_MISSING SERVICE_ACCOUNT_REPLACED ISSUER_FORBIDDEN \
-                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT",
+                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT \
+                 NAMESPACE_UNAVAILABLE",
             ),
             (Code::Unavailable, "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN"),
-            (Code::ResourceExhausted, "RATE_LIMITED CLUSTER_BUSY"),
+            (Code::ResourceExhausted, "RATE_LIMITED CLUSTER_BUSY QUOTA_EXCEEDED"),
             (Code::Internal, "CLUSTER_ANSWER_REJECTED"),
             (Code::NotFound, "RECORD_NOT_FOUND"),
         ];

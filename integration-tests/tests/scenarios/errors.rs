@@ -60,6 +60,8 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::EnrolmentEnded => (Code::Unauthenticated, "enrol it again with a new join token"),
         Reason::RecordNotFound => (Code::NotFound, ""),
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
+        Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
+        Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
     }
 }
 
@@ -103,6 +105,8 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
             errors.extend(clusters::rights_that_do_not_come(stage).await?);
             Ok(errors)
         }
+        Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
+        Reason::QuotaExceeded => clusters::used_up_quota(stage).await,
     }
 }
 

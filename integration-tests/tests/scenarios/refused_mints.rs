@@ -184,14 +184,3 @@ async fn a_server_that_is_down_is_unreachable() -> Result<()> {
     assert!(cause.contains("Connection refused"), "{cause}");
     Ok(())
 }
-
-#[tokio::test]
-async fn a_mint_that_gets_no_permit_is_told_when_to_come_back() -> Result<()> {
-    let scene = scene().await?;
-    let full =
-        scene.issuer.connect_with(Connection { mints_in_flight: 0, ..scene.issuer.connection() }).await?;
-    let error = scene.refused(&full, "deploy").await?;
-    assert!(matches!(error, MintError::Busy { .. }), "{error}");
-    assert_eq!(scene.secrets_here().await?, 0);
-    Ok(())
-}

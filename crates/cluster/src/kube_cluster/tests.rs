@@ -66,7 +66,6 @@ async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
         context: "x".to_owned(),
         advertise: Advertise::default(),
         issuer: name("main"),
-        mints_in_flight: 1,
         endpoints: Vec::new(),
         lag_bound: shorepass_core::receipt::LAG_BOUND,
     };

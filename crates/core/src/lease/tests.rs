@@ -15,7 +15,7 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-pub(crate) pub(crate) fn lease() -> Lease {
+pub(crate) fn lease() -> Lease {
     let name = |text| Name::parse(text).unwrap();
     let owner = Owner {
         spiffe_id: SpiffeId::parse("spiffe://d/runner/r").unwrap(),

@@ -55,10 +55,11 @@ impl Issuing {
     ) -> Result<Delivery, Refused> {
         let _attempt = self.take_up(&lease)?;
         let order = self.decide_again(caller, job, lease, &ask).await?;
+        let turn = self.turn(caller, &order.target().cluster).await?;
         if let Err(cause) = self.clear(&order).await {
             return Err(self.give_up(order, cause).await);
         }
-        let verified = self.mint_and_check(order, call).await?;
+        let verified = self.mint_and_check(order, call, turn).await?;
         let recorded = self.record(&verified).await?;
         self.still_live(verified.lease().id)?; // a token of a lease that ended meanwhile does not leave
         self.deliver(caller, verified, &recorded)
@@ -108,6 +109,9 @@ impl Issuing {
         cluster.cut(order.lease()).await.map_err(|cause| match cause {
             CutError::Forbidden(rule) => MintError::Forbidden { rule },
             CutError::Unreachable(cause) => unreachable(cause),
+            CutError::Busy { retry_after } => {
+                MintError::Busy { cluster: target.cluster.clone(), retry_after }
+            }
             held @ (CutError::HeldByFinalizer(_) | CutError::PartHeldByFinalizer(_)) => {
                 unreachable(held.to_string())
             }

@@ -7,6 +7,7 @@
 mod again;
 pub mod attempts;
 mod failures;
+pub mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,18 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, LedgerError, Recorded};
 use shorepass_core::mint::{Order, Verified};
-use shorepass_core::policy::{Ask, Grant};
+use shorepass_core::name::Name;
+use shorepass_core::policy::{Ask, Denial, Grant};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::Refused;
 
 use self::attempts::Attempt;
+use self::turns::Turn;
 use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
 use crate::mutants::{self, Mutant};
-use crate::outside::{Outside, ledger_refused};
+use crate::outside::{Outside, ledger_refused, no_turn};
 use crate::revoke::Ends;
 
 /// Issues and refreshes.
@@ -56,8 +59,9 @@ impl Issuing {
         if let Some(lease) = self.answered(caller, job.id, request).await? {
             return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
+        let turn = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
         let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
-        let verified = self.mint_and_check(order, call).await?; // anchor, token, and what was really granted
+        let verified = self.mint_and_check(order, call, turn).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
         self.deliver(caller, verified, &recorded) // the only way out for a token
     }
@@ -94,10 +98,38 @@ impl Issuing {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };
-        let verified = self.mint_and_check(order, call).await?;
+        let turn = self.turn(caller, &order.target().cluster).await?;
+        let verified = self.mint_and_check(order, call, turn).await?;
         let recorded = self.record(&verified).await?;
         self.still_live(verified.lease().id)?; // a token of a lease that ended meanwhile does not leave
         self.deliver(caller, verified, &recorded)
+    }
+
+    /// A turn at the role's cluster, for who would be granted a lease now. It is taken before the gate, in which nobody waits
+    /// for a cluster, so that the decision is made again in there.
+    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<Turn, Refused> {
+        match self.decide(caller, job.id, ask)? {
+            Ok(grant) => self.turn(caller, grant.cluster()).await,
+            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
+        }
+    }
+
+    fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
+        let outside = &self.outside;
+        let mut blocks =
+            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        if mutants::is(Mutant::IgnoreBlocks) {
+            blocks.clear();
+        }
+        let job = self.jobs.current(job)?;
+        Ok(outside.policy.decide(caller, &job, ask, &blocks, outside.clock.now()))
+    }
+
+    async fn turn(&self, caller: &Caller, cluster: &Name) -> Result<Turn, Refused> {
+        match self.outside.turns.take(cluster, caller.spiffe_id()).await {
+            Some(turn) => turn.map_err(|cause| no_turn(&cause)),
+            None => Err(self.outside.no_such_cluster(cluster)),
+        }
     }
 
     /// From the decision until *pending* is durable, no end may come in between: see [`Outside::gate`].
@@ -109,15 +141,8 @@ impl Issuing {
         ask: Ask,
     ) -> Result<(Order, Attempt), Refused> {
         let _together = self.outside.gate.read().await;
-        let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
-        let mut blocks =
-            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
-        if mutants::is(Mutant::IgnoreBlocks) {
-            blocks.clear();
-        }
-        let job = self.jobs.current(job.id)?;
-        match outside.policy.decide(caller, &job, &ask, &blocks, outside.clock.now()) {
+        match self.decide(caller, job.id, &ask)? {
             Ok(grant) => self.record_pending(caller, request, grant).await,
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
         }
@@ -154,10 +179,12 @@ impl Issuing {
         }
     }
 
-    async fn mint_and_check(&self, order: Order, call: &CallId) -> Result<Verified, Refused> {
+    async fn mint_and_check(&self, order: Order, call: &CallId, turn: Turn) -> Result<Verified, Refused> {
         let cluster = self.outside.cluster(&order.target().cluster)?;
         let annotation = self.outside.seal.seal(order.lease());
-        let minted = match cluster.mint(&order, &annotation, call).await {
+        let minted = cluster.mint(&order, &annotation, call).await;
+        turn.over(&minted);
+        let minted = match minted {
             Ok(minted) => {
                 fail_points::reached(Point::Minted);
                 minted

@@ -71,6 +71,9 @@ pub enum Obstacle {
     /// It was deleted, but the mint that makes it may come in later.
     #[error("its first token may still be on its way; the anchor is deleted again")]
     MintInFlight,
+    /// The cluster wants to be left alone for now.
+    #[error("the API server is busy and wants to be left alone for {} s", .0.as_secs())]
+    Busy(Duration),
     /// The cluster does not delete it, or the issuer cannot record that it did.
     #[error("{said}")]
     Cluster {
@@ -259,7 +262,8 @@ impl Ends {
             for pause in BACKGROUND_PAUSES {
                 match ends.cut(lease.clone()).await {
                     Ok(Cut::Later(_, Obstacle::Cluster { .. })) => tokio::time::sleep(pause).await,
-                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight)) => return,
+                    // A busy cluster is left alone; the sweeper knows for how long.
+                    Ok(Cut::Done(_) | Cut::Later(_, Obstacle::MintInFlight | Obstacle::Busy(_))) => return,
                     Err(refused) => {
                         return tracing::warn!(error = %refused, "a cut was not recorded; the sweeper tries again");
                     }
@@ -316,7 +320,11 @@ impl Ends {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
             let why = cut_cause(&cause);
             metrics::counter!("shorepass_cut_failures_total", "cause" => why).increment(1);
-            return Ok(Cut::Later(lease, Obstacle::Cluster { why, said: cause.to_string() }));
+            let obstacle = match cause {
+                CutError::Busy { retry_after } => Obstacle::Busy(retry_after),
+                cause => Obstacle::Cluster { why, said: cause.to_string() },
+            };
+            return Ok(Cut::Later(lease, obstacle));
         }
         fail_points::reached(Point::AnchorCut);
         if self.may_be_minted(&lease) {
@@ -414,6 +422,7 @@ fn cut_cause(cause: &CutError) -> &'static str {
     match cause {
         CutError::Forbidden(_) => "forbidden",
         CutError::Unreachable(_) => "unreachable",
+        CutError::Busy { .. } => "busy",
         CutError::HeldByFinalizer(_) | CutError::PartHeldByFinalizer(_) => "finalizer",
     }
 }

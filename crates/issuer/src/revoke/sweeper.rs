@@ -34,6 +34,8 @@ pub struct Sweeper {
     /// What is pending and older was left by a crash.
     started: Timestamp,
     retries: HashMap<LeaseId, Retry>,
+    /// Until when the cluster wants to be left alone.
+    busy_until: Timestamp,
 }
 
 struct Retry {
@@ -47,7 +49,7 @@ impl Sweeper {
     /// Over the ends, before the issuer serves anybody.
     pub fn new(ends: Ends, cluster: Name) -> Self {
         let started = ends.outside.clock.now();
-        Self { ends, cluster, started, retries: HashMap::new() }
+        Self { ends, cluster, started, retries: HashMap::new(), busy_until: Timestamp::UNIX_EPOCH }
     }
 
     /// Sweeps every [`PERIOD`].
@@ -147,6 +149,9 @@ impl Sweeper {
     /// Cuts what is ending and due; gives up the round after some failures.
     async fn cut(&mut self, unfinished: Vec<Lease>) {
         let now = self.ends.outside.clock.now();
+        if now < self.busy_until {
+            return;
+        }
         let due = |lease: &Lease| {
             matches!(lease.state, State::Ending { .. })
                 && self.retries.get(&lease.id).is_none_or(|retry| now >= retry.next)
@@ -162,13 +167,17 @@ impl Sweeper {
                     }
                     // The cluster does what it is told: look again in the next round, so that a late anchor is short-lived.
                     Some(Obstacle::MintInFlight) => {}
+                    // It is no failure of this one anchor.
+                    Some(Obstacle::Busy(wait)) => {
+                        self.busy_until = self.busy_until.max(after(self.ends.outside.clock.now(), wait));
+                    }
                     Some(Obstacle::Cluster { why, .. }) => {
                         failures += 1;
                         self.postpone(lease.id, why, now);
                     }
                 }
             }
-            if failures >= FAILURES_IN_A_ROUND {
+            if failures >= FAILURES_IN_A_ROUND || now < self.busy_until {
                 return;
             }
         }

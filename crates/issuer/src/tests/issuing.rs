@@ -311,7 +311,53 @@ async fn a_failed_refresh_leaves_the_lease_as_it_is() {
     bench.cluster.fail_next_mint(busy);
     let refused = bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
     assert_eq!((refused.reason, refused.retry_after), (Reason::ClusterBusy, Some(Duration::from_secs(3))));
+    let again = bench.refresh(&caller, delivery.issued.lease.id).await;
+    assert_eq!(reason(again), Reason::ClusterBusy, "it is asked before it wants to be");
+    bench.clock.advance(Duration::from_secs(3));
     assert!(bench.refresh(&caller, delivery.issued.lease.id).await.is_ok());
+}
+
+/// Neither when the permits are taken, nor when the cluster is left alone.
+#[tokio::test(start_paused = true)]
+async fn a_mint_that_gets_no_turn_leaves_nothing_on_record() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let (before, request) = (bench.ledger.audit_lines().len(), bench.request());
+    let turns = &bench.use_cases.outside.turns;
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE * 3 / 4 {
+        held.push(turns.take(&name("staging"), caller.spiffe_id()).await.unwrap().unwrap());
+    }
+    let refused = bench.issue(&caller, &job, request).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::ClusterBusy);
+    assert!(refused.message.contains("of this caller") && refused.retry_after.is_some(), "{refused:?}");
+    let cause = MintError::Unreachable { cluster: name("staging"), cause: "reset".to_owned() };
+    drop(held);
+    for _ in 0..shorepass_core::breaker::FAILURES {
+        let turn = turns.take(&name("staging"), caller.spiffe_id()).await.unwrap().unwrap();
+        turn.over(&Err(cause.clone()));
+    }
+    let refused = bench.issue(&caller, &job, request).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::ClusterUnreachable);
+    assert!(refused.message.contains("reset") && refused.retry_after.is_some(), "{refused:?}");
+    assert_eq!(bench.ledger.audit_lines().len(), before);
+    assert!(bench.ledger.leases(&LeaseFilter::default(), None, 10).unwrap().is_empty());
+    assert!(bench.cluster.calls().is_empty(), "the cluster was asked");
+    bench.clock.advance(shorepass_core::breaker::PAUSE);
+    assert!(bench.issue(&caller, &job, request).await.is_ok(), "the request id was used up");
+}
+
+/// Whether a role exists is not told by how its cluster does.
+#[tokio::test]
+async fn who_may_not_have_a_role_is_told_the_same_when_its_cluster_is_left_alone() {
+    let bench = Bench::new();
+    let stranger = bench.caller("runner/dev-1");
+    let job = bench.job(&stranger).await;
+    let retry_after = Duration::from_secs(30);
+    let turn = bench.use_cases.outside.turns.take(&name("staging"), stranger.spiffe_id()).await;
+    turn.unwrap().unwrap().over(&Err(MintError::Busy { cluster: name("staging"), retry_after }));
+    assert_eq!(reason(bench.issue(&stranger, &job, bench.request()).await), Reason::RoleNotAvailable);
 }
 
 #[tokio::test]

@@ -41,10 +41,13 @@ use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
+use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
+/// Mints at once; one caller may have three quarters of them.
+const AT_ONCE: usize = 4;
 
 /// An issuer whose outside is in memory.
 struct Bench {
@@ -132,6 +135,7 @@ impl Bench {
         memory: Arc<MemoryLedger>,
         state: tempfile::TempDir,
     ) -> Self {
+        let telling: Arc<dyn shorepass_core::time::Clock> = clock.clone();
         let domain = TrustDomain::parse(DOMAIN).unwrap();
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
@@ -146,6 +150,7 @@ impl Bench {
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
+            turns: Turns::new([name("staging")], AT_ONCE, &telling),
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,

@@ -231,6 +231,25 @@ async fn what_cannot_be_deleted_is_counted_with_the_last_cause_until_it_is_gone(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_cluster_is_asked_for_no_cut_until_it_wants_to_be() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = bench.leased().await;
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    let id = delivery.issued.lease.id;
+    bench.use_cases.release(&caller, id).await.unwrap();
+    let mut sweeper = sweeper(&bench);
+    bench.cluster.fail_next_cut(CutError::Busy { retry_after: Duration::from_secs(30) });
+    for _ in 0..3 {
+        sweeper.sweep().await.unwrap();
+        assert_eq!(bench.lease(id).state_name(), "ending");
+        bench.clock.advance(Duration::from_secs(9));
+    }
+    bench.clock.advance(Duration::from_secs(9));
+    sweeper.sweep().await.unwrap();
+    assert_eq!(bench.lease(id).state_name(), "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pending_before_the_start_is_settled() {
     let bench = Bench::new();
     let caller = bench.caller("runner/prod-1");

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use integration_tests::client::refused;
 use integration_tests::issuer::Knobs;
 use integration_tests::proxy::{Answer, Fault, Target};
+use integration_tests::wait::{self, Seen};
 use serde_json::{Value, json};
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1::ErrorReason;
@@ -123,12 +124,15 @@ pub(super) async fn unreachable_cluster(stage: &Stage) -> Refusals {
     };
     let mut errors = Vec::new();
     for fault in [answer(500, "InternalError"), answer(401, "Unauthorized"), Fault::LoseReply, Fault::Hang] {
-        let _fault = stage.proxy.fault(Target::Tokens, fault);
+        let fault = stage.proxy.fault(Target::Tokens, fault);
         errors.push(stage.refused_issue("deploy").await?);
+        drop(fault);
+        works_again(stage).await?;
     }
     stage.proxy.close(true);
     errors.push(stage.refused_issue("deploy").await?);
     stage.proxy.close(false);
+    works_again(stage).await?;
     let causes = ["it failed (500): something is wrong", "the issuer's own credential (401)"];
     for (error, cause) in errors.iter().zip(causes) {
         ensure!(error.to_string().contains(cause), "{cause:?} is not in {error}");
@@ -136,16 +140,51 @@ pub(super) async fn unreachable_cluster(stage: &Stage) -> Refusals {
     Ok(errors)
 }
 
+/// Waits until the issuer asks the cluster again, and it works.
+async fn works_again(stage: &Stage) -> Result<()> {
+    wait::until("the cluster to be asked again", Duration::from_secs(30), async || {
+        Ok(match stage.runner.issue(&stage.job, "deploy").await {
+            Ok(_) => Seen::Ready(()),
+            Err(error) if error.retry_after().is_some() => Seen::NotYet(error.to_string()),
+            Err(error) => return Err(error.into()),
+        })
+    })
+    .await
+}
+
 pub(super) async fn busy_cluster(stage: &Stage) -> Refusals {
     let mut errors = Vec::new();
     for target in [Target::Anchors, Target::Tokens] {
         let busy = Answer { status: 429, reason: "TooManyRequests", message: "later", retry_after: Some(7) };
-        let _fault = stage.proxy.fault(target, Fault::Answer(busy));
+        let fault = stage.proxy.fault(target, Fault::Answer(busy));
         let error = stage.refused_issue("deploy").await?;
+        drop(fault);
+        works_again(stage).await?;
         ensure!(error.retry_after() == Some(Duration::from_secs(7)), "it is not passed on: {error:?}");
         errors.push(error);
     }
     Ok(errors)
+}
+
+pub(super) async fn missing_namespace(stage: &Stage) -> Refusals {
+    let status = r#"{"kind": "Status", "reason": "NotFound", "message": "namespaces \"x\" not found",
+        "details": {"kind": "namespaces"}}"#;
+    let _fault = stage.proxy.fault(Target::Anchors, Fault::Say(404, status));
+    let error = stage.refused_issue("deploy").await?;
+    let said = format!("namespace {} does not exist", stage.site.place.namespace);
+    ensure!(error.to_string().contains(&said), "{said:?} is not in {error}");
+    Ok(vec![error])
+}
+
+pub(super) async fn used_up_quota(stage: &Stage) -> Refusals {
+    let message = "secrets \"x\" is forbidden: exceeded quota: tight, requested: secrets=1";
+    let answer = Answer { status: 403, reason: "Forbidden", message, retry_after: None };
+    let _fault = stage.proxy.fault(Target::Anchors, Fault::Answer(answer));
+    let error = stage.refused_issue("deploy").await?;
+    ensure!(!format!("{error:?}").contains("tight"), "the quota's words are told: {error:?}");
+    let line = stage.decision(&error)?;
+    ensure!(line["explanation"].as_str().is_some_and(|text| text.contains(message)), "{line}");
+    Ok(vec![error])
 }
 
 pub(super) async fn answers_that_are_not_what_was_asked(stage: &Stage) -> Refusals {
