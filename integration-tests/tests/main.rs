@@ -25,4 +25,5 @@ mod scenarios {
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod two_clusters;
 }
