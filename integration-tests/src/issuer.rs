@@ -30,6 +30,9 @@ const FAIL_POINT: &str = "SHOREPASS_FAIL_POINT";
 /// The trust domain of all scenarios.
 pub const TRUST_DOMAIN: &str = "test.shorepass.dev";
 
+/// What the second cluster is called.
+pub const SECOND_CLUSTER: &str = "other";
+
 /// How long an issuer may take to bring an identity into its audit file; it looks every two seconds.
 const AUDITED: Duration = Duration::from_secs(15);
 
@@ -41,6 +44,10 @@ const READY: Duration = Duration::from_secs(45);
 pub struct Knobs {
     /// The kubeconfig to connect with, if not the site's own; clients are told the site's API server all the same.
     pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig of a second cluster, [`SECOND_CLUSTER`], with all roles once more under names that begin with `other-`.
+    pub second_cluster: Option<PathBuf>,
+    /// Mints of one cluster at once.
+    pub mints_in_flight: u32,
     /// The life of certificates.
     pub certificates: &'static str,
     /// Calls per second of one caller, and at once.
@@ -60,6 +67,8 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             kubeconfig: None,
+            second_cluster: None,
+            mints_in_flight: 16,
             certificates: "24h",
             rate: (1_000, 1_000),
             log: "info",
@@ -110,13 +119,22 @@ impl IssuerUnderTest {
     pub fn prepare_as(site: &Site, identity: &InstalledIssuer, knobs: Knobs) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("issuer-").tempdir()?; // 0700
         fs::create_dir(folder.path().join("roles"))?;
-        fs::write(folder.path().join("roles/roles.yaml"), site.role_documents())?;
+        let mut roles = site.role_documents();
+        if knobs.second_cluster.is_some() {
+            roles = format!("{roles}---\n{}", of_second_cluster(&roles));
+        }
+        fs::write(folder.path().join("roles/roles.yaml"), roles)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut clusters = cluster(site, identity, &knobs)?;
+        if let Some(second) = &knobs.second_cluster {
+            let by_it = Knobs { kubeconfig: Some(second.clone()), listing: None, ..knobs.clone() };
+            clusters += &of_second_cluster(&cluster(site, identity, &by_it)?);
+        }
         let issuer = Self {
             folder,
             program: site.admin.environment.bin_dir.join("shorepass-issuer"),
             name: identity.issuer.to_string(),
-            cluster: cluster(site, identity, &knobs)?,
+            cluster: clusters,
             knobs,
             addresses: Addresses { api: any, enroll: any, admin: any },
             process: None,
@@ -358,10 +376,10 @@ spec:
   clusters:
 {}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
-  limits: {{callsPerSecond: {calls}, burst: {burst}}}
+  limits: {{callsPerSecond: {calls}, burst: {burst}, mintsInFlight: {}}}
   receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance
 ",
-            self.name, self.cluster, self.knobs.certificates
+            self.name, self.cluster, self.knobs.certificates, self.knobs.mints_in_flight
         );
         fs::write(self.config(), text).context("cannot write the issuer's config")
     }
@@ -390,6 +408,14 @@ fn cluster(site: &Site, identity: &InstalledIssuer, knobs: &Knobs) -> Result<Str
         knobs.lag_bound,
         identity.home.namespace,
     ) + &listing)
+}
+
+/// Documents of the first cluster, made out for the second.
+fn of_second_cluster(documents: &str) -> String {
+    documents
+        .replace(&format!("cluster: {CLUSTER}\n"), &format!("cluster: {SECOND_CLUSTER}\n"))
+        .replace(&format!("- name: {CLUSTER}\n"), &format!("- name: {SECOND_CLUSTER}\n"))
+        .replace("metadata: {name: ", "metadata: {name: other-")
 }
 
 /// The addresses in the log line that has them all.

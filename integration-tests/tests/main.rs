@@ -28,5 +28,6 @@ mod scenarios {
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod two_clusters;
     mod undeletable;
 }

@@ -154,7 +154,7 @@ impl Lane {
         self.operator.reset();
         if let Err(error) = self.issuer.run().await {
             // The sweeper may come by the point before anybody else does.
-            ensure!(self.issuer.is_killed()?, "{error:#}");
+            self.issuer_is_gone().await.with_context(|| format!("{error:#}"))?;
             return Ok(true);
         }
         let patience = match from_outside {
@@ -167,17 +167,22 @@ impl Lane {
             Ok(Ok(())) => {}
             Ok(Err(Failure::Wrong(error))) => return Err(error),
             Ok(Err(Failure::Gone)) => {
-                wait::until("the issuer's end", Duration::from_secs(10), async || {
-                    let killed = self.issuer.is_killed()?;
-                    Ok(if killed { Seen::Ready(()) } else { Seen::NotYet("it runs".to_owned()) })
-                })
-                .await?;
+                self.issuer_is_gone().await?;
                 return Ok(true);
             }
         }
         let by_itself = self.issuer.is_killed()?;
         self.issuer.kill()?;
         Ok(by_itself)
+    }
+
+    /// A process is over when its last thread is, somewhat later than it looks.
+    async fn issuer_is_gone(&mut self) -> Result<()> {
+        wait::until("the issuer's end", Duration::from_secs(10), async || {
+            let killed = self.issuer.is_killed()?;
+            Ok(if killed { Seen::Ready(()) } else { Seen::NotYet("it runs".to_owned()) })
+        })
+        .await
     }
 
     async fn work(&mut self) -> Result<(), Failure> {
