@@ -43,7 +43,10 @@ pub(crate) async fn mint(rounds: usize) -> Result<Vec<Measured>> {
                 let jobs = jobs.clone();
                 async move {
                     let (client, job) = &jobs[caller];
-                    until_there_is_room(async || client.issue(job, DEPLOY.name).await.map(drop)).await
+                    while let Err(error) = client.issue(job, DEPLOY.name).await {
+                        waited_for_room(error).await?;
+                    }
+                    Ok(())
                 }
             })
             .await
@@ -83,7 +86,10 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
                 let leases = leases.clone();
                 async move {
                     let (client, lease, _) = &leases[caller];
-                    until_there_is_room(async || client.refresh(lease).await.map(drop)).await
+                    while let Err(error) = client.refresh(lease).await {
+                        waited_for_room(error).await?;
+                    }
+                    Ok(())
                 }
             })
             .await
@@ -106,15 +112,12 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
 }
 
 /// A caller who is told that the cluster is busy comes again, and has waited.
-async fn until_there_is_room(call: impl AsyncFn() -> Result<(), ClientError>) -> Result<()> {
-    loop {
-        match call().await {
-            Err(error) if error.reason() == Some(ErrorReason::ClusterBusy) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            other => return Ok(other?),
-        }
+async fn waited_for_room(error: ClientError) -> Result<()> {
+    if error.reason() != Some(ErrorReason::ClusterBusy) {
+        return Err(error.into());
     }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
 }
 
 fn platforms(bench: &Bench) -> Result<Vec<Client>> {

@@ -29,11 +29,10 @@ async fn scene(purpose: &str) -> Result<Scene> {
 }
 
 impl Scene {
-    /// How often each event is in the audit file, but for refusals, and for proofs and identities, which come in when they
-    /// are done.
+    /// How often each event is in the audit file, but for refusals, and for identities and proofs, which have their own time.
     fn events(&self) -> Result<BTreeMap<String, usize>> {
         let others =
-            ["request.refused", "control.planned", "control.gone", "lease.receipt", "identity.created"];
+            ["request.refused", "identity.created", "control.planned", "control.gone", "lease.receipt"];
         let mut events = BTreeMap::new();
         for line in self.issuer.audit()? {
             if let Some(event) = line["event"].as_str().filter(|event| !others.contains(event)) {

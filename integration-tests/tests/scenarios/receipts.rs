@@ -264,9 +264,9 @@ async fn all_of_a_runner(scene: &Scene, name: &str) -> Result<(usize, Duration)>
     ensure!(took < ALL_RECEIPTS, "{took:?}");
     let printed = |words: &str| done.stdout.lines().filter(|line| line.contains(words)).count();
     let (proved, late) = (printed("  proved: dead by "), printed(LATE));
-    ensure!(proved + late == LEASES && proved > 0, "{}", done.stdout);
+    ensure!(proved + late == LEASES, "{}", done.stdout);
     ensure!(printed(&format!("{LEASES} revoked; {LEASES} blocks set")) == 1, "{}", done.stdout);
-    ensure!(printed(&format!("receipts: {proved} proved")) == 1, "{}", done.stdout);
+    ensure!(proved == 0 || printed(&format!("receipts: {proved} proved")) == 1, "{}", done.stdout);
     assert_eq!(done.code, Some(if proved == LEASES { 0 } else { 1 }));
     if took > Duration::from_secs(4) {
         ensure!(done.stderr.contains("shorepass: waiting for "), "no progress in {took:?}: {}", done.stderr);
