@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing, Places};
-use shorepass_config::issuer::{ClusterConfig, OnStoreFailure};
+use shorepass_cluster::{KubeCluster, Places};
+use shorepass_config::issuer::OnStoreFailure;
 use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::anchors::Sealed;
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
@@ -44,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::clusters::{connect, unclaimed};
 use crate::coordination::Presence;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
@@ -53,7 +54,6 @@ use crate::issue::attempts::Attempts;
 use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
 use crate::revoke::sweeper::Sweeper;
-use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -405,55 +405,6 @@ async fn renew_serving(
             Err(cause) => tracing::error!(error = %Chain(&cause), "the serving certificate was not renewed"),
         }
     }
-}
-
-fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
-    let advertise = &cluster.advertise;
-    Connection {
-        name: cluster.name.clone(),
-        kubeconfig: cluster.kubeconfig.clone(),
-        context: cluster.context.clone(),
-        advertise: Advertise {
-            server: advertise.server.clone(),
-            ca_file: advertise.ca_file.clone(),
-            tls_server_name: advertise.tls_server_name.clone(),
-        },
-        issuer: config.name.clone(),
-        endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
-        lag_bound: cluster.lag_bound,
-    }
-}
-
-/// Who looks for unclaimed anchors, where a credential for that is given.
-async fn unclaimed(
-    config: &IssuerConfig,
-    clusters: &BTreeMap<Name, Arc<KubeCluster>>,
-    outside: &Arc<Outside>,
-) -> Result<Vec<Unclaimed>> {
-    let mut all = Vec::new();
-    for cluster in &config.clusters {
-        let (Some(listing), Some(connected)) = (&cluster.listing, clusters.get(&cluster.name)) else {
-            continue;
-        };
-        let (kubeconfig, context) = (listing.kubeconfig.clone(), listing.context.clone());
-        let connection = Connection { kubeconfig, context, ..connection(config, cluster) };
-        let anchors = KubeListing::connect(&connection, connected.clone())
-            .await
-            .with_context(|| format!("the listing credential of cluster {}", cluster.name))?;
-        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace)?);
-    }
-    Ok(all)
-}
-
-async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster>>> {
-    let mut clusters = BTreeMap::new();
-    for cluster in &config.clusters {
-        let connected = KubeCluster::connect(connection(config, cluster), Arc::new(SystemClock))
-            .await
-            .with_context(|| format!("cluster {}", cluster.name))?;
-        clusters.insert(cluster.name.clone(), Arc::new(connected));
-    }
-    Ok(clusters)
 }
 
 /// How the ledger is kept.
