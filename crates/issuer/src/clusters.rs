@@ -1,0 +1,65 @@
+//! From the configuration to the clusters: connections, and who looks for anchors that no record claims.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing};
+use shorepass_config::IssuerConfig;
+use shorepass_config::issuer::ClusterConfig;
+use shorepass_core::name::Name;
+use shorepass_daemon::clock::SystemClock;
+
+use crate::outside::Outside;
+use crate::revoke::unclaimed::Unclaimed;
+
+/// How the issuer's own credential leads there.
+fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
+    let advertise = &cluster.advertise;
+    Connection {
+        name: cluster.name.clone(),
+        kubeconfig: cluster.kubeconfig.clone(),
+        context: cluster.context.clone(),
+        advertise: Advertise {
+            server: advertise.server.clone(),
+            ca_file: advertise.ca_file.clone(),
+            tls_server_name: advertise.tls_server_name.clone(),
+        },
+        issuer: config.name.clone(),
+        endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
+        lag_bound: cluster.lag_bound,
+    }
+}
+
+/// Who looks for unclaimed anchors, where a credential for that is given.
+pub(crate) async fn unclaimed(
+    config: &IssuerConfig,
+    clusters: &BTreeMap<Name, Arc<KubeCluster>>,
+    outside: &Arc<Outside>,
+) -> Result<Vec<Unclaimed>> {
+    let mut all = Vec::new();
+    for cluster in &config.clusters {
+        let (Some(listing), Some(connected)) = (&cluster.listing, clusters.get(&cluster.name)) else {
+            continue;
+        };
+        let (kubeconfig, context) = (listing.kubeconfig.clone(), listing.context.clone());
+        let connection = Connection { kubeconfig, context, ..connection(config, cluster) };
+        let anchors = KubeListing::connect(&connection, connected.clone())
+            .await
+            .with_context(|| format!("the listing credential of cluster {}", cluster.name))?;
+        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace)?);
+    }
+    Ok(all)
+}
+
+/// All clusters of the configuration. Nothing is sent yet.
+pub(crate) async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<KubeCluster>>> {
+    let mut clusters = BTreeMap::new();
+    for cluster in &config.clusters {
+        let connected = KubeCluster::connect(connection(config, cluster), Arc::new(SystemClock))
+            .await
+            .with_context(|| format!("cluster {}", cluster.name))?;
+        clusters.insert(cluster.name.clone(), Arc::new(connected));
+    }
+    Ok(clusters)
+}
