@@ -46,7 +46,6 @@ enum Command {
     Bench(bench::Command),
     Mutants(mutants::Command),
     /// Run what only time shows.
-    #[command(subcommand)]
     Soak(soak::Command),
     /// Run everything that must hold before a change lands: what `.ci/run` runs.
     Ci,

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: what only time shows. `long-job` is a job that outlives its tokens; `kills` is the crash test with
+//! `cargo xtask soak`: what only time shows. `long-job` is a job that outlives its tokens; `--kills` is the crash test with
 //! many more kills.
 //!
 //! In `long-job`: tokens of ten minutes, the shortest that Kubernetes gives, for 25 minutes: the job's kubectl goes on all the time,
@@ -35,22 +35,27 @@ const TOLD: usize = 5;
 const PROGRAMS: [&str; 4] = ["shorepass-issuer", "shorepass-agent", "shorepass-exec", "shorepass"];
 
 /// Runs that take long and are not a part of the tests.
+#[derive(clap::Args)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+pub(crate) struct Command {
+    #[command(subcommand)]
+    run: Option<Run>,
+    /// The crash test with many more kills (1000, unless another number is given): issuers die at each of their fail points
+    /// and at random.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000", required = true)]
+    kills: Option<u32>,
+    /// The seed of a run with --kills that failed, to see it again.
+    #[arg(long, requires = "kills")]
+    seed: Option<u64>,
+    /// The Kubernetes for --kills: the default and the oldest supported one. [default: 1.36]
+    #[arg(long, value_name = "RELEASE", requires = "kills")]
+    kubernetes: Option<Release>,
+}
+
 #[derive(clap::Subcommand)]
-pub(crate) enum Command {
+enum Run {
     /// A job of 25 minutes with tokens of ten minutes.
     LongJob {
-        /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
-        #[arg(long, value_name = "RELEASE")]
-        kubernetes: Option<Release>,
-    },
-    /// The crash test with many more kills: issuers die at each of their fail points and at random.
-    Kills {
-        /// How many.
-        #[arg(long, default_value_t = 1_000)]
-        kills: u32,
-        /// The seed of a run that failed, to see it again.
-        #[arg(long)]
-        seed: Option<u64>,
         /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
         #[arg(long, value_name = "RELEASE")]
         kubernetes: Option<Release>,
@@ -60,14 +65,14 @@ pub(crate) enum Command {
 impl Command {
     /// Runs it and prints the summary.
     pub(crate) fn run(self) -> Result<()> {
-        match self {
-            Self::LongJob { kubernetes } => long_job_on(kubernetes),
-            Self::Kills { kills, seed, kubernetes } => {
-                let mut variables = vec![(environment::KILLS, kills.to_string().into())];
-                variables.extend(seed.map(|seed| (environment::SEED, seed.to_string().into())));
-                test::Command::some(&["crashes::"], variables, kubernetes).run()
-            }
+        let Self { run, kills, seed, kubernetes } = self;
+        if let Some(Run::LongJob { kubernetes }) = run {
+            return long_job_on(kubernetes);
         }
+        let kills = kills.context("say --kills or long-job")?;
+        let mut variables = vec![(environment::KILLS, kills.to_string().into())];
+        variables.extend(seed.map(|seed| (environment::SEED, seed.to_string().into())));
+        test::Command::some(&["crashes::"], variables, kubernetes).run()
     }
 }
 

@@ -372,6 +372,8 @@ mod tests {
         assert!(matches!(gives, Gives::Unbound(target) if target.service_account == "deployer"));
         let example = include_str!("../../../deploy/examples/role-unbound.yaml");
         assert!(matches!(read(example).unwrap()[0].gives(), Gives::Unbound(_)));
+        let errors = read(&role.replacen("default: 1h", "default: 9m", 1)).unwrap_err().to_string();
+        assert!(errors.contains("spec.lifetimes.lease: under 10 min"), "{errors}");
     }
 
     #[test]

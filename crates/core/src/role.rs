@@ -120,6 +120,13 @@ impl Role {
         fit("spec.lifetimes.token", token.token_problem())?;
         fit("spec.lifetimes.lease", lease.lease_problem())?;
         gives.check()?;
+        if matches!(gives, Gives::Unbound(_)) && lease.default.min(lease.max) < TOKEN_LIFETIME_FLOOR {
+            return Err(RoleError {
+                field: "spec.lifetimes.lease",
+                problem: "under 10 min, and nothing ends an unbound token before that: write 10m or more"
+                    .to_owned(),
+            });
+        }
         if subjects.is_empty() {
             return Err(RoleError {
                 field: "spec.subjects",
