@@ -230,14 +230,15 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     said.join(": ")
 }
 
-/// What is told of a server that failed. Where it was a webhook that failed, the words name it and where it is: those are
-/// in the log alone.
+/// What is told of a server that failed. Its words may be about anybody's request, or name a webhook and where it is: they
+/// are in the log alone.
 fn failure(Refusal { code, message, .. }: &Refusal) -> ApiError {
     if message.contains("webhook") {
         tracing::warn!(code, words = message, "an admission webhook of the cluster fails");
         return ApiError::WebhookFails;
     }
-    no_answer(format!("it failed ({code}): {message}"))
+    tracing::warn!(code, words = message, "the API server fails");
+    no_answer(format!("it failed ({code})"))
 }
 
 fn no_answer(cause: String) -> ApiError {
@@ -347,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_unless_it_is_a_webhooks() {
+    fn a_failure_is_told_without_its_words() {
         let told = |message: &str| {
             let status = format!(r#"{{"kind":"Status","message":"{message}"}}"#);
             failure(
                 &refusal(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new(), status.as_bytes()).unwrap(),
             )
         };
-        assert_eq!(told("etcd is slow").to_string(), "it failed (500): etcd is slow");
+        assert_eq!(told("etcd is slow").to_string(), "it failed (500)");
         let webhook = told("failed calling webhook guard.example: Post https://10.0.0.9").to_string();
         assert!(webhook.contains("the issuer's log says which"), "{webhook}");
         assert!(!webhook.contains("guard.example") && !webhook.contains("10.0.0.9"), "{webhook}");

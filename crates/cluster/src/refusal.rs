@@ -209,7 +209,9 @@ fn bind_rule(namespace: &Name, role: &RoleRef) -> String {
 }
 
 fn refused(refusal: &Refusal, act: Act<'_>) -> String {
-    format!("it refused to {act} ({} {}): {}", refusal.code, refusal.reason, refusal.message)
+    // Its words may be about anything: they are for whoever reads the log.
+    tracing::warn!(%act, code = refusal.code, words = refusal.message, "the API server refused");
+    format!("it refused to {act} ({} {})", refusal.code, refusal.reason)
 }
 
 #[cfg(test)]

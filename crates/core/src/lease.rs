@@ -169,9 +169,8 @@ impl EndCause {
             Self::ServiceAccountReplaced => "ended because its ServiceAccount was replaced".to_owned(),
             Self::EnrolmentReplaced => "ended because its runner was enrolled anew".to_owned(),
             Self::Silence => "ended because its owner was silent for longer than the role allows".to_owned(),
-            Self::OwnerBanned { by, reason } => {
-                format!("ended because its owner was banned by {by}: {reason}")
-            }
+            // Why is for operators: this is told to the owner.
+            Self::OwnerBanned { by, reason: _ } => format!("ended because its owner was banned by {by}"),
         }
     }
 }

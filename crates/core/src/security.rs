@@ -1,6 +1,6 @@
 //! Whether the issuer still knows everything that it must never forget.
 //!
-//! *Security state* is what refuses somebody: blocks, used join tokens, replaced enrolments. Losing a lease's record costs
+//! *Security state* is what refuses somebody: bans, blocks, used join tokens, replaced enrolments. Losing a lease's record costs
 //! knowledge; losing one of these lets somebody in. So a ledger that lost some says so, and while it does, nothing is
 //! believed that was made before: a certificate of then may be one that was shut out.
 
@@ -29,7 +29,7 @@ impl SecurityState {
         match self {
             Self::Whole => None,
             Self::LostSince(found) => Some(format!(
-                "security state (blocks, used join tokens, enrolments) was found lost at {}: no runner is enrolled and no \
+                "security state (bans, blocks, used join tokens, enrolments) was found lost at {}: no runner is enrolled and no \
                  certificate of before is accepted until `shorepass-issuer store rebuild --accept-loss`",
                 for_people(found)
             )),

@@ -107,13 +107,14 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     let background = parts.use_cases.outside.background.clone();
     let proving = parts.use_cases.proving.clone();
-    tasks.run(GRACE).await?;
+    let ended = tasks.run(GRACE).await; // a task that died leaves no last delete undone
     proving.stop().await; // before the last deletes: those of its controls are among them
     background.close();
     if tokio::time::timeout(LAST_CUTS, background.wait()).await.is_err() {
         tracing::warn!("some anchors could not be deleted in time; the next start goes on");
     }
     Presence::end(presence.join_all().await).await;
+    ended?;
     tracing::info!("stopped");
     Ok(())
 }

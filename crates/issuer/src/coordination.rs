@@ -67,6 +67,8 @@ impl Presence {
             // An error is shown where it is found.
             let _ = self.look().await;
         }
+        // Once more: the last deletes of a stop take about as long as a claim lasts.
+        let _ = self.look().await;
     }
 
     /// Gives the names up: nobody has to wait who takes over on another machine.

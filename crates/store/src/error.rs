@@ -86,7 +86,7 @@ pub enum OpenError {
     },
     /// Making the records anew would forget who was shut out.
     #[error(
-        "the security state (blocks, used join tokens, enrolments) cannot be made anew: {problem}; restore audit.jsonl or \
+        "the security state (bans, blocks, used join tokens, enrolments) cannot be made anew: {problem}; restore audit.jsonl or \
          security.log from a copy, or accept the loss with `shorepass-issuer store rebuild --accept-loss`"
     )]
     SecurityLost {

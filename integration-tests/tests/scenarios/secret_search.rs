@@ -143,6 +143,8 @@ impl Story {
             let _fault = self.proxy.fault(Target::Tokens, fault);
             let error = refused(platform.issue(&job, "deploy").await)?;
             self.heard.push(("a refused issue".to_owned(), format!("{error} {error:?}")));
+            // A cluster that is busy is left alone for the second that it wants.
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
         }
         let issued = platform.issue(&job, "deploy").await?;
         self.heard

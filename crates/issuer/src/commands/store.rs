@@ -58,7 +58,7 @@ pub(super) struct Import {
 pub(super) struct Rebuild {
     #[command(flatten)]
     file: ConfigFile,
-    /// Go on although blocks, used join tokens and enrolments are lost: who was shut out may come in again.
+    /// Go on although bans, blocks, used join tokens and enrolments are lost: who was shut out may come in again.
     #[arg(long)]
     accept_loss: bool,
 }

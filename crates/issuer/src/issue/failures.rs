@@ -131,8 +131,15 @@ impl Issuing {
     /// The lease was ended while its token was being minted: the token dies with the anchor.
     pub(super) async fn ended_meanwhile(&self, verified: &Verified) -> Refused {
         let id = verified.lease().id;
-        if let Err(refused) = self.outside.not_banned(&verified.lease().owner) {
-            return refused; // its leases are being ended, if not by the ban then by the sweeper
+        let lease = verified.lease();
+        if let Err(refused) = self.outside.not_banned(&lease.owner) {
+            // Its leases are being ended, if not by the ban then by the sweeper.
+            let (caller, explanation) = (Some(&lease.owner.spiffe_id), refused.message.clone());
+            let subject = lease.role.as_str();
+            return self
+                .outside
+                .refuse(Refusing { caller, method: "mint", subject, refused, explanation })
+                .await;
         }
         if let Ok(Some(lease)) = self.outside.ledger.lease(id) {
             self.ends.cut_in_background(lease);

@@ -47,7 +47,7 @@ async fn a_ban_is_durable_before_leases_end_and_then_everything_is_refused() {
     bench.until("the lease to end", || bench.lease(lease).state_name() == "ended").await;
     assert_eq!(bench.events()[5..], ["ban.set", "lease.ending", "lease.ended"]);
     let (cause, _) = bench.lease(lease).end_cause().map(|(cause, at)| (cause.describe(), at)).unwrap();
-    assert!(cause.contains("banned by spiffe://ci.example.org/operator/alice: stolen"), "{cause}");
+    assert!(cause.ends_with("banned by spiffe://ci.example.org/operator/alice"), "{cause}");
 
     let refused = bench.use_cases.check_enrolment(&caller).unwrap_err();
     assert_eq!(refused.reason, Reason::Banned);

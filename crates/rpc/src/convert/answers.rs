@@ -109,9 +109,9 @@ pub(crate) fn lease_end(lease: &Lease) -> Option<v1::LeaseEnd> {
 fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
     let (by, reason) = match cause {
         EndCause::Released | EndCause::JobEnded => (owner.to_string(), String::new()),
-        EndCause::Revoked { by, reason } | EndCause::OwnerBanned { by, reason } => {
-            (by.to_string(), reason.clone())
-        }
+        EndCause::Revoked { by, reason } => (by.to_string(), reason.clone()),
+        // Owners see this too, and why somebody was banned is for operators: `ban list` has it.
+        EndCause::OwnerBanned { by, reason: _ } => (by.to_string(), String::new()),
         EndCause::Deadline
         | EndCause::Abandoned
         | EndCause::AnchorLost

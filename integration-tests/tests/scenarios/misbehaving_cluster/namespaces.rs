@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use integration_tests::client::refused;
-use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::site::{DEPLOY, RELEASE};
 use integration_tests::wait::{self, Seen};
 use k8s_openapi::api::core::v1::{Namespace, ResourceQuota};
@@ -61,10 +60,9 @@ async fn a_used_up_quota_is_named_to_the_operator_and_leaves_nothing() -> Result
 /// Also to an issuer that has not seen its policy there: nothing that it asks for gets as far as the policy.
 #[tokio::test]
 async fn a_namespace_that_is_being_deleted_is_named() -> Result<()> {
-    let scene = Scene::set("terminating").await?;
+    let mut scene = Scene::set("terminating").await?;
     let lease = scene.issue(DEPLOY.name).await?.lease.id;
     let namespace = scene.site.place.namespace.clone();
-    let stranger = IssuerUnderTest::start(&scene.site, Knobs::default()).await?;
     let namespaces: Api<Namespace> = Api::all(scene.site.admin.client.clone());
     namespaces.delete(namespace.as_str(), &Default::default()).await?;
     let told = format!("namespace {namespace} is being deleted");
@@ -74,15 +72,10 @@ async fn a_namespace_that_is_being_deleted_is_named() -> Result<()> {
     }
     errors.push(refused(scene.runner.refresh(&lease).await)?);
     // The probe of a start comes too late to see the policy.
-    let stranger = {
-        let mut stranger = stranger;
-        stranger.kill()?;
-        stranger.run().await?;
-        stranger
-    };
-    let platform = stranger.platform("test-portal")?;
-    let job = platform.start_job().await?;
-    errors.push(refused(platform.issue(&job, DEPLOY.name).await)?);
+    scene.issuer.kill()?;
+    scene.issuer.run().await?;
+    scene.runner.reset();
+    errors.push(scene.refused_issue(DEPLOY.name).await?);
     for error in errors {
         ensure!(error.reason() == Some(Reason::NamespaceUnavailable), "{error:?}");
         ensure!(

@@ -77,7 +77,7 @@ fn refusals() -> Vec<Row> {
     };
     let quota = (Reason::QuotaExceeded, "a ResourceQuota leaves the issuer no room to create secrets");
     vec![
-        row("it fails", (Tokens, failure()), BOTH, unreachable("it failed (500): etcd is on fire")),
+        row("it fails", (Tokens, failure()), BOTH, unreachable("it failed (500)")),
         row("it fails with the anchor", (Anchors, failure()), BOTH, unreachable("it failed (500)")),
         row("it fails with the bindings", (Bindings, failure()), STRICT, unreachable("it failed (500)")),
         row("it fails with the account", (Accounts, failure()), STRICT, unreachable("it failed (500)")),
