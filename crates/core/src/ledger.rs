@@ -5,9 +5,13 @@
 //! same commit. When `commit` returns, rows and lines survive kill -9 and power loss. What is lost on a crash is only
 //! what was not acknowledged.
 
+mod layer;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use self::layer::Layer;
 
 use crate::ban::{Ban, BanKey};
 use crate::block::Block;

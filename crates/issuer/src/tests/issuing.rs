@@ -1,15 +1,8 @@
 //! The issuing path: what is durable when, and what leaves.
 
 use async_trait::async_trait;
-use shorepass_core::ban::{Ban, BanKey};
-use shorepass_core::block::Block;
-use shorepass_core::caller::Owner;
 use shorepass_core::cluster::{CutError, MintError};
-use shorepass_core::enrolment::JoinToken;
-use shorepass_core::id::{BlockId, JobId};
-use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::ledger::{BlockFilter, LeaseFilter, LedgerError, MintedToken, Recorded};
-use shorepass_core::request::{Method, Request};
+use shorepass_core::ledger::{Layer, LeaseFilter, LedgerError, Recorded};
 use shorepass_core::security::SecurityState;
 use shorepass_rpc::api::{Administration as _, Credentials as _};
 
@@ -44,8 +37,12 @@ pub(super) struct FailingLedger {
 }
 
 #[async_trait]
-impl Ledger for FailingLedger {
-    async fn commit(&self, changes: Vec<Change>) -> Result<Recorded, LedgerError> {
+impl Layer for FailingLedger {
+    fn below(&self) -> &dyn Ledger {
+        self.inner.as_ref()
+    }
+
+    async fn pass_on(&self, changes: Vec<Change>) -> Result<Recorded, LedgerError> {
         use std::sync::atomic::Ordering::SeqCst;
         if self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
             let why = "on purpose".to_owned();
@@ -57,84 +54,9 @@ impl Ledger for FailingLedger {
         }
         self.inner.commit(changes).await
     }
-    fn job(&self, id: JobId) -> Result<Option<Job>, LedgerError> {
-        self.inner.job(id)
-    }
-    fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
-        self.inner.lease(id)
-    }
-    fn leases(
-        &self,
-        filter: &LeaseFilter,
-        before: Option<LeaseId>,
-        limit: usize,
-    ) -> Result<Vec<Lease>, LedgerError> {
-        self.inner.leases(filter, before, limit)
-    }
-    fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError> {
-        self.inner.tokens(lease, limit)
-    }
-    fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError> {
-        self.inner.token(jti)
-    }
-    fn request(
-        &self,
-        owner: &Owner,
-        job: Option<JobId>,
-        method: Method,
-        id: RequestId,
-    ) -> Result<Option<Request>, LedgerError> {
-        self.inner.request(owner, job, method, id)
-    }
-    fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError> {
-        self.inner.block(id)
-    }
-    fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError> {
-        self.inner.blocks(caller, role)
-    }
-    fn controls(&self, cluster: &Name) -> Result<Vec<shorepass_core::receipt::Control>, LedgerError> {
-        self.inner.controls(cluster)
-    }
-    fn find_blocks(
-        &self,
-        filter: &BlockFilter,
-        before: Option<BlockId>,
-        limit: usize,
-    ) -> Result<Vec<Block>, LedgerError> {
-        self.inner.find_blocks(filter, before, limit)
-    }
-    fn ban(&self, key: &BanKey) -> Result<Option<Ban>, LedgerError> {
-        self.inner.ban(key)
-    }
-    fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
-        self.inner.bans(after, limit)
-    }
-    fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
-        self.inner.join_token(digest)
-    }
-    fn enrolment(&self, id: EnrolmentId) -> Result<Option<Enrolment>, LedgerError> {
-        self.inner.enrolment(id)
-    }
-    fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError> {
-        self.inner.latest_enrolment(spiffe_id)
-    }
-    fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
-        self.inner.identity(certificate)
-    }
-    fn latest_identity(&self) -> Result<Option<CreatedIdentity>, LedgerError> {
-        self.inner.latest_identity()
-    }
-    fn health(&self) -> Result<(), LedgerError> {
-        self.inner.health()
-    }
-    fn last_commit(&self) -> Option<Duration> {
-        self.inner.last_commit()
-    }
-    fn security(&self) -> SecurityState {
+
+    fn security_state(&self) -> SecurityState {
         self.security
-    }
-    fn alarm(&self) -> Option<String> {
-        self.inner.alarm()
     }
 }
 
