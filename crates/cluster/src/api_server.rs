@@ -98,9 +98,7 @@ impl ApiServer {
 
     /// Sends the request and reads the body of a success.
     pub(crate) async fn call<B: Serialize>(&self, call: Call<'_, B>) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-        let request = request(&call)?;
-        let (status, headers, body) = self.send(&self.client, request).await?;
-        if status.is_success() { Ok(body) } else { Err(self.refused(status, &headers, &body)) }
+        self.fetch(request(&call)?, ANSWER_LIMIT).await
     }
 
     /// Asks for a list of Secrets without what is in them.
@@ -108,8 +106,12 @@ impl ApiServer {
         let call = Call { method: Method::GET, path, user_agent: crate::kube_cluster::USER_AGENT, body: &() };
         let mut request = request(&call)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+        self.fetch(request, LIST_LIMIT).await
+    }
+
+    async fn fetch(&self, request: Request<Body>, limit: usize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
         let (parts, body) = self.exchange(&self.client, request).await?;
-        let body = read_until(body, LIST_LIMIT, |_| false).await?;
+        let body = read_until(body, limit, |_| false).await?;
         if parts.status.is_success() {
             Ok(body)
         } else {
@@ -139,21 +141,13 @@ impl ApiServer {
     ) -> Result<Option<Zeroizing<Vec<u8>>>, ApiError> {
         let mut request = request(&call)?;
         request.headers_mut().insert(AUTHORIZATION, bearer);
-        let (status, headers, body) = self.send(&self.anonymous, request).await?;
-        match status {
+        let (parts, body) = self.exchange(&self.anonymous, request).await?;
+        let body = read(body).await?;
+        match parts.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
             status if status.is_success() => Ok(Some(body)),
-            status => Err(self.refused(status, &headers, &body)),
+            status => Err(self.refused(status, &parts.headers, &body)),
         }
-    }
-
-    async fn send(
-        &self,
-        client: &Client,
-        request: Request<Body>,
-    ) -> Result<(StatusCode, HeaderMap, Zeroizing<Vec<u8>>), ApiError> {
-        let (parts, body) = self.exchange(client, request).await?;
-        Ok((parts.status, parts.headers, read(body).await?))
     }
 
     async fn exchange(

@@ -14,7 +14,9 @@ use tokio::time::timeout;
 
 use crate::answer;
 use crate::api_server::Call;
-use crate::kube_cluster::{CUT_DEADLINE, KubeCluster, MINT_DEADLINE, USER_AGENT, token_path};
+use crate::kube_cluster::{
+    CUT_DEADLINE, KubeCluster, MINT_DEADLINE, USER_AGENT, no_answer_within, token_path,
+};
 use crate::objects;
 use crate::probe::Probe;
 use crate::refusal::{Act, act_error, mint_error};
@@ -23,8 +25,7 @@ impl KubeCluster {
     /// One token that nobody is given, on an anchor that exists.
     async fn mint_canary(&self, bound: &Bound) -> Result<Canary, MintError> {
         let Bound { target, anchor, pins, .. } = bound;
-        let in_effect = self.probes.in_effect(&self.api, &target.namespace, &Probe::Secret).await;
-        self.policy_verdict(&target.namespace, &Probe::Secret, in_effect)?;
+        self.policy_in_effect(&target.namespace, &Probe::Secret).await?;
         let call = Call {
             method: Method::POST,
             path: token_path(target),
@@ -48,19 +49,13 @@ impl KubeCluster {
 
     async fn create_control_now(&self, control: &Control) -> Result<Pins, MintError> {
         let namespace = &control.namespace;
-        let in_effect = self.probes.in_effect(&self.api, namespace, &Probe::Secret).await;
-        self.policy_verdict(namespace, &Probe::Secret, in_effect)?;
+        self.policy_in_effect(namespace, &Probe::Secret).await?;
         let service_account_uid = match control.with_account {
             true => self.create_controls_account(control).await?,
             false => String::new(),
         };
-        let call = Call {
-            method: Method::POST,
-            path: format!("/api/v1/namespaces/{namespace}/secrets"),
-            user_agent: USER_AGENT,
-            body: &objects::bare_anchor(control.anchor.as_str(), namespace, &self.issuer),
-        };
-        let body = self.api.call(call).await;
+        let anchor = objects::bare_anchor(control.anchor.as_str(), namespace, &self.issuer);
+        let body = self.create(namespace, "secrets", USER_AGENT, &anchor).await;
         let body =
             body.map_err(|error| act_error(error, Act::CreateSecret { namespace }, &self.endpoint.name))?;
         let anchor_uid = answer::created_uid("Secret", &body).map_err(MintError::AnswerRejected)?;
@@ -69,13 +64,8 @@ impl KubeCluster {
 
     async fn create_controls_account(&self, control: &Control) -> Result<String, MintError> {
         let namespace = &control.namespace;
-        let call = Call {
-            method: Method::POST,
-            path: format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
-            user_agent: USER_AGENT,
-            body: &objects::account(control.anchor.as_str(), namespace, &self.issuer),
-        };
-        let body = self.api.call(call).await;
+        let account = objects::account(control.anchor.as_str(), namespace, &self.issuer);
+        let body = self.create(namespace, "serviceaccounts", USER_AGENT, &account).await;
         let body =
             body.map_err(|error| act_error(error, Act::CreateAccount { namespace }, &self.endpoint.name))?;
         answer::created_uid("ServiceAccount", &body).map_err(MintError::AnswerRejected)
@@ -119,8 +109,8 @@ impl Witnesses for KubeCluster {
     }
 
     async fn delete_control(&self, control: &Control) -> Result<(), CutError> {
-        timeout(CUT_DEADLINE, self.delete_control_now(control)).await.unwrap_or_else(|_| {
-            Err(CutError::Unreachable(format!("no answer within {} s", CUT_DEADLINE.as_secs())))
-        })
+        timeout(CUT_DEADLINE, self.delete_control_now(control))
+            .await
+            .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(CUT_DEADLINE))))
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use serde::Serialize;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::{AnchorName, Lease, Mode};
@@ -20,6 +21,7 @@ use shorepass_core::role::Target;
 use shorepass_core::time::Clock;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::answer::{self, Granted};
 use crate::api_server::{ApiError, ApiServer, Call};
@@ -55,7 +57,7 @@ pub struct KubeCluster {
     pub(crate) endpoint: Endpoint,
     pub(crate) issuer: Name,
     pub(crate) api: ApiServer,
-    pub(crate) probes: Probes,
+    probes: Probes,
     pub(crate) servers: Servers,
     pub(crate) lag_bound: Duration,
     cuts: Semaphore,
@@ -117,7 +119,13 @@ impl KubeCluster {
         self.policy_verdict(namespace, probe, asked.map_err(|_| self.too_slow(MINT_DEADLINE))?)
     }
 
-    pub(crate) fn policy_verdict(
+    /// Whether the admission policy is in effect, by what was seen lately or by one probe.
+    pub(crate) async fn policy_in_effect(&self, namespace: &Name, probe: &Probe) -> Result<(), MintError> {
+        let in_effect = self.probes.in_effect(&self.api, namespace, probe).await;
+        self.policy_verdict(namespace, probe, in_effect)
+    }
+
+    fn policy_verdict(
         &self,
         namespace: &Name,
         probe: &Probe,
@@ -132,8 +140,7 @@ impl KubeCluster {
 
     async fn mint_now(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         for (namespace, probe) in &Places::of_lease(order.lease()).0 {
-            let in_effect = self.probes.in_effect(&self.api, namespace, probe).await;
-            self.policy_verdict(namespace, probe, in_effect)?;
+            self.policy_in_effect(namespace, probe).await?;
         }
         let user_agent = &user_agent(order.lease_id(), call);
         let made = match (order.pins(), order.mode()) {
@@ -169,15 +176,23 @@ impl KubeCluster {
         user_agent: &str,
     ) -> Result<String, MintError> {
         let target = order.target();
-        let call = Call {
-            method: Method::POST,
-            path: format!("/api/v1/namespaces/{}/secrets", target.namespace),
-            user_agent,
-            body: &objects::anchor(order, annotation, &self.issuer),
-        };
+        let anchor = objects::anchor(order, annotation, &self.issuer);
         let act = Act::CreateSecret { namespace: &target.namespace };
-        let body = self.api.call(call).await.map_err(|error| mint_error(error, act, target, true))?;
+        let body = self.create(&target.namespace, "secrets", user_agent, &anchor).await;
+        let body = body.map_err(|error| mint_error(error, act, target, true))?;
         answer::created_uid("Secret", &body).map_err(MintError::AnswerRejected)
+    }
+
+    /// Creates an object of the core group and gives the answer.
+    pub(crate) async fn create<B: Serialize>(
+        &self,
+        namespace: &Name,
+        resource: &str,
+        user_agent: &str,
+        body: &B,
+    ) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let path = format!("/api/v1/namespaces/{namespace}/{resource}");
+        self.api.call(Call { method: Method::POST, path, user_agent, body }).await
     }
 
     /// Asks for one token, once.
@@ -309,7 +324,7 @@ pub(crate) fn token_path(target: &Target) -> String {
     format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", target.namespace, target.service_account)
 }
 
-fn no_answer_within(deadline: Duration) -> String {
+pub(crate) fn no_answer_within(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs())
 }
 

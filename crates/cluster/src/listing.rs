@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use crate::api_server::{ApiError, ApiServer};
 use crate::connection::{ConnectError, Connection};
-use crate::kube_cluster::{CUT_DEADLINE, KubeCluster};
+use crate::kube_cluster::{CUT_DEADLINE, KubeCluster, no_answer_within};
 use crate::names;
-use crate::refusal::{Act, is_missing_rule};
+use crate::refusal::is_missing_rule;
 
 /// How many anchors are asked for at once: whoever may edit Secrets can make the metadata of each a few hundred KiB long.
 const PAGE: usize = 50;
@@ -79,10 +79,7 @@ impl KubeListing {
         let Remains { namespace, anchor, bindings } = remains;
         let mut outcome = Ok(());
         for (namespace, name) in bindings {
-            let path = format!("/apis/{}/v1/namespaces/{namespace}/rolebindings/{name}", names::RBAC_GROUP);
-            let act = Act::Delete { resource: "rolebindings", namespace, name };
-            let held = || CutError::PartHeldByFinalizer(format!("RoleBinding {namespace}/{name}"));
-            outcome = outcome.and(self.cluster.delete(path, act, held).await);
+            outcome = outcome.and(self.cluster.delete_binding(namespace, name).await);
         }
         if !bindings.is_empty() {
             outcome = outcome.and(self.cluster.delete_account(namespace, anchor.as_str()).await);
@@ -105,9 +102,7 @@ impl Anchors for KubeListing {
 
     async fn remove(&self, remains: &Remains) -> Result<(), CutError> {
         let removed = timeout(CUT_DEADLINE, self.remove_now(remains)).await;
-        removed.unwrap_or_else(|_| {
-            Err(CutError::Unreachable(format!("no answer within {} s", CUT_DEADLINE.as_secs())))
-        })
+        removed.unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(CUT_DEADLINE))))
     }
 }
 

@@ -102,14 +102,10 @@ impl KubeCluster {
 
     async fn create_account(&self, order: &Order, user_agent: &str) -> Result<String, MintError> {
         let namespace = &order.target().namespace;
-        let call = Call {
-            method: Method::POST,
-            path: format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
-            user_agent,
-            body: &crate::objects::account(&order.target().service_account, namespace, &self.issuer),
-        };
+        let account = crate::objects::account(&order.target().service_account, namespace, &self.issuer);
         let act = Act::CreateAccount { namespace };
-        let body = self.api.call(call).await.map_err(|error| mint_error(error, act, order.target(), true))?;
+        let body = self.create(namespace, "serviceaccounts", user_agent, &account).await;
+        let body = body.map_err(|error| mint_error(error, act, order.target(), true))?;
         answer::created_uid("ServiceAccount", &body).map_err(MintError::AnswerRejected)
     }
 
@@ -173,12 +169,16 @@ impl KubeCluster {
     pub(crate) async fn delete_bindings(&self, bindings: &[Binding]) -> Result<(), CutError> {
         let mut outcome = Ok(());
         for Binding { namespace, name, .. } in bindings {
-            let path = format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings/{name}");
-            let act = Act::Delete { resource: "rolebindings", namespace, name };
-            let held = || CutError::PartHeldByFinalizer(format!("RoleBinding {namespace}/{name}"));
-            outcome = outcome.and(self.delete(path, act, held).await);
+            outcome = outcome.and(self.delete_binding(namespace, name).await);
         }
         outcome
+    }
+
+    pub(crate) async fn delete_binding(&self, namespace: &Name, name: &str) -> Result<(), CutError> {
+        let path = format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings/{name}");
+        let act = Act::Delete { resource: "rolebindings", namespace, name };
+        let held = || CutError::PartHeldByFinalizer(format!("RoleBinding {namespace}/{name}"));
+        self.delete(path, act, held).await
     }
 
     pub(crate) async fn delete_account(&self, namespace: &Name, name: &str) -> Result<(), CutError> {

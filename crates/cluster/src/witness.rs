@@ -104,7 +104,7 @@ impl Servers {
         let exchange = self.exchange(endpoint, method, path, token);
         tokio::time::timeout(ASK_DEADLINE, exchange)
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {} s", ASK_DEADLINE.as_secs())))
+            .unwrap_or_else(|_| Err(kube_cluster::no_answer_within(ASK_DEADLINE)))
     }
 
     async fn exchange(
