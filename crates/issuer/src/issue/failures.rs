@@ -4,7 +4,7 @@
 //! the caller waiting for it. A refresh that failed leaves the lease and its earlier tokens as they are, unless the
 //! cluster said that they are dead already.
 
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, Owner};
 use shorepass_core::cluster::MintError;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Lease};
@@ -59,8 +59,17 @@ impl Issuing {
         method: &'static str,
         role: &Name,
     ) -> Result<(), Refused> {
-        let Err(refused) = self.outside.not_banned(&caller.owner()) else { return Ok(()) };
-        let (caller, explanation) = (Some(caller.spiffe_id()), refused.message.clone());
+        self.owner_not_banned(&caller.owner(), method, role).await
+    }
+
+    async fn owner_not_banned(
+        &self,
+        owner: &Owner,
+        method: &'static str,
+        role: &Name,
+    ) -> Result<(), Refused> {
+        let Err(refused) = self.outside.not_banned(owner) else { return Ok(()) };
+        let (caller, explanation) = (Some(&owner.spiffe_id), refused.message.clone());
         let subject = role.as_str();
         Err(self.outside.refuse(Refusing { caller, method, subject, refused, explanation }).await)
     }
@@ -130,16 +139,10 @@ impl Issuing {
 
     /// The lease was ended while its token was being minted: the token dies with the anchor.
     pub(super) async fn ended_meanwhile(&self, verified: &Verified) -> Refused {
-        let id = verified.lease().id;
-        let lease = verified.lease();
-        if let Err(refused) = self.outside.not_banned(&lease.owner) {
-            // Its leases are being ended, if not by the ban then by the sweeper.
-            let (caller, explanation) = (Some(&lease.owner.spiffe_id), refused.message.clone());
-            let subject = lease.role.as_str();
-            return self
-                .outside
-                .refuse(Refusing { caller, method: "mint", subject, refused, explanation })
-                .await;
+        let Lease { id, owner, role, .. } = verified.lease();
+        let id = *id;
+        if let Err(refused) = self.owner_not_banned(owner, "mint", role).await {
+            return refused; // its leases are being ended, if not by the ban then by the sweeper
         }
         if let Ok(Some(lease)) = self.outside.ledger.lease(id) {
             self.ends.cut_in_background(lease);

@@ -331,7 +331,7 @@ impl Ends {
             return Ok(Cut::Later(lease, Obstacle::MintInFlight));
         }
         let last = self.last_token(&lease)?;
-        self.record_ended(lease.outlived(last), last).await
+        self.record_ended(lease, last).await
     }
 
     /// When the last token of an unbound lease is refused: what its end cannot undo.
