@@ -150,14 +150,9 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Of something that was done so many times in that time.
-    pub(crate) fn of(count: usize, took: Duration) -> Self {
-        Self { took, calls: vec![took; count] }
-    }
-
     /// Calls per second.
     pub(crate) fn throughput(&self) -> f64 {
-        self.calls.len() as f64 / self.took.as_secs_f64()
+        per_second(self.calls.len(), self.took)
     }
 
     /// The middle call, in milliseconds.
@@ -166,6 +161,11 @@ impl Load {
         all.sort_by(f64::total_cmp);
         middle(&all)
     }
+}
+
+/// How often something was done in a second.
+pub(crate) fn per_second(count: usize, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
 }
 
 /// So many callers that call one after the other, until the time is over.

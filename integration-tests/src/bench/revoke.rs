@@ -8,7 +8,7 @@ use integration_tests::site::DEPLOY;
 use shorepass_proto::v1;
 
 use crate::cluster::Bench;
-use crate::measure::{Goal, Load, Measured};
+use crate::measure::{Goal, Measured, per_second};
 
 /// How many leases.
 const LEASES: usize = 1_000;
@@ -36,7 +36,7 @@ pub(crate) async fn revoke(rounds: usize) -> Result<Vec<Measured>> {
         let selector = v1::LeaseSelector { caller: platform.spiffe_id.to_string(), ..Default::default() };
         let (before, started) = (bench.cpu()?, Instant::now());
         let steps = operator.revoke(selector).await?;
-        let ours = Load::of(LEASES, started.elapsed());
+        let ours = per_second(LEASES, started.elapsed());
         cpu += bench.cpu()?.0 - before.0;
         let last = steps.last().context("nothing was revoked")?;
         ensure!(last.total as usize == LEASES, "{last:?}");
@@ -64,7 +64,7 @@ pub(crate) async fn revoke(rounds: usize) -> Result<Vec<Measured>> {
         for cut in cuts {
             cut.await??;
         }
-        pairs.push((ours.throughput(), Load::of(LEASES, started.elapsed()).throughput()));
+        pairs.push((ours, per_second(LEASES, started.elapsed())));
     }
     Ok(vec![Measured {
         name: format!("revoke throughput, {LEASES} leases of one caller"),

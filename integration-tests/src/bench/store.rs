@@ -19,7 +19,7 @@ use shorepass_daemon::clock::SystemEntropy;
 use shorepass_store::{OnFailure, Options, Store};
 use shorepass_testing::outside::ManualClock;
 
-use crate::measure::{Goal, Load, Measured, load};
+use crate::measure::{Goal, Measured, load, per_second};
 
 /// How long each side commits in a round.
 const TIME: Duration = Duration::from_secs(5);
@@ -119,7 +119,7 @@ async fn commits(rounds: usize) -> Result<Vec<Measured>> {
                 async move { Ok(store.commit(vec![leases.pending(&leases.lease())]).await.map(drop)?) }
             })
             .await?;
-            pairs.push((ours.throughput(), syncs(folder.path())?.throughput()));
+            pairs.push((ours.throughput(), syncs(folder.path())?));
         }
     }
     let measured = |name: String, rounds| Measured {
@@ -136,7 +136,7 @@ async fn commits(rounds: usize) -> Result<Vec<Measured>> {
 }
 
 /// A line of an audit file's length, appended and synced.
-fn syncs(folder: &Path) -> Result<Load> {
+fn syncs(folder: &Path) -> Result<f64> {
     let mut file = OpenOptions::new().create(true).append(true).open(folder.join("yardstick"))?;
     let line = [b'x'; 600];
     let (started, mut count) = (Instant::now(), 0);
@@ -145,7 +145,7 @@ fn syncs(folder: &Path) -> Result<Load> {
         file.sync_data()?;
         count += 1;
     }
-    Ok(Load::of(count, started.elapsed()))
+    Ok(per_second(count, started.elapsed()))
 }
 
 async fn start(rounds: usize) -> Result<Vec<Measured>> {
@@ -229,7 +229,7 @@ async fn space() -> Result<Measured> {
         rounds: vec![(size, quarter)],
         besides: vec![
             ("largest, MiB", most),
-            ("lease cycles per second", CYCLES as f64 / started.elapsed().as_secs_f64()),
+            ("lease cycles per second", per_second(CYCLES, started.elapsed())),
         ],
     })
 }

@@ -269,8 +269,7 @@ impl Lane {
         let anchors: BTreeSet<String> = secrets.items.into_iter().filter_map(|it| it.metadata.name).collect();
         for (id, standing) in &self.told.leases {
             let record = records.get(id).with_context(|| format!("lease {id} is lost"))?;
-            let state = record.lease.clone().unwrap_or_default().state();
-            let live = matches!(state, LeaseState::Pending | LeaseState::Active);
+            let (state, live) = (state_of(record), is_live(record));
             if (*standing == Standing::Live && state != LeaseState::Active)
                 || (*standing == Standing::Over && live)
             {
@@ -322,11 +321,7 @@ impl Lane {
         wait::until("the end of everything", GIVEN_UP, async || {
             let anchors = self.site.place.secrets().list(&Default::default()).await?.items.len();
             let records = self.records().await?;
-            let live = records.values().filter(|record| {
-                let state = record.lease.clone().unwrap_or_default().state();
-                matches!(state, LeaseState::Pending | LeaseState::Active)
-            });
-            let live = live.count();
+            let live = records.values().filter(|record| is_live(record)).count();
             Ok(match (anchors, live) {
                 (0, 0) => Seen::Ready(()),
                 _ => Seen::NotYet(format!("{anchors} anchors, {live} live leases")),
@@ -340,4 +335,12 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+fn state_of(record: &v1::LeaseRecord) -> LeaseState {
+    record.lease.as_ref().map_or(LeaseState::Unspecified, v1::Lease::state)
+}
+
+fn is_live(record: &v1::LeaseRecord) -> bool {
+    matches!(state_of(record), LeaseState::Pending | LeaseState::Active)
 }

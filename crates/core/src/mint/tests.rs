@@ -1,39 +1,19 @@
 //! What is checked of an answer, and what a caller is told of a token's life.
 
 use super::*;
-use crate::caller::{Owner, SpiffeId};
-use crate::digest::Digest;
-use crate::id::{EnrolmentId, JobId};
-use crate::lease::State;
-use crate::ledger::Revision;
-use crate::name::Name;
-
-const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
 fn order() -> Order {
-    let name = |text| Name::parse(text).unwrap();
-    let owner = Owner {
-        spiffe_id: SpiffeId::parse("spiffe://d/runner/r").unwrap(),
-        enrolment: EnrolmentId::parse(ID).unwrap(),
-    };
+    let like = crate::lease::tests::lease();
     let lease = Lease {
-        id: LeaseId::parse(ID).unwrap(),
-        job: JobId::parse(ID).unwrap(),
-        owner,
-        role: name("role"),
-        role_digest: Digest::of_bytes(b""),
-        target: Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() },
+        target: Target { service_account: "deployer".to_owned(), ..like.target },
         anchor: AnchorName::from_random([1; 16]),
-        mode: Mode::Bound,
         created: second(1_000),
         deadline: second(4_600),
-        state: State::Pending,
-        receipt: None,
-        revision: Revision::FIRST,
+        ..like
     };
     Order { lease, token_lifetime: Duration::from_secs(600) }
 }

@@ -2,7 +2,7 @@
 //!
 //! Its twin has the rights of all modes, and both get more than that: what holds the thief is the policy alone.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use http::Method;
 use integration_tests::admin::{Admin, Place};
 use integration_tests::decisions::{giving, role};
@@ -15,7 +15,7 @@ use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 use std::time::Duration;
 
-use super::{Attack, LONGEST, secret, send, token_request};
+use super::{Attack, LONGEST, each_fails_by_the_policy, secret, send, token_request};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// A generated ServiceAccount and its lease Secret, and the Secret of another lease.
@@ -280,17 +280,7 @@ fn deletes(what: &'static str, path: String) -> Attack {
 async fn each_attack_on_other_modes_fails_under_the_policy_and_works_without_it() -> Result<()> {
     let scene = scene().await?;
     let refusal = format!("ValidatingAdmissionPolicy '{}'", scene.issuer.policy);
-    for Attack { what, method, path, body, succeeded } in scene.attacks() {
-        match send(&scene.thief, method.clone(), &path, &body).await? {
-            Err(said) => ensure!(said.contains(&refusal), "{what}: refused, but not by the policy: {said}"),
-            Ok(answer) => bail!("{what}: the stolen issuer can: {answer}"),
-        }
-        match send(&scene.twin, method, &path, &body).await? {
-            Err(said) => bail!("{what}: fails even without the policy: {said}"),
-            Ok(answer) => ensure!(succeeded(&answer), "{what}: no success without the policy: {answer}"),
-        }
-    }
-    Ok(())
+    each_fails_by_the_policy(scene.attacks(), &refusal, &scene.thief, &scene.twin).await
 }
 
 #[tokio::test]
