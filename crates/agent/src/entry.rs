@@ -161,6 +161,8 @@ pub(crate) struct Shown {
     /// Whether the problem is that the job asked for what it may not have. A lease that is there makes it the agent's: it
     /// was granted, and gets no more tokens.
     pub(crate) denied: bool,
+    /// Whether nothing ends the tokens of the lease before they expire.
+    pub(crate) unbound: bool,
 }
 
 impl Entry {
@@ -296,6 +298,7 @@ impl Entry {
             sent,
             valid_for: leased.valid_for,
             silence: leased.silence,
+            unbound: leased.unbound,
         };
         if held.left(now) < SHORTEST {
             return Err(IssuerError::NoLife);
@@ -389,6 +392,7 @@ impl Entry {
             problem: self.problem.as_ref().map(Problem::told).unwrap_or_default(),
             denied: self.lease.is_none()
                 && self.problem.as_ref().is_some_and(|problem| problem.role_not_available),
+            unbound: self.held.as_ref().is_some_and(|held| held.unbound),
         }
     }
 

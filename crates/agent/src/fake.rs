@@ -115,6 +115,7 @@ pub(crate) struct Books {
     pub(crate) valid_for: Duration,
     pub(crate) remaining: Duration,
     pub(crate) silence: Option<Duration>,
+    pub(crate) unbound: bool,
     pub(crate) delay: Duration,
     /// Each call by name, in order.
     pub(crate) calls: Vec<&'static str>,
@@ -143,6 +144,7 @@ impl FakeIssuer {
             valid_for: Duration::from_secs(1_800),
             remaining: Duration::from_secs(3 * 3_600),
             silence: None,
+            unbound: false,
             delay: Duration::from_millis(50),
             calls: Vec::new(),
             ids: Vec::new(),
@@ -218,6 +220,7 @@ impl FakeIssuer {
             token_id: format!("jti-{}", books.tokens),
             valid_for: books.valid_for.min(remaining),
             silence: books.silence,
+            unbound: books.unbound,
         })
     }
 }

@@ -61,6 +61,8 @@ pub struct Leased {
     pub valid_for: Duration,
     /// The silence that ends the lease; none where nothing does.
     pub silence: Option<Duration>,
+    /// Whether nothing ends its tokens before they expire.
+    pub unbound: bool,
 }
 
 /// Why the issuer gave nothing.

@@ -477,8 +477,8 @@ impl Refresher {
 }
 
 fn kept(key: &Key, shown: Shown) -> Kept {
-    let Shown { lease, token_id, valid_for, problem, denied } = shown;
-    Kept { key: key.clone(), lease, token_id, valid_for, problem, denied }
+    let Shown { lease, token_id, valid_for, problem, denied, unbound } = shown;
+    Kept { key: key.clone(), lease, token_id, valid_for, problem, denied, unbound }
 }
 
 async fn durable(recording: Recording) -> Result<(), IssuerError> {

@@ -258,6 +258,7 @@ fn leased(lease: Option<v1::Lease>, credential: Option<v1::Credential>) -> Resul
         lease: LeaseId::parse(&lease.id).map_err(|_| IssuerError::Garbled("lease"))?,
         remaining: span(lease.remaining).ok_or(IssuerError::Garbled("remaining life of the lease"))?,
         silence: span(credential.silence_limit),
+        unbound: lease.mode() == v1::LeaseMode::Unbound,
         token,
         token_id: credential.token_id,
         // An issuer that has no word for silence tells one life.

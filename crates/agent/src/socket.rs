@@ -379,6 +379,7 @@ fn lease_status(kept: Kept) -> LeaseStatus {
         valid_for: duration(kept.valid_for),
         problem: kept.problem,
         denied: kept.denied,
+        unbound: kept.unbound,
     }
 }
 

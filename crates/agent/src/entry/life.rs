@@ -33,6 +33,7 @@ pub(super) struct Held {
     pub(super) sent: Moment,
     pub(super) valid_for: Duration,
     pub(super) silence: Option<Duration>,
+    pub(super) unbound: bool,
     pub(super) refresh_after: Duration,
 }
 

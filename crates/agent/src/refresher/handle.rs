@@ -43,6 +43,8 @@ pub struct Kept {
     pub problem: String,
     /// Whether all that is wrong is that the job asked for a role that it may not have.
     pub denied: bool,
+    /// Whether nothing ends its tokens before they expire.
+    pub unbound: bool,
 }
 
 impl Handle {

@@ -488,6 +488,16 @@ async fn a_role_that_a_job_may_not_have_is_its_own_error_and_one_that_it_had_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unbound_lease_is_shown_as_one_as_long_as_a_token_is_held() {
+    for unbound in [false, true] {
+        let world = World::new(None);
+        world.issuer.books().unbound = unbound;
+        world.token().await;
+        assert_eq!(world.handle.overview().await.leases[0].unbound, unbound);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_lost_is_no_error_of_the_jobs() {
     for reason in [Reason::LeaseEnded, Reason::LeaseNotAvailable, Reason::EnrolmentEnded] {
         let world = World::new(Some(Duration::from_secs(5)));

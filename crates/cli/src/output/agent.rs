@@ -53,6 +53,8 @@ struct KeptLease {
     job: String,
     jti: String,
     valid_for_seconds: u64,
+    /// Nothing ends its tokens before they expire.
+    unbound: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     problem: String,
     /// The job asked for what it may not have: that is no problem of the agent's.
@@ -136,6 +138,7 @@ impl KeptLease {
             valid_for_seconds: seconds(lease.valid_for),
             problem: lease.problem,
             denied: lease.denied,
+            unbound: lease.unbound,
         }
     }
 
@@ -152,7 +155,7 @@ impl KeptLease {
         };
         [
             or_dash(&self.id),
-            self.role.clone(),
+            if self.unbound { format!("{} (UNBOUND)", self.role) } else { self.role.clone() },
             or_dash(&self.job),
             valid_for,
             or_dash(&self.jti),
@@ -175,6 +178,7 @@ mod tests {
             valid_for: Some(prost_types::Duration { seconds: 1_740, nanos: 0 }),
             problem: String::new(),
             denied: false,
+            unbound: false,
         };
         StatusResponse {
             spiffe_id: "spiffe://ci.example.org/runner/prod-1".to_owned(),
@@ -231,6 +235,15 @@ mod tests {
         );
         let document: serde_json::Value = serde_json::from_str(&status.document()).unwrap();
         assert_eq!(document["leases"][1]["problem"], "the role is not available");
+    }
+
+    #[test]
+    fn an_unbound_lease_is_marked() {
+        let mut status = well();
+        status.leases[0].unbound = true;
+        let status = AgentStatus::of(status);
+        assert!(status.table().contains("web-deployer (UNBOUND)"), "{}", status.table());
+        assert!(status.document().contains("\"unbound\": true"), "{}", status.document());
     }
 
     #[test]
