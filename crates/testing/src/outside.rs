@@ -98,6 +98,8 @@ struct State {
     made: u64,
     next_mint: Option<MintError>,
     next_cut: Option<CutError>,
+    /// Why controls are not deleted.
+    controls_stay: Option<CutError>,
     service_account_uid: Option<String>,
     annotations: Vec<String>,
     calls: Vec<CallId>,
@@ -129,6 +131,11 @@ impl FakeCluster {
     /// The next cut fails so.
     pub fn fail_next_cut(&self, cause: CutError) {
         self.state().next_cut = Some(cause);
+    }
+
+    /// Controls are not deleted, for this reason, until there is none.
+    pub fn keep_controls(&self, cause: Option<CutError>) {
+        self.state().controls_stay = cause;
     }
 
     /// Tokens name this ServiceAccount UID from now on.
@@ -256,7 +263,11 @@ impl Witnesses for FakeCluster {
     }
 
     async fn delete_control(&self, control: &Control) -> Result<(), CutError> {
-        self.state().anchors.remove(control.anchor.as_str());
+        let mut state = self.state();
+        if let Some(cause) = &state.controls_stay {
+            return Err(cause.clone());
+        }
+        state.anchors.remove(control.anchor.as_str());
         Ok(())
     }
 }

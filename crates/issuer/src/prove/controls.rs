@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
 
+use shorepass_core::cluster::CutError;
 use shorepass_core::lease::{AnchorName, Lease, Mode, Pins};
 use shorepass_core::ledger::{Change, LedgerError};
 use shorepass_core::name::Name;
@@ -80,23 +81,25 @@ impl Controls {
     }
 
     /// Deletes a recorded control that nobody here takes care of, and forgets it once it can no longer come into being.
-    pub(super) async fn settle(&self, control: &Control) -> Result<(), LedgerError> {
+    /// Gives why the cluster does not delete it, if so.
+    pub(super) async fn settle(&self, control: &Control) -> Result<Option<CutError>, LedgerError> {
         if lock(&self.own).contains(control.anchor.as_str()) {
-            return Ok(());
+            return Ok(None);
         }
         let settled = self.outside.clock.now() >= after(control.created, MINT_IN_FLIGHT);
-        if self.delete(control).await && settled { self.forget(control).await } else { Ok(()) }
+        match self.delete(control).await {
+            Ok(()) if settled => self.forget(control).await.map(|()| None),
+            Ok(()) => Ok(None),
+            Err(cause) => Ok(Some(cause)),
+        }
     }
 
-    async fn delete(&self, control: &Control) -> bool {
-        let Ok(port) = self.outside.cluster(&control.cluster) else { return false };
-        match port.delete_control(control).await {
-            Ok(()) => true,
-            Err(cause) => {
-                tracing::warn!(anchor = control.anchor.as_str(), error = %cause, "a control could not be deleted yet");
-                false
-            }
-        }
+    async fn delete(&self, control: &Control) -> Result<(), CutError> {
+        let port = self.outside.cluster(&control.cluster);
+        let port = port.map_err(|refused| CutError::Unreachable(refused.to_string()))?;
+        port.delete_control(control).await.inspect_err(|cause| {
+            tracing::warn!(anchor = control.anchor.as_str(), error = %cause, "a control could not be deleted yet");
+        })
     }
 
     async fn forget(&self, control: &Control) -> Result<(), LedgerError> {
@@ -105,7 +108,7 @@ impl Controls {
     }
 
     async fn finish(&self, control: &Control) {
-        if self.delete(control).await
+        if self.delete(control).await.is_ok()
             && let Err(cause) = self.forget(control).await
         {
             tracing::warn!(error = %cause, "the end of a control was not recorded; the sweeper does it");

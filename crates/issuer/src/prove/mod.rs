@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use shorepass_core::cluster::CutError;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Lease, State};
 use shorepass_core::ledger::{Change, LedgerError};
 use shorepass_core::name::Name;
-use shorepass_core::receipt::{Receipt, Verdict, Why};
+use shorepass_core::receipt::{Control, Receipt, Verdict, Why};
 use shorepass_core::time::{Clock, Timestamp, after, until};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -204,12 +205,10 @@ impl Proving {
         self.0.ended.subscribe()
     }
 
-    /// Deletes controls that no proof stands on: a crash left them, or their delete failed.
-    pub(crate) async fn sweep_controls(&self, cluster: &Name) -> Result<(), LedgerError> {
-        for control in self.0.outside.ledger.controls(cluster)? {
-            self.0.controls.settle(&control).await?;
-        }
-        Ok(())
+    /// Deletes a control if no proof stands on it: a crash left it, or its delete failed. Gives why the cluster does not
+    /// delete it, if so.
+    pub(crate) async fn settle_control(&self, control: &Control) -> Result<Option<CutError>, LedgerError> {
+        self.0.controls.settle(control).await
     }
 
     fn under_way(&self, lease: LeaseId) -> Option<watch::Receiver<bool>> {

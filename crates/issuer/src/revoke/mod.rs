@@ -87,6 +87,15 @@ pub enum Obstacle {
 /// Why an anchor is not deleted, as metrics say it.
 pub const CUT_CAUSES: [&str; 4] = ["forbidden", "unreachable", "finalizer", "unrecorded"];
 
+impl From<CutError> for Obstacle {
+    fn from(cause: CutError) -> Self {
+        match cause {
+            CutError::Busy { retry_after } => Self::Busy(retry_after),
+            cause => Self::Cluster { why: cut_cause(&cause), said: cause.to_string() },
+        }
+    }
+}
+
 impl Ends {
     /// Over the outside; what ends may be proved.
     pub fn new(outside: Arc<Outside>, proving: Proving) -> Self {
@@ -318,13 +327,8 @@ impl Ends {
     async fn record_cut(&self, lease: Lease, outcome: Result<(), CutError>) -> Result<Cut, Refused> {
         if let Err(cause) = outcome {
             tracing::warn!(lease = %lease.id, anchor = lease.anchor.as_str(), error = %cause, "the anchor could not be deleted");
-            let why = cut_cause(&cause);
-            metrics::counter!("shorepass_cut_failures_total", "cause" => why).increment(1);
-            let obstacle = match cause {
-                CutError::Busy { retry_after } => Obstacle::Busy(retry_after),
-                cause => Obstacle::Cluster { why, said: cause.to_string() },
-            };
-            return Ok(Cut::Later(lease, obstacle));
+            metrics::counter!("shorepass_cut_failures_total", "cause" => cut_cause(&cause)).increment(1);
+            return Ok(Cut::Later(lease, Obstacle::from(cause)));
         }
         fail_points::reached(Point::AnchorCut);
         if self.may_be_minted(&lease) {

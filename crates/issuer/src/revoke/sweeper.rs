@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use shorepass_core::caller::Kind;
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::{EndCause, Lease, State};
+use shorepass_core::lease::{AnchorName, EndCause, Lease, State};
 use shorepass_core::ledger::{LeaseFilter, LedgerError};
 use shorepass_core::name::Name;
+use shorepass_core::receipt::Control;
 use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +34,18 @@ pub struct Sweeper {
     cluster: Name,
     /// What is pending and older was left by a crash.
     started: Timestamp,
-    retries: HashMap<LeaseId, Retry>,
+    retries: HashMap<Left, Retry>,
     /// Until when the cluster wants to be left alone.
     busy_until: Timestamp,
+}
+
+/// What is to be deleted.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Left {
+    /// All of a lease that has ended.
+    Lease(LeaseId),
+    /// What proofs stood on.
+    Control(AnchorName),
 }
 
 struct Retry {
@@ -68,8 +78,10 @@ impl Sweeper {
         let filter = LeaseFilter { cluster: Some(self.cluster.clone()), ..LeaseFilter::default() };
         let mut unfinished = self.ends.unfinished(&filter)?;
         self.show(&unfinished);
-        let known: HashSet<LeaseId> = unfinished.iter().map(|lease| lease.id).collect();
-        self.retries.retain(|id, _| known.contains(id));
+        let controls = self.ends.outside.ledger.controls(&self.cluster)?;
+        let known: HashSet<Left> =
+            unfinished.iter().map(Left::of).chain(controls.iter().map(Left::control)).collect();
+        self.retries.retain(|left, _| known.contains(left));
         for lease in &mut unfinished {
             if let Some(cause) = self.cause_to_end(lease)? {
                 match self.ends.record_ending(lease.clone(), cause).await {
@@ -84,11 +96,9 @@ impl Sweeper {
             }
         }
         self.cut(unfinished).await;
+        let settled = self.settle(controls).await;
         self.show_undeletable();
-        if self.ends.outside.clock.now() < self.busy_until {
-            return Ok(()); // the cluster wants to be left alone
-        }
-        self.ends.proving.sweep_controls(&self.cluster).await
+        settled
     }
 
     fn show(&self, unfinished: &[Lease]) {
@@ -98,7 +108,7 @@ impl Sweeper {
         gauge("ending").set((unfinished.len() - live) as f64);
     }
 
-    /// How many leases have ended whose anchors cannot be deleted now, by why: all of [`CUT_CAUSES`].
+    /// How many anchors of leases that have ended, and of controls, cannot be deleted now, by why: all of [`CUT_CAUSES`].
     pub fn undeletable(&self) -> BTreeMap<&'static str, usize> {
         let mut counts: BTreeMap<_, _> = CUT_CAUSES.into_iter().map(|why| (why, 0)).collect();
         for retry in self.retries.values() {
@@ -155,30 +165,14 @@ impl Sweeper {
         if now < self.busy_until {
             return;
         }
-        let due = |lease: &Lease| {
-            matches!(lease.state, State::Ending { .. })
-                && self.retries.get(&lease.id).is_none_or(|retry| now >= retry.next)
-        };
+        let due =
+            |lease: &Lease| matches!(lease.state, State::Ending { .. }) && self.is_due(&Left::of(lease), now);
         let due: Vec<Lease> = unfinished.into_iter().filter(due).collect();
         let mut failures = 0;
         for some in due.chunks(CUTS_AT_ONCE) {
             let mut cuts = self.ends.cut_all(some.to_vec());
             while let Some((lease, obstacle)) = cuts.recv().await {
-                match obstacle {
-                    None => {
-                        self.retries.remove(&lease.id);
-                    }
-                    // The cluster does what it is told: look again in the next round, so that a late anchor is short-lived.
-                    Some(Obstacle::MintInFlight) => {}
-                    // It is no failure of this one anchor.
-                    Some(Obstacle::Busy(wait)) => {
-                        self.busy_until = self.busy_until.max(after(self.ends.outside.clock.now(), wait));
-                    }
-                    Some(Obstacle::Cluster { why, .. }) => {
-                        failures += 1;
-                        self.postpone(lease.id, why, now);
-                    }
-                }
+                failures += self.settled(Left::of(&lease), obstacle, now);
             }
             if failures >= FAILURES_IN_A_ROUND || now < self.busy_until {
                 return;
@@ -186,9 +180,59 @@ impl Sweeper {
         }
     }
 
-    fn postpone(&mut self, id: LeaseId, why: &'static str, now: Timestamp) {
-        let failures = self.retries.get(&id).map_or(0, |retry| retry.failures) + 1;
+    /// Deletes controls that no proof stands on and that are due; gives up the round after some failures.
+    async fn settle(&mut self, controls: Vec<Control>) -> Result<(), LedgerError> {
+        let now = self.ends.outside.clock.now();
+        let mut failures = 0;
+        for control in controls {
+            if failures >= FAILURES_IN_A_ROUND || now < self.busy_until {
+                break;
+            }
+            if self.is_due(&Left::control(&control), now) {
+                let obstacle = self.ends.proving.settle_control(&control).await?.map(Obstacle::from);
+                failures += self.settled(Left::control(&control), obstacle, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, left: &Left, now: Timestamp) -> bool {
+        self.retries.get(left).is_none_or(|retry| now >= retry.next)
+    }
+
+    /// Remembers what came of a delete; one failure, or none.
+    fn settled(&mut self, left: Left, obstacle: Option<Obstacle>, now: Timestamp) -> usize {
+        match obstacle {
+            None => {
+                self.retries.remove(&left);
+            }
+            // The cluster does what it is told: look again in the next round, so that a late anchor is short-lived.
+            Some(Obstacle::MintInFlight) => {}
+            // It is no failure of this one anchor.
+            Some(Obstacle::Busy(wait)) => {
+                self.busy_until = self.busy_until.max(after(self.ends.outside.clock.now(), wait));
+            }
+            Some(Obstacle::Cluster { why, .. }) => {
+                self.postpone(left, why, now);
+                return 1;
+            }
+        }
+        0
+    }
+
+    fn postpone(&mut self, left: Left, why: &'static str, now: Timestamp) {
+        let failures = self.retries.get(&left).map_or(0, |retry| retry.failures) + 1;
         let pause = Duration::from_secs(1 << failures.min(6)).min(PAUSE_CEILING);
-        self.retries.insert(id, Retry { failures, next: after(now, pause), why });
+        self.retries.insert(left, Retry { failures, next: after(now, pause), why });
+    }
+}
+
+impl Left {
+    fn of(lease: &Lease) -> Self {
+        Self::Lease(lease.id)
+    }
+
+    fn control(control: &Control) -> Self {
+        Self::Control(control.anchor.clone())
     }
 }

@@ -1,8 +1,11 @@
 //! What is proved about ends, and what a cut does not wait for. Time is paused: it passes when everybody waits.
 
 use shorepass_core::cluster::CutError;
+use shorepass_core::lease::AnchorName;
 use shorepass_core::ledger::LeaseFilter;
-use shorepass_core::receipt::{ACCEPTED_FOR, Answer, LAG_BOUND, Receipt, Verdict, Why};
+use shorepass_core::receipt::{
+    ACCEPTED_FOR, Answer, Control, LAG_BOUND, Receipt, Verdict, Why, Witnesses as _,
+};
 use shorepass_rpc::api::{Administration as _, Awaited, Credentials as _, Outcome, Revocation, RevokeStep};
 use shorepass_testing::outside::Question;
 use tokio::sync::mpsc;
@@ -248,19 +251,42 @@ async fn above_a_hundred_leases_a_sample_is_asked_about() {
     without_controls(&bench).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_control_that_a_crash_left_is_deleted_and_forgotten_when_it_cannot_come_back() {
-    let bench = Bench::new();
-    let control = shorepass_core::receipt::Control {
-        anchor: shorepass_core::lease::AnchorName::from_random([9; 16]),
+/// A control that a crash left in ledger and cluster.
+async fn left_control(bench: &Bench) -> Control {
+    let control = Control {
+        anchor: AnchorName::from_random([9; 16]),
         cluster: name("staging"),
         namespace: name("web"),
         with_account: false,
         created: bench.clock.now(),
     };
     bench.ledger.commit(vec![Change::ControlPlanned { control: control.clone() }]).await.unwrap();
-    use shorepass_core::receipt::Witnesses as _;
     bench.cluster.create_control(&control).await.unwrap();
+    control
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_cannot_be_deleted_is_counted_and_tried_again_after_a_pause() {
+    let bench = Bench::new();
+    left_control(&bench).await;
+    bench.clock.advance(MINT_IN_FLIGHT);
+    bench.cluster.keep_controls(Some(CutError::Forbidden("delete".to_owned())));
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
+    sweeper.sweep().await.unwrap();
+    assert_eq!(sweeper.undeletable()["forbidden"], 1);
+    bench.cluster.keep_controls(None);
+    sweeper.sweep().await.unwrap();
+    assert_eq!(bench.cluster.anchors().len(), 1, "it is not due yet");
+    bench.clock.advance(Duration::from_secs(2)); // the first pause
+    sweeper.sweep().await.unwrap();
+    without_controls(&bench).await;
+    assert_eq!(sweeper.undeletable()["forbidden"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_a_crash_left_is_deleted_and_forgotten_when_it_cannot_come_back() {
+    let bench = Bench::new();
+    let control = left_control(&bench).await;
     let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
     sweeper.sweep().await.unwrap();
     assert!(bench.cluster.anchors().is_empty());
