@@ -1,17 +1,19 @@
 //! What operators see, and the acts of theirs that are not revocations.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::block::Block;
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, LedgerError, MintedToken, Revision};
-use shorepass_core::name::NamePattern;
+use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, MintedToken, Revision};
+use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::request::{Method, Outcome, Request};
-use shorepass_core::time::after;
+use shorepass_core::time::{Timestamp, after};
 use shorepass_rpc::api::{BlocksAsked, LeaseView, NewJoinToken, Page, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::JoinTokenText;
@@ -34,20 +36,15 @@ impl Views {
     }
 
     /// The lease with its job, its newest tokens and the block that its revocation set.
-    pub fn of(&self, lease: Lease, tokens: usize) -> Result<LeaseView, Refused> {
-        let now = self.outside.clock.now();
-        let read = || {
+    pub fn of(&self, lease: Lease, tokens: usize, blocks: &mut Blocks) -> Result<LeaseView, Refused> {
+        let mut read = || {
             let ledger = &self.outside.ledger;
-            let job = ledger.job(lease.job)?;
-            let tokens = ledger.tokens(lease.id, tokens)?;
-            let blocks = ledger.blocks(&lease.owner.spiffe_id, &lease.role)?;
-            Ok((job, tokens, blocks))
+            Ok((ledger.job(lease.job)?, ledger.tokens(lease.id, tokens)?, blocks.of(&lease)?.cloned()))
         };
-        let (job, tokens, blocks) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
+        let (job, tokens, block) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
         let job = job.ok_or_else(|| {
             ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)))
         })?;
-        let block = blocks.into_iter().find(|block| block.lease == lease.id && block.in_force(now));
         Ok(LeaseView { lease, job, tokens, block })
     }
 
@@ -61,7 +58,9 @@ impl Views {
         let found =
             self.outside.ledger.leases(filter, before, limit).map_err(|cause| ledger_refused(&cause))?;
         let next = if found.len() == limit { found.last().map(|lease| lease.id) } else { None };
-        let items = found.into_iter().map(|lease| self.of(lease, 1)).collect::<Result<_, _>>()?;
+        let mut blocks = Blocks::now(&self.outside);
+        let items =
+            found.into_iter().map(|lease| self.of(lease, 1, &mut blocks)).collect::<Result<_, _>>()?;
         Ok(Page { items, next })
     }
 
@@ -69,7 +68,7 @@ impl Views {
     pub fn one(&self, id: LeaseId) -> Result<LeaseView, Refused> {
         let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
         let missing = || not_found(format!("there is no lease {id}; see `shorepass lease list --all`"));
-        self.of(found.ok_or_else(missing)?, TOKENS_SHOWN)
+        self.of(found.ok_or_else(missing)?, TOKENS_SHOWN, &mut Blocks::now(&self.outside))
     }
 
     /// One page of blocks, newest first.
@@ -91,6 +90,36 @@ impl Views {
         })?;
         let view = self.one(token.lease)?;
         Ok((token, view))
+    }
+}
+
+/// The blocks in force that revocations of leases set, as they were when their caller and role were first asked about: a
+/// thousand leases of one pair are not a thousand times all of its blocks.
+pub struct Blocks {
+    ledger: Arc<dyn Ledger>,
+    now: Timestamp,
+    pairs: HashMap<(SpiffeId, Name), HashMap<LeaseId, Block>>,
+}
+
+impl Blocks {
+    /// Those of now.
+    pub fn now(outside: &Outside) -> Self {
+        Self { ledger: outside.ledger.clone(), now: outside.clock.now(), pairs: HashMap::new() }
+    }
+
+    /// The one that the lease's revocation set.
+    pub fn of(&mut self, lease: &Lease) -> Result<Option<&Block>, LedgerError> {
+        let pair = match self.pairs.entry((lease.owner.spiffe_id.clone(), lease.role.clone())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let (caller, role) = unknown.key();
+                let mut blocks = self.ledger.blocks(caller, role)?;
+                blocks.retain(|block| block.in_force(self.now));
+                // The newest first, and so it stays.
+                unknown.insert(blocks.into_iter().rev().map(|block| (block.lease, block)).collect())
+            }
+        };
+        Ok(pair.get(&lease.id))
     }
 }
 

@@ -6,7 +6,7 @@
 //! all blocked before the first one ends.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shorepass_core::block::Block;
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
-use crate::admin::Views;
+use crate::admin::{Blocks, Views};
 use crate::outside::ledger_refused;
 use crate::prove::{SAMPLE, Wishes};
 
@@ -61,7 +61,7 @@ impl Revoking {
         if begun.total == 0 {
             return self.tell_ended(&revocation, steps).await;
         }
-        let teller = Teller { views: &self.views, steps, total: begun.total };
+        let teller = self.teller(steps, begun.total);
         let Begun { hit, to_end, mut receipts, wishes, total: _ } = begun;
         let (sender, cuts) = mpsc::unbounded_channel(); // one message for each lease at most
         // An operator's slow terminal holds up no delete: most go out before anything is told, and no end waits for that.
@@ -78,6 +78,10 @@ impl Revoking {
         self.tell_receipts(&teller, receipts).await
     }
 
+    fn teller(&self, steps: mpsc::Sender<Result<RevokeStep, Refused>>, total: usize) -> Teller<'_> {
+        Teller { views: &self.views, blocks: Mutex::new(Blocks::now(&self.ends.outside)), steps, total }
+    }
+
     async fn tell_what_would_be(
         &self,
         revocation: &Revocation,
@@ -87,7 +91,7 @@ impl Revoking {
         if found.is_empty() {
             return self.tell_ended(revocation, steps).await;
         }
-        let teller = Teller { views: &self.views, steps, total: found.len() };
+        let teller = self.teller(steps, found.len());
         for lease in found {
             teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
@@ -175,7 +179,7 @@ impl Revoking {
         let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
         match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
             Some(lease) => {
-                let teller = Teller { views: &self.views, steps, total: 1 };
+                let teller = self.teller(steps, 1);
                 let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
                 teller.tell(lease, Told::new(outcome, false), Awaited::No).await
             }
@@ -261,9 +265,11 @@ impl Revoking {
     ) -> Result<(Vec<Change>, Hit), Refused> {
         let now = self.ends.outside.clock.now();
         let (mut changes, mut hit) = (Vec::new(), Hit::default());
+        let mut blocks = Blocks::now(&self.ends.outside);
         for lease in leases {
             let Some(lease) = self.current(lease.id)? else { continue };
-            if !matches!(lease.state, State::Ended { .. }) && !self.blocked_already(&lease, now)? {
+            let block = blocks.of(&lease).map_err(|cause| ledger_refused(&cause))?;
+            if !matches!(lease.state, State::Ended { .. }) && block.is_none() {
                 changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
                 hit.blocked.insert(lease.id);
             }
@@ -296,12 +302,6 @@ impl Revoking {
             }
         }
         Ok((changes, hit))
-    }
-
-    fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
-        let blocks = self.ends.outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
-        let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
-        Ok(blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)))
     }
 
     fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
@@ -365,13 +365,16 @@ impl Told {
 /// Tells each step to whoever listens.
 struct Teller<'a> {
     views: &'a Views,
+    /// As they are when the first step is told: all that it sets are recorded by then.
+    blocks: Mutex<Blocks>,
     steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     total: usize,
 }
 
 impl Teller<'_> {
     async fn tell(&self, lease: Lease, told: Told, receipt: Awaited) -> Result<(), Refused> {
-        let view = self.views.of(lease, 1)?;
+        let view =
+            self.views.of(lease, 1, &mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner))?;
         let Told { outcome, block_set } = told;
         // The receiver may be gone; the revocation is not undone by that.
         let _ =
