@@ -26,7 +26,7 @@ const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s
 /// More than the metadata of any object, where no more is wanted.
 const HEAD_LIMIT: usize = 512 * 1024;
 /// Room for usual answers, so that the buffer does not grow and leave copies behind.
-const ANSWER_ROOM: usize = 32 * 1024;
+const ANSWER_ROOM: usize = 8 * 1024;
 /// How much of a refusal's text is kept.
 const MESSAGE_LIMIT: usize = 600;
 /// When to come back if the API server does not say.

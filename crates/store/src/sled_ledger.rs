@@ -106,6 +106,15 @@ impl Store {
         }
     }
 
+    /// The same of tokens, which are acknowledged before they are in the records: waits for those.
+    pub(crate) fn read_tokens<T>(
+        &self,
+        read: impl FnOnce(&dyn View) -> Result<T, ReadError>,
+    ) -> Result<T, LedgerError> {
+        let _written = self.state.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        self.read(read)
+    }
+
     pub(crate) fn healthy(&self) -> Result<(), LedgerError> {
         self.state.check()?;
         let problem = self.state.told().audit_problem.clone();

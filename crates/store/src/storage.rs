@@ -1,8 +1,9 @@
 //! The storage thread: owns all writes, writes many commits at a time, and mends itself when the disk comes back.
 //!
 //! For each batch: plan; append to the audit file and sync it; append to the security copy and sync it, if the batch
-//! touches security state; apply to the records, flush and sync them; then answer. A batch is what waited while the one
-//! before it was written, so a slow disk makes larger batches and no timer is needed.
+//! touches security state; apply to the records, flush and sync them; then answer. Who recorded only another token of a
+//! lease (a refresh) is answered when the audit file is synced: a start brings it in from there. A batch is what waited while
+//! the one before it was written, so a slow disk makes larger batches and no timer is needed.
 //!
 //! With a batch goes the removal of what is over ([`crate::trim`]): where nothing is recorded, nothing grows.
 //!
@@ -49,6 +50,8 @@ pub(crate) struct Item {
 pub(crate) struct State {
     /// The records to read; none while they are not open.
     pub(crate) records: RwLock<Option<sled::Db>>,
+    /// Held for writing while tokens are acknowledged and not in the records yet.
+    pub(crate) tokens: RwLock<()>,
     told: Mutex<Told>,
 }
 
@@ -216,6 +219,38 @@ impl Thread {
     }
 }
 
+/// What a commit is answered when it is durable.
+struct Answer {
+    outcome: Result<(), LedgerError>,
+    /// Whether nobody reads the rows to go on: another token of a lease stands in the audit file, and that is enough for it
+    /// to leave.
+    early: bool,
+    to: oneshot::Sender<Result<(), LedgerError>>,
+}
+
+impl Answer {
+    fn plan(Item { changes, answer: to }: Item, batch: &mut Batch<'_>) -> Self {
+        let early = changes.iter().all(|change| matches!(change, Change::TokenMinted { .. }));
+        Self { outcome: batch.add(&changes), early, to }
+    }
+
+    /// Nobody may wait for it any more.
+    fn give(self, outcome: Result<(), LedgerError>) {
+        let _ = self.to.send(outcome);
+    }
+
+    fn give_planned(self) {
+        let _ = self.to.send(self.outcome);
+    }
+
+    /// Gives those that need the audit file alone; the others are left.
+    fn give_early(all: Vec<Self>) -> Vec<Self> {
+        let (early, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|answer| answer.early);
+        early.into_iter().for_each(Self::give_planned);
+        later
+    }
+}
+
 struct Storage<'a> {
     opened: Opened,
     /// When history is looked at again.
@@ -243,7 +278,7 @@ impl Storage<'_> {
     fn commit(&mut self, items: Vec<Item>) -> Result<(), Failed> {
         let started = self.opening.clock.since_boot();
         let mut batch = Batch::over(self.opened.records.db(), self.opened.sequence);
-        let planned: Vec<_> = items.into_iter().map(|item| (batch.add(&item.changes), item.answer)).collect();
+        let mut planned: Vec<_> = items.into_iter().map(|item| Answer::plan(item, &mut batch)).collect();
         if !batch.is_empty() && started >= self.next_trim {
             let more = batch.trim(self.opening.clock.now(), self.opening.options.retention);
             self.next_trim = if more { started } else { started + TRIM };
@@ -253,12 +288,14 @@ impl Storage<'_> {
             if let Err(error) = self.opened.audit.append(&lines, self.opening.disk.as_ref()) {
                 self.state.told().audit_problem = Some(error.to_string());
                 // Also for what conflicted: it may have conflicted with what is now not recorded.
-                for (_, answer) in planned {
-                    let _ = answer.send(Err(LedgerError::AuditUnavailable(error.to_string())));
+                for answer in planned {
+                    answer.give(Err(LedgerError::AuditUnavailable(error.to_string())));
                 }
                 return Ok(());
             }
             self.state.told().audit_problem = None;
+            let _unwritten = self.state.tokens.write().unwrap_or_else(PoisonError::into_inner);
+            planned = Answer::give_early(planned);
             if let Err(failed) = self.write(rows, sequence) {
                 // Told before the waiting are let go, so that they learn why.
                 self.state.failed(failed.0.clone());
@@ -267,9 +304,7 @@ impl Storage<'_> {
         }
         let took = self.opening.clock.since_boot().saturating_sub(started);
         self.state.told().last_commit = Some(took);
-        for (outcome, answer) in planned {
-            let _ = answer.send(outcome);
-        }
+        planned.into_iter().for_each(Answer::give_planned);
         self.keep_up()
     }
 

@@ -188,6 +188,21 @@ async fn commits_that_wait_are_written_together() {
 }
 
 #[tokio::test]
+async fn another_token_waits_for_the_audit_file_alone_and_is_brought_in_from_there() {
+    let place = Place::new();
+    let active = lease(1).activate(pins(), second(2)).unwrap();
+    place.commit(vec![job_started(1), lease_pending(1)]).await;
+    place.commit(vec![Change::LeaseActive { lease: active }, token_minted(1, 0)]).await;
+    let store = place.open_on(Told { events: Events::default(), works: |what: &str| what == "audit" });
+    store.commit(vec![token_minted(1, 1)]).await.unwrap();
+    drop(store);
+    assert_eq!(place.open().unwrap().tokens(lease(1).id, 10).unwrap(), [token(1, 1), token(1, 0)]);
+    let store = place.open_on(Told { events: Events::default(), works: |what: &str| what == "records" });
+    let refused = store.commit(vec![token_minted(1, 2)]).await;
+    assert!(matches!(refused, Err(LedgerError::AuditUnavailable(_))), "{refused:?}");
+}
+
+#[tokio::test]
 async fn without_its_audit_line_nothing_is_recorded() {
     let place = Place::new();
     symlink("/dev/full", place.audit()).unwrap();
