@@ -7,8 +7,10 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +22,8 @@ use crate::process::{self, Owned};
 use crate::progress::Progress;
 use crate::{cargo, environment, paths};
 
+/// How many tests a program of the standard harness runs at once; `--test-threads` goes before it.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// What takes longer than this shows that it moves.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -79,7 +83,7 @@ impl Session {
         mut look_after: impl FnMut() -> Result<()>,
     ) -> Result<Tally> {
         let mut command = self.command(suite);
-        command.envs(variables);
+        command.envs(variables).env(TEST_THREADS, scenarios_at_once().to_string());
         let log = log_of(&suite.name, &self.logs);
         let mut child = Owned::spawn(&suite.name, command, &log)?;
         let mut output = File::open(&log).with_context(|| format!("cannot read {}", log.display()))?;
@@ -165,6 +169,11 @@ impl Session {
         io::stdout().flush().context("cannot write to stdout")?;
         Ok(tally)
     }
+}
+
+/// More than there are processors: a scenario waits most of the time, for deadlines, caches and pauses.
+fn scenarios_at_once() -> usize {
+    2 * thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 impl Drop for Session {
