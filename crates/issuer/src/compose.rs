@@ -103,7 +103,10 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     let outside = parts.use_cases.outside.clone();
     tasks.spawn("cluster-health", watch_clusters(outside, readiness.clone(), stop.clone()));
-    tasks.spawn("policy-probes", probe(clusters, parts.use_cases.outside.clone(), stop.clone()));
+    for (name, cluster) in clusters {
+        let outside = parts.use_cases.outside.clone();
+        tasks.spawn("policy-probe", probe(name, cluster, outside, stop.clone()));
+    }
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     let background = parts.use_cases.outside.background.clone();
     let proving = parts.use_cases.proving.clone();
@@ -455,15 +458,14 @@ async fn watch_clusters(outside: Arc<Outside>, readiness: Readiness, stop: Cance
     }
 }
 
-/// Looks for the admission policy in every namespace of the roles: at start, then hourly. Without it nothing is minted.
-async fn probe(clusters: BTreeMap<Name, Arc<KubeCluster>>, outside: Arc<Outside>, stop: CancellationToken) {
+/// Looks for the admission policy in every namespace that the roles have in a cluster: at start, then hourly. Without it
+/// nothing is minted. A cluster that hangs holds up no other.
+async fn probe(name: Name, cluster: Arc<KubeCluster>, outside: Arc<Outside>, stop: CancellationToken) {
     loop {
-        for (name, cluster) in &clusters {
-            let places = Places::of(outside.policy.roles(), name);
-            let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&places)).await else { return };
-            for (namespace, cause) in missing {
-                tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
-            }
+        let places = Places::of(outside.policy.roles(), &name);
+        let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&places)).await else { return };
+        for (namespace, cause) in missing {
+            tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
         }
         let due = outside.clock.since_boot() + PROBE_EVERY;
         let pause = sleep_until_boottime(outside.clock.as_ref(), due);
