@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod audience_webhook;
 pub mod audit_log;
 pub mod client;
 pub mod decisions;

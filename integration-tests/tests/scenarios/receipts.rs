@@ -4,6 +4,7 @@
 //! receipt says that, which is right, and the scenario looks at the next lease.
 
 mod crash;
+mod foreign_audience;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
