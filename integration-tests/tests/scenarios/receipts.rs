@@ -5,6 +5,7 @@
 
 mod crash;
 mod foreign_audience;
+mod lagging;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
