@@ -49,6 +49,19 @@ impl Admin {
     pub async fn connect() -> Result<Self> {
         let environment = Environment::read()?;
         let kubeconfig = Kubeconfig::read_from(&environment.kubeconfig)?;
+        Self::with(environment, kubeconfig).await
+    }
+
+    /// The same administrator at another API server of the cluster. kubectl, and what is removed in the end, go on at the first.
+    pub async fn at(&self, server: &str) -> Result<Self> {
+        let mut kubeconfig = Kubeconfig::read_from(&self.environment.kubeconfig)?;
+        for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some(server.to_owned());
+        }
+        Self::with(self.environment.clone(), kubeconfig).await
+    }
+
+    async fn with(environment: Environment, kubeconfig: Kubeconfig) -> Result<Self> {
         let cluster = kubeconfig.clusters.first().and_then(|named| named.cluster.clone());
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         config.default_retry = false;

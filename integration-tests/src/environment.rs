@@ -18,6 +18,8 @@ pub struct Environment {
     pub audit_log: PathBuf,
     /// kubectl of the API server's version.
     pub kubectl: PathBuf,
+    /// The command line of the API server: the program, and then each flag on a line of its own.
+    pub api_server: PathBuf,
     /// The API server's version, such as `1.36.3`.
     pub kubernetes: String,
 }
@@ -31,6 +33,7 @@ impl Environment {
             kubeconfig: variable("SHOREPASS_TEST_KUBECONFIG")?.into(),
             audit_log: variable("SHOREPASS_TEST_AUDIT_LOG")?.into(),
             kubectl: variable("SHOREPASS_TEST_KUBECTL")?.into(),
+            api_server: variable("SHOREPASS_TEST_API_SERVER")?.into(),
             kubernetes: kubernetes.into_string().ok().context("SHOREPASS_TEST_KUBERNETES is not UTF-8")?,
         })
     }

@@ -51,11 +51,8 @@ impl InstalledIssuer {
             format!("clusterrolebinding/{policy}"),
             format!("clusterrole/{policy}"),
         ]);
-        let service_account = Name::parse(SERVICE_ACCOUNT)?;
-        let identity =
-            IssuerIdentity::ServiceAccount { namespace: home.namespace.clone(), name: service_account };
         let audiences = Audiences::new(Vec::new())?;
-        admin.apply(&rbac::render(roles, cluster, &identity, &issuer, &audiences)?)?;
+        admin.apply(&rbac::render(roles, cluster, &user(&home)?, &issuer, &audiences)?)?;
 
         let folder = tempfile::tempdir()?;
         let token = home.token_of(SERVICE_ACCOUNT).await?;
@@ -73,6 +70,12 @@ impl InstalledIssuer {
         let failed = installed.connect().await?.warm_up(&Places::of(roles, cluster)).await;
         ensure!(failed.is_empty(), "the policy did not take effect: {failed:?}");
         Ok(installed)
+    }
+
+    /// From now on its policy lets tokens for these audiences pass, and for no others. That takes effect a moment later.
+    pub fn allow_audiences(&self, admin: &Admin, roles: &[Role], audiences: &[&str]) -> Result<()> {
+        let audiences = Audiences::new(audiences.iter().copied().map(str::to_owned).collect())?;
+        admin.apply(&rbac::render(roles, &self.cluster, &user(&self.home)?, &self.issuer, &audiences)?)
     }
 
     /// The cluster as this issuer sees it, with nothing remembered.
@@ -191,4 +194,12 @@ subjects: [{{kind: ServiceAccount, namespace: {home}, name: {service_account}}}]
 "
         ))
     }
+}
+
+/// Who it is in the cluster.
+fn user(home: &Place) -> Result<IssuerIdentity> {
+    Ok(IssuerIdentity::ServiceAccount {
+        namespace: home.namespace.clone(),
+        name: Name::parse(SERVICE_ACCOUNT)?,
+    })
 }

@@ -160,7 +160,9 @@ impl Proxy {
         });
         let acceptor = TlsAcceptor::from(raw::server_config(&pair, &[])?);
         let authority = folder.join(format!("proxy-{}.pem", address.port()));
-        std::fs::write(&authority, ca.certificate_pem())?;
+        // Who goes through it may also reach API servers themselves.
+        let cluster = std::fs::read_to_string(site.authority()?)?;
+        std::fs::write(&authority, format!("{}{cluster}", ca.certificate_pem()))?;
         let kubeconfig = folder.join(format!("proxy-{}.kubeconfig", address.port()));
         write_private(&kubeconfig, &kubeconfig_text(address, &authority, token, site.identity.context))?;
         let shared = Arc::new(Shared {

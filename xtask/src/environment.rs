@@ -16,6 +16,9 @@ pub(crate) const AUDIT_LOG: &str = "SHOREPASS_TEST_AUDIT_LOG";
 /// The kubectl of the same version as the API server.
 pub(crate) const KUBECTL: &str = "SHOREPASS_TEST_KUBECTL";
 
+/// A file with the command line of the API server: the program, and then each flag on a line of its own.
+pub(crate) const API_SERVER: &str = "SHOREPASS_TEST_API_SERVER";
+
 /// The version of the API server without the `v`, such as `1.36.3`.
 pub(crate) const KUBERNETES: &str = "SHOREPASS_TEST_KUBERNETES";
 

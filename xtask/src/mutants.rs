@@ -9,7 +9,7 @@ use crate::control_plane::Release;
 use crate::{environment, signals, test};
 
 /// A mistake, and which scenarios are asked about it.
-const MUTANTS: [(&str, &[&str]); 9] = [
+const MUTANTS: [(&str, &[&str]); 11] = [
     ("acknowledge-before-fsync", &["crashes::"]),
     ("skip-audit-line", &["issuing::", "crashes::"]),
     ("cut-before-ending", &["crashes::"]),
@@ -19,6 +19,8 @@ const MUTANTS: [(&str, &[&str]); 9] = [
     ("join-token-twice", &["at_once::"]),
     ("forget-pending", &["crashes::", "restart::"]),
     ("unpaired-refusal", &["receipts::"]),
+    ("ignore-lag", &["receipts::lagging::"]),
+    ("ask-one-server", &["receipts::lagging::"]),
 ];
 
 /// Run the tests against an issuer that makes a mistake, once for each mistake that is known.

@@ -361,9 +361,10 @@ impl Evidence {
         };
         let mut last: Option<(Timestamp, Timestamp)> = None;
         for server in &self.servers {
-            let refused = server.refusal(self.cut_sent)?;
+            let Refusal { asked, refused } = server.refusal(self.cut_sent)?;
             let settled = after(anchored, self.lag_bound);
-            let observed = if refused < settled { refused.max(after(cut, self.lag_bound)) } else { refused };
+            // What is asked before that may be decided before that, however late it is answered.
+            let observed = if asked < settled { refused.max(after(cut, self.lag_bound)) } else { refused };
             let (refusals, observations) = last.unwrap_or((refused, observed));
             last = Some((refusals.max(refused), observations.max(observed)));
         }
@@ -372,9 +373,17 @@ impl Evidence {
     }
 }
 
+/// A refusal that counts.
+struct Refusal {
+    /// When the canary was shown.
+    asked: Timestamp,
+    /// When the refusal was there.
+    refused: Timestamp,
+}
+
 impl Witnessed {
     /// When it refused a sibling for good, if that counts.
-    fn refusal(&self, cut_sent: Timestamp) -> Result<Timestamp, Unproved> {
+    fn refusal(&self, cut_sent: Timestamp) -> Result<Refusal, Unproved> {
         let siblings = || self.seen.iter().filter(|seen| seen.of == Whose::Sibling);
         let accepted_before =
             |seen: &Observation| seen.answer == Answer::Accepted && seen.answered <= cut_sent;
@@ -382,15 +391,15 @@ impl Witnessed {
             return Err(self.missing(Why::NotAcceptedBefore));
         }
         // Only what follows the last acceptance: an early refusal by a server that lags is taken back.
-        let mut refused = None;
+        let mut first: Option<&Observation> = None;
         for seen in siblings().filter(|seen| seen.asked >= cut_sent) {
             match seen.answer {
-                Answer::Accepted => refused = None,
-                Answer::Refused => refused = refused.or(Some(seen.answered)),
+                Answer::Accepted => first = None,
+                Answer::Refused => first = first.or(Some(seen)),
                 Answer::None(_) => {}
             }
         }
-        let Some(refused) = refused else {
+        let Some(&Observation { asked, answered: refused, .. }) = first else {
             return Err(self.missing(match siblings().next_back().map(|seen| &seen.answer) {
                 Some(Answer::None(_)) => Why::NoAnswer,
                 _ => Why::StillAccepted,
@@ -408,7 +417,7 @@ impl Witnessed {
         if !controls.any(|seen| seen.answer == Answer::Accepted) {
             return Err(self.missing(Why::ControlRefused));
         }
-        Ok(refused)
+        Ok(Refusal { asked, refused })
     }
 
     /// What is known better than by what was not seen.

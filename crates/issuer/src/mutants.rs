@@ -34,6 +34,10 @@ pub enum Mutant {
     ForgetPending,
     /// A receipt counts a refusal without looking at a control.
     UnpairedRefusal,
+    /// A receipt takes it that no API server's watch lags.
+    IgnoreLag,
+    /// A receipt is made from what one API server says.
+    AskOneServer,
 }
 
 /// Whether the program makes this mistake.
@@ -85,7 +89,7 @@ mod chosen {
 
     const VARIABLE: &str = "SHOREPASS_MUTANT";
 
-    const NAMES: [(&str, Mutant); 9] = [
+    const NAMES: [(&str, Mutant); 11] = [
         ("acknowledge-before-fsync", Mutant::AcknowledgeBeforeFsync),
         ("skip-audit-line", Mutant::SkipAuditLine),
         ("cut-before-ending", Mutant::CutBeforeEnding),
@@ -95,6 +99,8 @@ mod chosen {
         ("join-token-twice", Mutant::JoinTokenTwice),
         ("forget-pending", Mutant::ForgetPending),
         ("unpaired-refusal", Mutant::UnpairedRefusal),
+        ("ignore-lag", Mutant::IgnoreLag),
+        ("ask-one-server", Mutant::AskOneServer),
     ];
 
     fn chosen() -> Option<Mutant> {

@@ -3,17 +3,20 @@
 //! A cut waits 100 ms for canaries, and a machine that runs all scenarios at the same time does not always make it: then the
 //! receipt says that, which is right, and the scenario looks at the next lease.
 
+mod crash;
+mod foreign_audience;
+mod lagging;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use http::Method;
 use integration_tests::agent::as_operator;
 use integration_tests::client::{Client, Issued};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::proxy::{Answer, Fault, Proxy, Target};
 use integration_tests::site::{DEPLOY, RELEASE, Site};
-use integration_tests::use_of_tokens::who_am_i;
+use integration_tests::use_of_tokens::{CACHED, who_am_i};
 use integration_tests::wait::{self, Seen};
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -83,11 +86,20 @@ impl Scene {
 
     /// Revokes it as an operator who waits; the lease with its receipt.
     async fn revoke(&self, lease: &str) -> Result<LeaseRecord> {
+        self.revoke_and(lease, || ()).await
+    }
+
+    /// The same; `then` is called as soon as the lease has ended.
+    async fn revoke_and(&self, lease: &str, then: impl FnOnce()) -> Result<LeaseRecord> {
         let selector = Some(LeaseSelector { lease_id: lease.to_owned(), ..LeaseSelector::default() });
         let request =
             RevokeLeasesRequest { selector, reason: "leaked".to_owned(), dry_run: false, wait: true };
-        let mut steps = self.operator.revoke_with(request).await?;
-        let last = steps.pop().context("a revocation without steps")?;
+        let mut steps = self.operator.call(ApiClient::revoke_leases, request).await?;
+        let mut last = steps.next().await?.context("a revocation without steps")?;
+        then();
+        while let Some(step) = steps.next().await? {
+            last = step;
+        }
         ensure!(last.receipt() == RevokeReceipt::Arrived, "{last:?}");
         self.unblock(&last.lease).await?;
         last.lease.context("a step without its lease")
@@ -154,31 +166,7 @@ async fn is_dead_by(client: &kube::Client, dead_by: &prost_types::Timestamp) -> 
 async fn a_proved_lease_is_dead_when_its_receipt_says_idle_or_in_constant_use() -> Result<()> {
     let scene = Scene::knowing("receipt").await?;
     for used in [false, true] {
-        let mut proved = None;
-        for _ in 0..PATIENCE {
-            let issued = scene.seasoned_lease().await?;
-            let client = scene.site.admin.client_with(&issued.credential.token).await?;
-            let usage = used.then(|| in_constant_use(client.clone()));
-            if used {
-                who_am_i(&client).await?.context("refused before the revocation")?;
-            }
-            let record = scene.revoke(&issued.lease.id).await?;
-            let receipt = record.receipt.clone().context("no receipt")?;
-            if receipt.verdict() == ReceiptVerdict::Proved {
-                proved = Some((record, receipt, client, usage));
-                break;
-            }
-            ensure!(was_late(&record), "unproved for another reason: {receipt:?}");
-        }
-        let (record, receipt, client, usage) = proved.context("no lease had its canaries in time")?;
-        let dead_by = receipt.dead_by_time.context("proved without a time")?;
-        is_dead_by(&client, &dead_by).await?;
-        if let Some(usage) = usage {
-            let last = usage.await??;
-            let dead_by = Timestamp::new(dead_by.seconds, dead_by.nanos)?;
-            ensure!(last <= dead_by, "a request of {last} was accepted, and the token is dead by {dead_by}");
-        }
-        ensure!(receipt.canaries.len() >= 3, "{receipt:?}");
+        let record = is_proved_dead(&scene, used).await?;
         shows_the_same(&scene, &record)?;
     }
     scene.has_no_anchors().await?;
@@ -190,24 +178,54 @@ async fn a_proved_lease_is_dead_when_its_receipt_says_idle_or_in_constant_use() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strict_lease_is_proved_dead_although_its_service_account_is_gone() -> Result<()> {
+async fn a_strict_lease_is_proved_dead_idle_or_in_constant_use_although_its_service_account_is_gone()
+-> Result<()> {
     let mut scene = Scene::knowing_servers_of(Site::with_modes("strict-receipt").await?).await?;
     scene.role = RELEASE.name;
+    for used in [false, true] {
+        is_proved_dead(&scene, used).await?;
+    }
+    wait::until("nothing of lease and control", Duration::from_secs(20), async || {
+        let left = scene.site.left_of_strict_leases().await?;
+        Ok(if left.is_empty() { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
+    })
+    .await
+}
+
+/// Revokes a lease whose token is idle or in constant use, until one is proved to be dead, and sees whether that is true; the
+/// lease with its receipt.
+async fn is_proved_dead(scene: &Scene, used: bool) -> Result<LeaseRecord> {
     for _ in 0..PATIENCE {
         let issued = scene.seasoned_lease().await?;
+        let idle = scene.platform.refresh(&issued.lease.id).await?;
+        let idle = scene.site.admin.client_with(&idle.credential.token).await?;
         let client = scene.site.admin.client_with(&issued.credential.token).await?;
+        let usage = used.then(|| in_constant_use(client.clone()));
+        if used {
+            who_am_i(&client).await?.context("refused before the revocation")?;
+        }
         let record = scene.revoke(&issued.lease.id).await?;
         let receipt = record.receipt.clone().context("no receipt")?;
         if receipt.verdict() != ReceiptVerdict::Proved {
             ensure!(was_late(&record), "unproved for another reason: {receipt:?}");
             continue;
         }
+        ensure!(receipt.canaries.len() >= 3, "{receipt:?}");
+        ensure!(
+            who_am_i(&idle).await?.is_none(),
+            "a token that was never used is taken after {:?}",
+            receipt.observe_time
+        );
+        let ending = ending_of(&record)?;
+        let refused = until(ending, moment(receipt.refuse_time.as_ref())?);
+        ensure!(refused < CACHED, "a canary was refused after {refused:?}");
         is_dead_by(&client, &receipt.dead_by_time.context("proved without a time")?).await?;
-        return wait::until("nothing of lease and control", Duration::from_secs(20), async || {
-            let left = scene.site.left_of_strict_leases().await?;
-            Ok(if left.is_empty() { Seen::Ready(()) } else { Seen::NotYet(format!("{left:?}")) })
-        })
-        .await;
+        if let Some(usage) = usage {
+            let (last, dead_by) = (usage.await??, moment(receipt.dead_by_time.as_ref())?);
+            ensure!(last <= dead_by, "a request of {last} was accepted, and the token is dead by {dead_by}");
+            ensure!(until(ending, last) < CACHED, "a request of {last} was accepted, it ended at {ending}");
+        }
+        return Ok(record);
     }
     bail!("no lease had its canaries in time")
 }
@@ -305,8 +323,7 @@ async fn in_use(scene: &Scene, name: &str) -> Result<HashMap<String, Used>> {
 
 /// The receipt's time is inside the published bound, and no request was accepted after it.
 async fn is_true(record: &LeaseRecord, used: Used) -> Result<()> {
-    let ending = record.transitions.iter().find(|step| step.state() == LeaseState::Ending);
-    let ending = moment(ending.and_then(|step| step.time.as_ref()))?;
+    let ending = ending_of(record)?;
     let receipt = record.receipt.as_ref().context("no receipt")?;
     if receipt.verdict() == ReceiptVerdict::Proved {
         let dead_by = moment(receipt.dead_by_time.as_ref())?;
@@ -320,6 +337,12 @@ async fn is_true(record: &LeaseRecord, used: Used) -> Result<()> {
         ensure!(until(ending, last) <= DEAD_AFTER, "a request of {last} was accepted after {ending}");
     }
     Ok(())
+}
+
+/// When its end was recorded.
+fn ending_of(record: &LeaseRecord) -> Result<Timestamp> {
+    let ending = record.transitions.iter().find(|step| step.state() == LeaseState::Ending);
+    moment(ending.and_then(|step| step.time.as_ref()))
 }
 
 fn moment(time: Option<&prost_types::Timestamp>) -> Result<Timestamp> {
@@ -377,58 +400,4 @@ async fn an_api_server_that_refuses_everything_proves_nothing() -> Result<()> {
         }
     }
     bail!("no lease had its canaries in time")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_in_the_middle_of_a_proof_leaves_no_control() -> Result<()> {
-    let site = Site::new("midproof").await?;
-    let proxy = Proxy::start(&site).await?;
-    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), lag_bound: "1s", ..Knobs::default() };
-    let mut scene = Scene::with(site, knobs).await?;
-    for _ in 0..PATIENCE {
-        let issued = scene.seasoned_lease().await?;
-        let before = proxy.seen().len();
-        let operator = scene.operator.clone();
-        let revoking = tokio::spawn(async move { operator.revoke(of_lease(&issued)).await });
-        if !control_is_made(&proxy, before).await {
-            let steps = revoking.await??;
-            scene.unblock(&steps.last().and_then(|step| step.lease.clone())).await?;
-            continue;
-        }
-        let hanging = proxy.fault(Target::Everything, Fault::Hang);
-        scene.issuer.kill()?;
-        drop((hanging, revoking));
-        let left = scene.anchors().await?;
-        ensure!(left.len() == 1, "the crash was not in the middle of a proof: {left:?}");
-        scene.issuer.run().await?;
-        scene.has_no_anchors().await?;
-        let planned = scene
-            .issuer
-            .audit()?
-            .iter()
-            .any(|line| line["event"] == "control.planned" && line["anchor"] == left[0].as_str());
-        ensure!(planned, "the control was made before it was recorded");
-        return Ok(());
-    }
-    bail!("no lease had its canaries in time")
-}
-
-fn of_lease(issued: &Issued) -> LeaseSelector {
-    LeaseSelector { lease_id: issued.lease.id.clone(), ..LeaseSelector::default() }
-}
-
-/// Whether an anchor was created since then; looks for a second.
-async fn control_is_made(proxy: &Proxy, before: usize) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(1) {
-        let made = proxy.seen()[before..].iter().any(|seen| {
-            let creates = seen.method == Method::POST && seen.path.contains("/secrets");
-            creates && !seen.path.contains("dryRun") && seen.status.is_some_and(|status| status.is_success())
-        });
-        if made {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    false
 }

@@ -26,6 +26,9 @@ const CONTEXT: &str = "shorepass-test";
 /// The file in a run's folder that says how to use it.
 const FACTS: &str = "facts.json";
 
+/// The file in a run's folder with the command line of the API server.
+const API_SERVER: &str = "kube-apiserver.command";
+
 /// Every request once, when its response is complete; never a body.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
@@ -52,6 +55,8 @@ pub(crate) struct Facts {
     pub(crate) audit_log: PathBuf,
     /// The kubectl of the same version.
     pub(crate) kubectl: PathBuf,
+    /// How the API server was started, for tests that need another one: the program, and then each flag on a line.
+    pub(crate) api_server: PathBuf,
     /// Whether kube-controller-manager runs too.
     pub(crate) controllers: bool,
     /// The processes by name.
@@ -71,6 +76,7 @@ impl Facts {
             (environment::KUBECONFIG, self.kubeconfig.clone().into()),
             (environment::AUDIT_LOG, self.audit_log.clone().into()),
             (environment::KUBECTL, self.kubectl.clone().into()),
+            (environment::API_SERVER, self.api_server.clone().into()),
             (environment::KUBERNETES, self.kubernetes.clone().into()),
         ]
     }
@@ -101,6 +107,7 @@ impl Running {
             authority: pki.authority.clone(),
             audit_log: folder.join("audit.log"),
             kubectl: binaries.path("kubectl"),
+            api_server: folder.join(API_SERVER),
             controllers: false,
             processes: Vec::new(),
         };
@@ -157,32 +164,37 @@ impl Running {
                 ("log-level", "error"),
             ],
         )?;
+        self.launch_api_server(&client_url, server)
+    }
 
-        self.facts.server = format!("https://127.0.0.1:{server}");
+    fn launch_api_server(&mut self, etcd: &str, port: u16) -> Result<()> {
+        self.facts.server = format!("https://127.0.0.1:{port}");
         let kubeconfig = self.kubeconfig(&self.pki.admin);
         write(&self.facts.kubeconfig, &kubeconfig)?;
-        self.launch(
-            "kube-apiserver",
-            &[
-                ("etcd-servers", &client_url),
-                ("bind-address", "127.0.0.1"),
-                ("secure-port", &server.to_string()),
-                ("tls-cert-file", &text(&self.pki.server.certificate)),
-                ("tls-private-key-file", &text(&self.pki.server.key)),
-                ("client-ca-file", &text(&self.pki.authority)),
-                ("service-account-issuer", "https://kubernetes.default.svc"),
-                ("service-account-key-file", &text(&self.pki.verification_key)),
-                ("service-account-signing-key-file", &text(&self.pki.signing_key)),
-                ("authorization-mode", "RBAC"),
-                ("service-cluster-ip-range", "10.0.0.0/24"),
-                // A loopback address may not stand in the `kubernetes` Endpoints.
-                ("endpoint-reconciler-type", "none"),
-                ("audit-policy-file", &text(&self.folder().join("audit-policy.yaml"))),
-                ("audit-log-path", &text(&self.facts.audit_log)),
-                // In megabytes. Nobody follows a log that is rotated away while a test reads it.
-                ("audit-log-maxsize", "10000"),
-            ],
-        )
+        let (certificate, key) = (text(&self.pki.server.certificate), text(&self.pki.server.key));
+        let flags: [(&str, &str); 15] = [
+            ("etcd-servers", etcd),
+            ("bind-address", "127.0.0.1"),
+            ("secure-port", &port.to_string()),
+            ("tls-cert-file", &certificate),
+            ("tls-private-key-file", &key),
+            ("client-ca-file", &text(&self.pki.authority)),
+            ("service-account-issuer", "https://kubernetes.default.svc"),
+            ("service-account-key-file", &text(&self.pki.verification_key)),
+            ("service-account-signing-key-file", &text(&self.pki.signing_key)),
+            ("authorization-mode", "RBAC"),
+            ("service-cluster-ip-range", "10.0.0.0/24"),
+            // A loopback address may not stand in the `kubernetes` Endpoints.
+            ("endpoint-reconciler-type", "none"),
+            ("audit-policy-file", &text(&self.folder().join("audit-policy.yaml"))),
+            ("audit-log-path", &text(&self.facts.audit_log)),
+            // In megabytes. Nobody follows a log that is rotated away while a test reads it.
+            ("audit-log-maxsize", "10000"),
+        ];
+        let program = self.binaries.path("kube-apiserver");
+        let lines = flags.iter().map(|(flag, value)| format!("--{flag}={value}\n"));
+        write(&self.facts.api_server, &format!("{}\n{}", program.display(), lines.collect::<String>()))?;
+        self.launch("kube-apiserver", &flags)
     }
 
     /// Starts kube-controller-manager with the controllers that have to do with what shorepass does.

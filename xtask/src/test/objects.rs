@@ -15,7 +15,7 @@ use crate::signals;
 
 /// What tests make.
 const KINDS: &str = "namespaces,serviceaccounts,secrets,configmaps,roles,rolebindings,clusterroles,clusterrolebindings,\
-    validatingadmissionpolicies,validatingadmissionpolicybindings";
+    validatingadmissionpolicies,validatingadmissionpolicybindings,mutatingwebhookconfigurations";
 
 /// One line for each object: kind, namespace (or nothing), name.
 const LINES: &str =

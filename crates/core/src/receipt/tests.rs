@@ -122,6 +122,15 @@ fn a_young_anchor_is_observed_dead_only_after_the_lag_bound() {
 }
 
 #[test]
+fn a_refusal_is_as_old_as_its_question() {
+    // Every server has seen the creation at 102; the question was under way by then.
+    let mut slow = honest();
+    slow[2].asked = second(101);
+    let young = Evidence { anchored: Some(second(72)), ..evidence(vec![server(slow)]) };
+    assert_eq!(verdict(&young).death().unwrap().observed_at, second(130));
+}
+
+#[test]
 fn the_slowest_server_counts_and_one_that_is_silent_leaves_nothing_proved() {
     let slow = honest().into_iter().map(|seen| match seen.asked.as_second() {
         103 => Observation { asked: second(107), answered: second(107), ..seen },

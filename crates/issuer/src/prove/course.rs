@@ -67,7 +67,10 @@ struct Known {
 
 impl Proof {
     pub(super) fn new(proving: Proving, lease: &Lease, cluster: Arc<dyn Cluster>, ready: Ready) -> Self {
-        let scope = cluster.scope();
+        let mut scope = cluster.scope();
+        if mutants::is(Mutant::AskOneServer) {
+            scope.endpoints.truncate(1);
+        }
         let server = |endpoint| Arc::new(Server { endpoint, known: Mutex::default() });
         Self {
             moments: Moments::begin(proving.0.outside.clock.clone()),
@@ -154,7 +157,7 @@ impl Proof {
             anchored: self.lease.activation().map(|(_, since)| since),
             cut_sent,
             cut,
-            lag_bound: self.cluster.lag_bound(),
+            lag_bound: if mutants::is(Mutant::IgnoreLag) { Duration::ZERO } else { self.cluster.lag_bound() },
             complete: self.complete,
             servers: self.servers.iter().map(witnessed).collect(),
         }
