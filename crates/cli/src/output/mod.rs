@@ -86,6 +86,12 @@ pub(crate) fn to_the_second(time: Option<Timestamp>) -> String {
     whole.map_or_else(|| "-".to_owned(), |time| time.to_string())
 }
 
+/// A time for people by which something is over: the second that has begun by then is not.
+pub(crate) fn by_the_second(time: Timestamp) -> String {
+    let begun = time.as_second() + i64::from(time.subsec_nanosecond() > 0);
+    to_the_second(Timestamp::from_second(begun).ok())
+}
+
 /// A duration for people: its two largest units.
 pub(crate) fn spoken(life: Duration) -> String {
     let seconds = life.as_secs();
@@ -117,6 +123,14 @@ mod tests {
         assert_eq!(time(Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 })), None);
         assert_eq!(time(Some(prost_types::Timestamp { seconds: 0, nanos: i32::MIN })), None);
         assert_eq!(to_the_second(None), "-");
+    }
+
+    #[test]
+    fn what_is_over_by_a_second_is_not_over_before_it() {
+        let time = |nanos| Timestamp::new(1_790_000_000, nanos).unwrap();
+        assert_eq!(by_the_second(time(0)), to_the_second(Some(time(999_999_999))));
+        assert_eq!(by_the_second(time(1)), "2026-09-21T14:13:21Z");
+        assert_eq!(by_the_second(time(999_999_999)), "2026-09-21T14:13:21Z");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::lease::{cause, state};
-use super::{printable, time, to_the_second};
+use super::{by_the_second, printable, time, to_the_second};
 
 /// What was proved about the end of a lease.
 #[derive(Debug, Serialize)]
@@ -56,7 +56,7 @@ impl ReceiptView {
             Some(dead_by) => format!(
                 "{}: dead by {}, as {} said",
                 self.verdict,
-                to_the_second(Some(dead_by)),
+                by_the_second(dead_by),
                 printable(&self.endpoints.join(" and "))
             ),
             None => format!("{}: {}", self.verdict, printable(&self.reason)),
