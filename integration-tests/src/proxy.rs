@@ -58,6 +58,8 @@ pub enum Target {
     Rights,
     /// Questions of tokens about themselves.
     Reviews,
+    /// The question who the API servers are.
+    Servers,
 }
 
 /// What happens to a request.
@@ -400,6 +402,7 @@ impl Target {
             Self::Cuts => method == Method::DELETE && secrets,
             Self::Rights => path.ends_with("/selfsubjectrulesreviews"),
             Self::Reviews => path.ends_with("/selfsubjectreviews"),
+            Self::Servers => path.ends_with("/endpointslices/kubernetes"),
         }
     }
 }

@@ -86,6 +86,10 @@ impl Witnesses for KubeCluster {
         self.servers.scope()
     }
 
+    async fn look_around(&self) {
+        self.servers.look_around(&self.api).await;
+    }
+
     fn lag_bound(&self) -> Duration {
         self.lag_bound
     }

@@ -2,9 +2,10 @@
 //! over a connection of its own, without that credential.
 //!
 //! Which servers: those that the config names; else those of the EndpointSlice `kubernetes`, where the issuer may read it
-//! and reaches each of them; else the one URL of the kubeconfig, behind which there may be several. A named server is
+//! and reaches each of them, read again with each proof; else the one URL of the kubeconfig, behind which there may be several. A named server is
 //! verified against the name of that URL: its certificate has that name, because clients come that way.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use kube::{Client, Config};
 use serde::Deserialize;
 use shorepass_core::receipt::{Answer, Scope};
 use shorepass_core::token::Token;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use crate::api_server::{self, ApiServer, Call};
@@ -23,6 +26,9 @@ use crate::kube_cluster;
 
 /// How long one server may take to answer, connection included.
 pub const ASK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long it may take to find out who the servers are, and that each of them answers.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const REVIEW: &str = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
@@ -38,6 +44,10 @@ pub(crate) struct Servers {
     asked: RwLock<Scope>,
     /// Whether the config names them.
     named: bool,
+    /// Whether the EndpointSlice was ever good for anything.
+    listed: AtomicBool,
+    /// When somebody last began to look around; held while somebody looks.
+    looked: Mutex<Option<Instant>>,
 }
 
 impl Servers {
@@ -50,7 +60,8 @@ impl Servers {
         }
         let is_named = !named.is_empty();
         let endpoints = if is_named { named } else { vec![host_and_port(&config.cluster_url)] };
-        Self { config, asked: RwLock::new(Scope { endpoints, complete: is_named }), named: is_named }
+        let asked = RwLock::new(Scope { endpoints, complete: is_named });
+        Self { config, asked, named: is_named, listed: AtomicBool::new(false), looked: Mutex::default() }
     }
 
     /// Who is asked now.
@@ -58,19 +69,42 @@ impl Servers {
         self.asked.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks for the EndpointSlice, unless the servers are named. What it says counts only where each of them answers.
+    /// Looks for the EndpointSlice, unless the servers are named. What it says counts only where each of them answers; else the
+    /// one that the config leads to is asked.
     pub(crate) async fn learn(&self, api: &ApiServer) {
         if self.named {
             return;
         }
+        let looked = timeout(LOOK_DEADLINE, self.list(api)).await.ok().flatten();
+        self.listed.fetch_or(looked.is_some(), Ordering::Relaxed);
+        let only = || Scope { endpoints: vec![host_and_port(&self.config.cluster_url)], complete: false };
+        let scope = looked.map_or_else(only, |endpoints| Scope { endpoints, complete: true });
+        *self.asked.write().unwrap_or_else(PoisonError::into_inner) = scope;
+    }
+
+    /// The same, where the EndpointSlice was of use before: there may be others by now. Who comes while somebody looks shares the
+    /// next look.
+    pub(crate) async fn look_around(&self, api: &ApiServer) {
+        if !self.listed.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = Instant::now();
+        let mut looked = self.looked.lock().await;
+        if *looked < Some(now) {
+            *looked = Some(Instant::now());
+            self.learn(api).await;
+        }
+    }
+
+    /// All servers of the EndpointSlice, if there is one and they answer.
+    async fn list(&self, api: &ApiServer) -> Option<Vec<String>> {
         let call = Call {
             method: Method::GET,
             path: ENDPOINT_SLICE.to_owned(),
             user_agent: kube_cluster::USER_AGENT,
             body: &(),
         };
-        let Ok(body) = api.call(call).await else { return };
-        let endpoints = addresses(&body);
+        let endpoints = addresses(&api.call(call).await.ok()?);
         for endpoint in &endpoints {
             if let Err(cause) = self.send(endpoint, Method::GET, "/version", None).await {
                 tracing::debug!(
@@ -78,12 +112,10 @@ impl Servers {
                     cause,
                     "not all API servers can be reached: the cluster's URL is asked"
                 );
-                return;
+                return None;
             }
         }
-        if !endpoints.is_empty() {
-            *self.asked.write().unwrap_or_else(PoisonError::into_inner) = Scope { endpoints, complete: true };
-        }
+        (!endpoints.is_empty()).then_some(endpoints)
     }
 
     /// Shows the token to one server.
@@ -102,7 +134,7 @@ impl Servers {
         token: Option<Token>,
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
         let exchange = self.exchange(endpoint, method, path, token);
-        tokio::time::timeout(ASK_DEADLINE, exchange)
+        timeout(ASK_DEADLINE, exchange)
             .await
             .unwrap_or_else(|_| Err(kube_cluster::no_answer_within(ASK_DEADLINE)))
     }

@@ -111,8 +111,11 @@ pub struct Scope {
 /// Asks API servers whether tokens on an anchor are good. Retries nothing; each call ends by its own deadline.
 #[async_trait]
 pub trait Witnesses: Send + Sync {
-    /// Who is asked.
+    /// Who is asked, as far as that is known now.
     fn scope(&self) -> Scope;
+
+    /// Finds out anew who is to be asked, where that can change while nobody says so.
+    async fn look_around(&self);
 
     /// How far their watches may lag.
     fn lag_bound(&self) -> Duration;

@@ -94,6 +94,8 @@ struct State {
     canary_pause: Duration,
     asked: usize,
     complete: bool,
+    another_comes: bool,
+    another_is_known: bool,
     anchors: BTreeMap<String, String>,
     made: u64,
     next_mint: Option<MintError>,
@@ -163,6 +165,11 @@ impl FakeCluster {
         self.state().complete = true;
     }
 
+    /// It gets another API server, which is not known of before somebody looks around.
+    pub fn gets_another_server(&self) {
+        self.state().another_comes = true;
+    }
+
     /// How many canaries were ever minted.
     pub fn canaries(&self) -> usize {
         self.state().canaries.len()
@@ -215,7 +222,17 @@ impl FakeCluster {
 #[async_trait]
 impl Witnesses for FakeCluster {
     fn scope(&self) -> Scope {
-        Scope { endpoints: vec!["cluster.example:6443".to_owned()], complete: self.state().complete }
+        let state = self.state();
+        let mut endpoints = vec!["cluster.example:6443".to_owned()];
+        if state.another_is_known {
+            endpoints.push("another.example:6443".to_owned());
+        }
+        Scope { endpoints, complete: state.complete }
+    }
+
+    async fn look_around(&self) {
+        let mut state = self.state();
+        state.another_is_known = state.another_comes;
     }
 
     fn lag_bound(&self) -> Duration {

@@ -6,6 +6,7 @@
 mod crash;
 mod foreign_audience;
 mod lagging;
+mod listed_servers;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

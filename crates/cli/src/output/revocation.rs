@@ -349,7 +349,7 @@ mod tests {
         let arrived = receipt(&revoked(), proved());
         assert_eq!(
             arrived.lines(),
-            "0198c5a2-8f7e-7cc0-b1d2-000000000002  proved: dead by 2026-09-21T14:14:31Z, as 10.0.0.1:6443 and \
+            "0198c5a2-8f7e-7cc0-b1d2-000000000002  proved: dead by 2026-09-21T14:14:32Z, as 10.0.0.1:6443 and \
              10.0.0.2:6443 said\n"
         );
         revocation.push(arrived);

@@ -45,7 +45,6 @@ pub(crate) struct Proof {
     cluster: Arc<dyn Cluster>,
     lease: Lease,
     bound: Option<Bound>,
-    complete: bool,
     moments: Moments,
     servers: Vec<Arc<Server>>,
     ready: Ready,
@@ -77,7 +76,6 @@ impl Proof {
             proving,
             bound: Bound::of(lease),
             lease: lease.clone(),
-            complete: scope.complete,
             servers: scope.endpoints.into_iter().map(server).collect(),
             cluster,
             ready,
@@ -122,15 +120,16 @@ impl Proof {
     }
 
     async fn go_on(&self, sent: Timestamp, cut: Result<Timestamp, CutError>) {
+        let start = Instant::now();
         if cut.is_ok() {
-            self.after_the_cut(sent).await;
+            self.after_the_cut(sent, start).await;
         }
-        let receipt = self.evidence(sent, cut).receipt(self.moments.now());
+        let receipt = self.evidence(sent, cut, self.knows_all(start).await).receipt(self.moments.now());
         self.proving.record(self.lease.id, receipt).await;
     }
 
-    async fn after_the_cut(&self, sent: Timestamp) {
-        let (Some(bound), start) = (&self.bound, Instant::now()) else { return };
+    async fn after_the_cut(&self, sent: Timestamp, start: Instant) {
+        let Some(bound) = &self.bound else { return };
         let promising: Vec<_> = self.servers.iter().filter(|server| server.has_accepted(sent)).collect();
         if promising.is_empty() {
             return;
@@ -148,7 +147,17 @@ impl Proof {
         let _ = timeout_at(start + BOUND, all).await;
     }
 
-    fn evidence(&self, cut_sent: Timestamp, cut: Result<Timestamp, CutError>) -> Evidence {
+    /// Whether those that were asked are all that there are: others may have come since the proof began.
+    async fn knows_all(&self, start: Instant) -> bool {
+        let looked = timeout_at(start + BOUND, self.cluster.look_around()).await.is_ok();
+        let scope = self.cluster.scope();
+        let was_asked = |endpoint: &String| self.servers.iter().any(|server| server.endpoint == *endpoint);
+        // Only they are all that the mutant knows of.
+        let all = mutants::is(Mutant::AskOneServer) || scope.endpoints.iter().all(was_asked);
+        looked && scope.complete && all
+    }
+
+    fn evidence(&self, cut_sent: Timestamp, cut: Result<Timestamp, CutError>, complete: bool) -> Evidence {
         let witnessed = |server: &Arc<Server>| {
             let known = lock(&server.known);
             Witnessed { endpoint: server.endpoint.clone(), seen: known.seen.clone(), gap: known.gap.clone() }
@@ -158,7 +167,7 @@ impl Proof {
             cut_sent,
             cut,
             lag_bound: if mutants::is(Mutant::IgnoreLag) { Duration::ZERO } else { self.cluster.lag_bound() },
-            complete: self.complete,
+            complete,
             servers: self.servers.iter().map(witnessed).collect(),
         }
     }

@@ -98,6 +98,16 @@ async fn behind_one_url_it_is_assumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_server_says_is_no_proof_once_there_is_another() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    bench.cluster.gets_another_server();
+    old_lease(&bench).await;
+    let receipt = receipt(&bench).await;
+    assert_eq!((receipt.verdict.word(), receipt.endpoints.len()), ("assumed", 1), "{receipt:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cut_does_not_wait_for_late_canaries() {
     let bench = Bench::new();
     old_lease(&bench).await;
