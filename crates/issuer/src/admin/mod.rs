@@ -38,15 +38,18 @@ impl Views {
         let now = self.outside.clock.now();
         let read = || {
             let ledger = &self.outside.ledger;
-            let job = ledger.job(lease.job)?;
+            let job = lease.job.map(|job| ledger.job(job)).transpose()?;
             let tokens = ledger.tokens(lease.id, tokens)?;
-            let blocks = ledger.blocks(&lease.owner.spiffe_id, &lease.role)?;
+            let blocks = match (lease.owner.spiffe_id(), &lease.role) {
+                (Some(owner), Some(role)) => ledger.blocks(owner, role)?,
+                _ => Vec::new(),
+            };
             Ok((job, tokens, blocks))
         };
         let (job, tokens, blocks) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
-        let job = job.ok_or_else(|| {
-            ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)))
-        })?;
+        let missing =
+            || ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)));
+        let job = job.map(|job| job.ok_or_else(missing)).transpose()?;
         let block = blocks.into_iter().find(|block| block.lease == lease.id && block.in_force(now));
         Ok(LeaseView { lease, job, tokens, block })
     }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::block::Block;
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, Mode, State};
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, Revision};
+use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
@@ -263,8 +264,11 @@ impl Revoking {
         let (mut changes, mut hit) = (Vec::new(), Hit::default());
         for lease in leases {
             let Some(lease) = self.current(lease.id)? else { continue };
-            if !matches!(lease.state, State::Ended { .. }) && !self.blocked_already(&lease, now)? {
-                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+            // Of an adopted lease it may not be known whom to block from what.
+            let (Some(owner), Some(role)) = (lease.owner.spiffe_id(), &lease.role) else { continue };
+            let whom = (owner, role);
+            if !matches!(lease.state, State::Ended { .. }) && !self.blocked_already(&lease, whom, now)? {
+                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, whom, now) });
                 hit.blocked.insert(lease.id);
             }
         }
@@ -298,17 +302,29 @@ impl Revoking {
         Ok((changes, hit))
     }
 
-    fn blocked_already(&self, lease: &Lease, now: Timestamp) -> Result<bool, Refused> {
-        let blocks = self.ends.outside.ledger.blocks(&lease.owner.spiffe_id, &lease.role);
+    fn blocked_already(
+        &self,
+        lease: &Lease,
+        (owner, role): (&SpiffeId, &Name),
+        now: Timestamp,
+    ) -> Result<bool, Refused> {
+        let blocks = self.ends.outside.ledger.blocks(owner, role);
         let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
         Ok(blocks.iter().any(|block| block.lease == lease.id && block.in_force(now)))
     }
 
-    fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
+    fn block(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        lease: &Lease,
+        (owner, role): (&SpiffeId, &Name),
+        now: Timestamp,
+    ) -> Block {
         Block {
             id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
-            caller: lease.owner.spiffe_id.clone(),
-            role: lease.role.clone(),
+            caller: owner.clone(),
+            role: role.clone(),
             set: now,
             until: lease.deadline,
             by: caller.spiffe_id().clone(),
