@@ -94,7 +94,7 @@ impl Decisions {
     pub fn refresh(&self, lease: &Lease) -> Result<Order> {
         let now = self.clock.now();
         self.policy
-            .decide_refresh(&self.caller, &self.job, lease.clone(), None, now)
+            .decide_refresh(&self.caller, Some(&self.job), lease.clone(), None, now)
             .map_err(|denial| denied(&denial))
     }
 }

@@ -1,6 +1,7 @@
 //! The one test binary: scenarios on a real Kubernetes. Run them with `cargo xtask test`.
 
 mod scenarios {
+    mod adoption;
     mod at_once;
     mod bans;
     mod certificates;

@@ -64,7 +64,8 @@ impl KubeListing {
         let mut go_on = String::new();
         loop {
             let page = self.page(namespace, &go_on).await?;
-            found.extend(page.items.into_iter().filter_map(|item| item.metadata.found(namespace)));
+            let items = page.items.unwrap_or_default();
+            found.extend(items.into_iter().filter_map(|item| item.metadata.found(namespace)));
             go_on = page.metadata.go_on;
             if go_on.is_empty() {
                 return Ok(());
@@ -120,7 +121,8 @@ fn query(pairs: &[(&str, &str)]) -> String {
 #[derive(Deserialize)]
 struct Page {
     metadata: ListMeta,
-    items: Vec<Item>,
+    /// `null` where there is none.
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +140,7 @@ struct Item {
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: String,
+    uid: String,
     creation_timestamp: Timestamp,
     #[serde(default)]
     annotations: Annotations,
@@ -154,6 +157,7 @@ impl Metadata {
         Some(FoundAnchor {
             namespace: namespace.clone(),
             name: AnchorName::parse(&self.name)?,
+            uid: self.uid,
             created: self.creation_timestamp,
             annotation: self.annotations.lease,
         })
@@ -174,7 +178,7 @@ mod tests {
     fn metadata_is_read_and_strange_names_are_left_out() {
         let item = |name: &str, annotations: &str| {
             format!(
-                r#"{{"metadata":{{"name":"{name}","creationTimestamp":"2026-01-01T00:00:00Z"{annotations}}}}}"#
+                r#"{{"metadata":{{"name":"{name}","uid":"u-1","creationTimestamp":"2026-01-01T00:00:00Z"{annotations}}}}}"#
             )
         };
         let anchor = format!("shorepass-{}", "a".repeat(26));
@@ -185,8 +189,18 @@ mod tests {
                 .unwrap();
         assert_eq!(page.metadata.go_on, "more");
         let namespace = Name::parse("web").unwrap();
-        let found = page.items.into_iter().filter_map(|item| item.metadata.found(&namespace));
-        let told: Vec<_> = found.map(|found| (found.name.as_str().to_owned(), found.annotation)).collect();
-        assert_eq!(told, [(anchor.clone(), Some("v1.x.y".to_owned())), (anchor, None)]);
+        let found = page.items.unwrap().into_iter().filter_map(|item| item.metadata.found(&namespace));
+        let told: Vec<_> =
+            found.map(|found| (found.name.as_str().to_owned(), found.uid, found.annotation)).collect();
+        let told_of = |annotation| (anchor.clone(), "u-1".to_owned(), annotation);
+        assert_eq!(told, [told_of(Some("v1.x.y".to_owned())), told_of(None)]);
+    }
+
+    #[test]
+    fn a_namespace_without_anchors_is_no_error() {
+        for empty in [r#"{"metadata":{},"items":null}"#, r#"{"metadata":{},"items":[]}"#] {
+            let page: Page = serde_json::from_str(empty).unwrap();
+            assert!(page.items.unwrap_or_default().is_empty() && page.metadata.go_on.is_empty());
+        }
     }
 }

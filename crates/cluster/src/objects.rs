@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef as BoundTo, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use shorepass_core::gives::RoleRef;
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::{AnchorName, Binding};
+use shorepass_core::lease::{AnchorName, Binding, Pins};
 use shorepass_core::mint::Order;
 use shorepass_core::name::Name;
 use shorepass_core::receipt::Bound;
@@ -42,14 +43,14 @@ pub(crate) fn account(name: &str, namespace: &Name, issuer: &Name) -> ServiceAcc
 }
 
 /// What gives that ServiceAccount rights.
-pub(crate) fn role_binding(order: &Order, binding: &Binding, issuer: &Name) -> RoleBinding {
+pub(crate) fn role_binding(order: &Order, binding: &Binding, role: &RoleRef, issuer: &Name) -> RoleBinding {
     let target = order.target();
     RoleBinding {
         metadata: labelled(&binding.name, &binding.namespace, issuer),
-        role_ref: RoleRef {
+        role_ref: BoundTo {
             api_group: names::RBAC_GROUP.to_owned(),
-            kind: binding.role.kind().to_owned(),
-            name: binding.role.name().to_owned(),
+            kind: role.kind().to_owned(),
+            name: role.name().to_owned(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
@@ -63,7 +64,7 @@ pub(crate) fn role_binding(order: &Order, binding: &Binding, issuer: &Name) -> R
 /// A token bound to the anchor; to nothing, if there is none.
 pub(crate) fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
     let anchor = order.lease().has_anchor().then(|| bound_to(order.anchor(), anchor_uid));
-    let uid = order.pins().map(|pins| pins.service_account_uid.clone());
+    let uid = order.pins().and_then(known_account);
     request(order.target(), order.lease_id(), uid, anchor, order.token_lifetime())
 }
 
@@ -71,7 +72,12 @@ pub(crate) fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
 pub(crate) fn canary_request(bound: &Bound) -> TokenRequest {
     let Bound { lease, target, anchor, pins } = bound;
     let anchor = bound_to(anchor, &pins.anchor_uid);
-    request(target, *lease, Some(pins.service_account_uid.clone()), Some(anchor), CANARY_LIFE)
+    request(target, *lease, known_account(pins), Some(anchor), CANARY_LIFE)
+}
+
+/// The ServiceAccount that is expected. That of an adopted lease is found with its first token.
+fn known_account(pins: &Pins) -> Option<String> {
+    Some(&pins.service_account_uid).filter(|uid| !uid.is_empty()).cloned()
 }
 
 fn request(

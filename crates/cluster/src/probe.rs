@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use shorepass_core::gives::{Gives, RoleRef};
-use shorepass_core::lease::{Lease, Mode};
+use shorepass_core::lease::{Binding, Lease, Mode};
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
 use shorepass_core::time::Clock;
@@ -89,8 +89,8 @@ impl Places {
             }
             Mode::Strict { bindings } => {
                 places.add(namespace, Probe::Secret);
-                for binding in bindings {
-                    places.add(&binding.namespace, Probe::Binding(binding.role.clone()));
+                for Binding { namespace, role, .. } in bindings {
+                    role.iter().for_each(|role| places.add(namespace, Probe::Binding(role.clone())));
                 }
             }
         }

@@ -69,7 +69,7 @@ impl KubeCluster {
 
     /// The rules of the Role that is bound.
     async fn rules(&self, binding: &Binding, user_agent: &str) -> Result<Vec<Rule>, MintError> {
-        let Binding { namespace, role, .. } = binding;
+        let (namespace, role) = (&binding.namespace, role_of(binding)?);
         let path = match role {
             RoleRef::Role(name) => {
                 format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/roles/{}", name.as_str())
@@ -88,12 +88,12 @@ impl KubeCluster {
     }
 
     async fn bind(&self, order: &Order, binding: &Binding, user_agent: &str) -> Result<(), MintError> {
-        let Binding { namespace, role, .. } = binding;
+        let (namespace, role) = (&binding.namespace, role_of(binding)?);
         let call = Call {
             method: Method::POST,
             path: format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings"),
             user_agent,
-            body: &crate::objects::role_binding(order, binding, &self.issuer),
+            body: &crate::objects::role_binding(order, binding, role, &self.issuer),
         };
         let made = self.api.call(call).await;
         made.map_err(|error| act_error(error, Act::Bind { namespace, role }, &self.endpoint.name))?;
@@ -134,8 +134,8 @@ impl KubeCluster {
             }
             let Some(first) = left.first() else { return Ok(()) };
             if self.clock.since_boot().saturating_sub(start) >= RIGHTS_PATIENCE {
-                let Binding { namespace, role, .. } = first.binding;
-                let (role, namespace) = (role.to_string(), namespace.clone());
+                let namespace = first.binding.namespace.clone();
+                let role = role_of(first.binding)?.to_string();
                 return Err(MintError::RightsNotInEffect { role, namespace, waited: RIGHTS_PATIENCE });
             }
             missing = left;
@@ -187,6 +187,12 @@ impl KubeCluster {
         let held = || CutError::PartHeldByFinalizer(format!("ServiceAccount {namespace}/{name}"));
         self.delete(path, act, held).await
     }
+}
+
+/// What a binding of a lease that is to be made binds to. Only of adopted leases it may be unknown, and those exist already.
+fn role_of(binding: &Binding) -> Result<&RoleRef, MintError> {
+    let unknown = || MintError::AnswerRejected(format!("it is not known what {} binds to", binding.name));
+    binding.role.as_ref().ok_or_else(unknown)
 }
 
 fn bearer(token: &Token) -> Result<HeaderValue, MintError> {

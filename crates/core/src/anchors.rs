@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::cluster::CutError;
+use crate::digest::Digest;
 use crate::id::LeaseId;
 use crate::lease::{AnchorName, Lease, State};
 use crate::name::Name;
@@ -22,6 +23,8 @@ pub struct FoundAnchor {
     pub namespace: Name,
     /// Its name.
     pub name: AnchorName,
+    /// Its UID.
+    pub uid: String,
     /// When it was made, by the API server's clock.
     pub created: Timestamp,
     /// What it carries; none if that was taken away, or never was there.
@@ -33,6 +36,10 @@ pub struct FoundAnchor {
 pub struct Sealed {
     /// The lease.
     pub lease: LeaseId,
+    /// Stands for its owner.
+    pub owner: Digest,
+    /// Of its role's document when it was granted.
+    pub role: Digest,
     /// When it ends at the latest.
     pub deadline: Timestamp,
     /// Of a strict lease: where its bindings are, in their order. Empty of a bound one.
@@ -76,7 +83,7 @@ pub enum Standing {
     /// No record has it, and records may have been lost: it is left alone.
     Kept,
     /// No record has it, and its lease has not reached its deadline: records were lost, because each is durable before its
-    /// anchor is made and is kept for longer than any lease lasts.
+    /// anchor is made and is kept for longer than any lease lasts. It is adopted ([`crate::adoption`]).
     Lost,
     /// No record has it: it goes.
     Unclaimed,
@@ -149,11 +156,13 @@ mod tests {
     fn found() -> FoundAnchor {
         let lease = lease();
         let (namespace, name) = (lease.target.namespace, lease.anchor);
-        FoundAnchor { namespace, name, created: second(100), annotation: None }
+        FoundAnchor { namespace, name, uid: "uid".to_owned(), created: second(100), annotation: None }
     }
 
     fn sealed() -> Sealed {
-        Sealed { lease: lease().id, deadline: second(10_000), bindings: Vec::new() }
+        let Lease { id, owner, role_digest, .. } = lease();
+        let (owner, deadline, bindings) = (owner.digest(), second(10_000), Vec::new());
+        Sealed { lease: id, owner, role: role_digest, deadline, bindings }
     }
 
     fn at(record: Option<&Lease>, whole: bool, now: i64) -> Standing {

@@ -9,8 +9,9 @@ use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
-use crate::lease::Lease;
+use crate::lease::{Binding, Lease};
 use crate::ledger::Change;
+use crate::name::Name;
 use crate::receipt::{Control, Verdict};
 use crate::time::Timestamp;
 
@@ -28,6 +29,9 @@ pub struct Line {
     /// Which of its enrolments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enrolment: Option<String>,
+    /// Stands for the owner of a lease that is adopted, whose name may not be known: SHA-256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner_digest: Option<String>,
     /// Who did it, where that is somebody else: an operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -141,6 +145,16 @@ pub fn line(change: &Change) -> Line {
             ..of_lease("lease.pending", lease)
         },
         Change::LeaseActive { lease } => of_lease("lease.active", lease),
+        Change::LeaseAdopted { lease } => Line {
+            bindings: bindings(lease),
+            role_digest: Some(lease.role_digest.to_string()),
+            owner_digest: text(lease.owner.digest()),
+            until: Some(lease.deadline.to_string()),
+            ..of_lease("lease.adopted", lease)
+        },
+        Change::LeaseRecognised { lease, at } => {
+            Line { time: at.to_string(), ..of_lease("lease.recognised", lease) }
+        }
         Change::TokenMinted { token, owner } => Line {
             caller: text(&owner.spiffe_id),
             enrolment: text(owner.enrolment),
@@ -243,19 +257,20 @@ fn of_lease(event: &'static str, lease: &Lease) -> Line {
         State::Ended { gone, .. } => *gone,
     };
     let cause = lease.end_cause().map(|(cause, _)| cause);
+    let owner = lease.owner.known();
     Line {
-        caller: text(&lease.owner.spiffe_id),
-        enrolment: text(lease.owner.enrolment),
+        caller: owner.map(|owner| owner.spiffe_id.to_string()),
+        enrolment: owner.map(|owner| owner.enrolment.to_string()),
         by: match cause {
             Some(EndCause::Revoked { by, .. } | EndCause::OwnerBanned { by, .. }) => text(by),
             Some(_) | None => None,
         },
-        job: text(lease.job),
+        job: lease.job.map(|job| job.to_string()),
         lease: text(lease.id),
-        role: text(&lease.role),
+        role: lease.role.as_ref().map(Name::to_string),
         cluster: text(&lease.target.cluster),
         namespace: text(&lease.target.namespace),
-        service_account: text(&lease.target.service_account),
+        service_account: text(&lease.target.service_account).filter(|name| !name.is_empty()),
         mode: Some(lease.mode.name()),
         anchor: lease.has_anchor().then(|| lease.anchor.as_str().to_owned()),
         tokens_until: match &lease.mode {
@@ -271,7 +286,10 @@ fn bindings(lease: &Lease) -> Vec<String> {
     match &lease.mode {
         crate::lease::Mode::Strict { bindings } => bindings
             .iter()
-            .map(|binding| format!("{}/{}={}", binding.namespace, binding.name, binding.role))
+            .map(|Binding { namespace, name, role }| match role {
+                Some(role) => format!("{namespace}/{name}={role}"),
+                None => format!("{namespace}/{name}"),
+            })
             .collect(),
         crate::lease::Mode::Bound | crate::lease::Mode::Unbound { .. } => Vec::new(),
     }

@@ -126,6 +126,62 @@ impl Owner {
     }
 }
 
+/// Whom a lease belongs to, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseOwner {
+    /// This owner.
+    Known(Owner),
+    /// Whoever has this digest ([`Owner::digest`]): all that an anchor tells of the owner of a lease whose record was lost.
+    Digest(Digest),
+}
+
+impl LeaseOwner {
+    /// The owner, if it is known by name.
+    pub fn known(&self) -> Option<&Owner> {
+        match self {
+            Self::Known(owner) => Some(owner),
+            Self::Digest(_) => None,
+        }
+    }
+
+    /// Its SPIFFE ID, if that is known.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        self.known().map(|owner| &owner.spiffe_id)
+    }
+
+    /// Stands for the owner where its name should not be seen.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Known(owner) => owner.digest(),
+            Self::Digest(digest) => *digest,
+        }
+    }
+
+    /// Whether it is this one.
+    pub fn is(&self, owner: &Owner) -> bool {
+        match self {
+            Self::Known(known) => known == owner,
+            Self::Digest(digest) => *digest == owner.digest(),
+        }
+    }
+}
+
+impl From<Owner> for LeaseOwner {
+    fn from(owner: Owner) -> Self {
+        Self::Known(owner)
+    }
+}
+
+/// In a sentence.
+impl fmt::Display for LeaseOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(owner) => owner.spiffe_id.fmt(f),
+            Self::Digest(digest) => write!(f, "an owner that is known by its digest {digest} alone"),
+        }
+    }
+}
+
 /// What certificate verification found, and all that is used of the certificate afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedPeer {
@@ -192,11 +248,50 @@ impl Caller {
     pub fn owns(&self, owner: &Owner) -> bool {
         self.peer.spiffe_id == owner.spiffe_id && self.peer.enrolment == owner.enrolment
     }
+
+    /// Whether it owns a lease that belongs to `owner`.
+    pub fn owns_lease(&self, owner: &LeaseOwner) -> bool {
+        owner.is(&self.owner())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_owner() -> impl Strategy<Value = Owner> {
+        let enrolment = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8[0-3]";
+        ("spiffe://[de]/(runner|platform)/[ab]", enrolment).prop_map(|(id, enrolment)| Owner {
+            spiffe_id: SpiffeId::parse(&id).unwrap(),
+            enrolment: EnrolmentId::parse(&enrolment).unwrap(),
+        })
+    }
+
+    fn caller(owner: &Owner) -> Caller {
+        let expires = Timestamp::from_second(1).unwrap();
+        Caller::from_verified_peer(VerifiedPeer {
+            spiffe_id: owner.spiffe_id.clone(),
+            enrolment: owner.enrolment,
+            issued: expires,
+            expires,
+            certificate: Digest::of_bytes(b"certificate"),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_lease_is_its_owners_and_nobody_elses_whether_the_name_is_known_or_not(
+            one in any_owner(), other in any_owner()
+        ) {
+            for owner in [LeaseOwner::Known(one.clone()), LeaseOwner::Digest(one.digest())] {
+                prop_assert!(caller(&one).owns_lease(&owner));
+                prop_assert_eq!(caller(&other).owns_lease(&owner), other == one);
+                prop_assert_eq!(owner.digest(), one.digest());
+            }
+        }
+    }
 
     #[test]
     fn spiffe_ids_of_our_form_round_trip() {

@@ -205,7 +205,7 @@ impl Strict {
         let binding = |(index, binding): (usize, &StrictBinding)| Binding {
             namespace: binding.namespace.clone(),
             name: binding_name(service_account, index),
-            role: binding.rights.role_ref(role),
+            role: Some(binding.rights.role_ref(role)),
         };
         self.bindings.iter().enumerate().map(binding).collect()
     }

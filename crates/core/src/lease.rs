@@ -7,10 +7,13 @@
 //!
 //! Each step returns the lease as it is to be recorded, one revision up; what cannot follow is an error. An end is
 //! recorded (*ending*) before the anchor is deleted and again (*ended*) after, so that a crash in between is found.
+//!
+//! A lease whose record was lost begins again as *active*, from what its anchor tells ([`crate::adoption`]). What that does
+//! not tell, its job among it, is not known of it.
 
 use std::time::Duration;
 
-use crate::caller::{Owner, SpiffeId};
+use crate::caller::{LeaseOwner, Owner, SpiffeId};
 use crate::digest::Digest;
 use crate::gives::RoleRef;
 use crate::id::{JobId, LeaseId};
@@ -60,7 +63,8 @@ impl AnchorName {
 pub struct Pins {
     /// The UID of the anchor; empty where there is none.
     pub anchor_uid: String,
-    /// The UID of the ServiceAccount: another one under the same name is not this lease's.
+    /// The UID of the ServiceAccount: another one under the same name is not this lease's. Empty while it is not known: of a
+    /// lease that was adopted and has had no token since.
     pub service_account_uid: String,
 }
 
@@ -99,8 +103,8 @@ pub struct Binding {
     pub namespace: Name,
     /// Its name, which no other lease's has.
     pub name: String,
-    /// What it binds to.
-    pub role: RoleRef,
+    /// What it binds to; none where the lease was adopted and its role is not known.
+    pub role: Option<RoleRef>,
 }
 
 /// When the last of an unbound lease's tokens is refused. `newest` are its newest tokens; if `older` there are more.
@@ -214,15 +218,16 @@ pub enum State {
 pub struct Lease {
     /// Its name.
     pub id: LeaseId,
-    /// The job it hangs on.
-    pub job: JobId,
+    /// The job it hangs on; none of a lease that was adopted.
+    pub job: Option<JobId>,
     /// Whom it belongs to.
-    pub owner: Owner,
-    /// The role it came from.
-    pub role: Name,
+    pub owner: LeaseOwner,
+    /// The role it came from; none if the lease was adopted and no role is as its was.
+    pub role: Option<Name>,
     /// The digest of that role's document when it was granted.
     pub role_digest: Digest,
-    /// Which ServiceAccount; in a strict lease one that is made for it.
+    /// Which ServiceAccount; in a strict lease one that is made for it. Its name is empty where it is not known: of a bound
+    /// lease without a role.
     pub target: Target,
     /// The anchor's name in the target's namespace. An unbound lease has the name, and nothing in the cluster bears it.
     pub anchor: AnchorName,
@@ -277,6 +282,21 @@ pub struct TransitionError {
 }
 
 impl Lease {
+    /// Whether its record was lost, and made again from its anchor.
+    pub fn is_adopted(&self) -> bool {
+        self.job.is_none()
+    }
+
+    /// The role's name; empty where it is not known.
+    pub fn role_name(&self) -> &str {
+        self.role.as_ref().map_or("", Name::as_str)
+    }
+
+    /// Whether something is not known of it that its next token tells: its owner, or the UID of its ServiceAccount.
+    pub fn is_incomplete(&self) -> bool {
+        self.owner.known().is_none() || self.pins().is_some_and(|pins| pins.service_account_uid.is_empty())
+    }
+
     /// The name of its state.
     pub fn state_name(&self) -> &'static str {
         match self.state {
@@ -359,6 +379,18 @@ impl Lease {
         match self.state {
             State::Pending => Ok(self.step(State::Active { pins, since: now })),
             State::Active { .. } | State::Ending { .. } | State::Ended { .. } => Err(self.refuse("active")),
+        }
+    }
+
+    /// active --> active, of an adopted lease: its owner came for a token, which tells the rest.
+    pub fn recognise(self, owner: Owner, pins: Pins) -> Result<Self, TransitionError> {
+        match self.state {
+            State::Active { since, .. } if self.is_adopted() => {
+                Ok(Self { owner: owner.into(), ..self.step(State::Active { pins, since }) })
+            }
+            State::Pending | State::Active { .. } | State::Ending { .. } | State::Ended { .. } => {
+                Err(self.refuse("a lease whose owner is known again"))
+            }
         }
     }
 

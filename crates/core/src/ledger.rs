@@ -115,6 +115,18 @@ pub enum Change {
         /// The lease.
         lease: Lease,
     },
+    /// A lease whose record was lost was found by its anchor.
+    LeaseAdopted {
+        /// The lease, as far as its anchor tells.
+        lease: Lease,
+    },
+    /// The owner of an adopted lease came for a token.
+    LeaseRecognised {
+        /// The lease, with what that tells.
+        lease: Lease,
+        /// When.
+        at: Timestamp,
+    },
     /// A token was minted on a lease.
     TokenMinted {
         /// What is known of it.
@@ -262,9 +274,9 @@ impl LeaseFilter {
         let ended = matches!(lease.state, crate::lease::State::Ended { .. });
         (self.include_ended || !ended)
             && self.lease.is_none_or(|id| id == lease.id)
-            && self.caller.as_ref().is_none_or(|caller| *caller == lease.owner.spiffe_id)
-            && self.job.is_none_or(|job| job == lease.job)
-            && self.role.as_ref().is_none_or(|role| *role == lease.role)
+            && self.caller.as_ref().is_none_or(|caller| lease.owner.spiffe_id() == Some(caller))
+            && self.job.is_none_or(|job| lease.job == Some(job))
+            && self.role.as_ref().is_none_or(|role| lease.role.as_ref() == Some(role))
             && self.cluster.as_ref().is_none_or(|cluster| *cluster == lease.target.cluster)
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == lease.target.namespace)
             && self.service_account.as_ref().is_none_or(|account| *account == lease.target.service_account)
@@ -362,6 +374,9 @@ pub trait Ledger: Send + Sync {
 
     /// The enrolment that was made last for a SPIFFE ID.
     fn latest_enrolment(&self, spiffe_id: &SpiffeId) -> Result<Option<Enrolment>, LedgerError>;
+
+    /// Up to `limit` enrolments, replaced ones too, newest first, older than `before`.
+    fn enrolments(&self, before: Option<EnrolmentId>, limit: usize) -> Result<Vec<Enrolment>, LedgerError>;
 
     /// An identity by the digest of its certificate.
     fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError>;

@@ -5,6 +5,7 @@
 //! [`caller::Caller`] comes only from a verified certificate, a [`policy::Grant`] only from a decision, an
 //! [`mint::Order`] only from a grant, and a token leaves only against a [`ledger::Recorded`].
 
+pub mod adoption;
 pub mod anchors;
 pub mod audit;
 pub mod ban;

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::caller::Owner;
 use crate::id::LeaseId;
 use crate::lease::{AnchorName, Lease, Mode, Pins, TransitionError};
 use crate::ledger::{Change, MintedToken, Recorded};
@@ -25,6 +26,8 @@ pub const EXPIRY_TOLERANCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Order {
     pub(crate) lease: Lease,
+    /// Who gets it: the lease's owner, whether the lease knows its name or not.
+    pub(crate) owner: Owner,
     pub(crate) token_lifetime: Duration,
 }
 
@@ -72,7 +75,7 @@ impl Order {
     /// Checks what came back.
     pub fn verify(self, minted: Minted, now: Timestamp) -> Result<Verified, Rejected> {
         match check(&self, &minted, now) {
-            Ok(pins) => Verified::new(self.lease, minted, pins, now),
+            Ok(pins) => Verified::new(self.lease, self.owner, minted, pins, now),
             Err(lie) => Err(Rejected { lease: Box::new(self.lease), lie }),
         }
     }
@@ -176,7 +179,9 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
         service_account_uid: claims.service_account_uid.clone(),
     };
     if pins.service_account_uid.is_empty()
-        || order.pins().is_some_and(|known| known.service_account_uid != pins.service_account_uid)
+        || order.pins().is_some_and(|known| {
+            !known.service_account_uid.is_empty() && known.service_account_uid != pins.service_account_uid
+        })
     {
         return Err(Lie::ServiceAccountUid);
     }
@@ -231,25 +236,39 @@ fn skew_seconds(minted: &Minted, now: Timestamp) -> i64 {
     if ahead > 0 { ahead } else { ahead.saturating_add(spent).min(0) }
 }
 
+/// What a token tells of its lease that was not recorded before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// It is active.
+    Active,
+    /// It was adopted, and now its owner and its ServiceAccount are known.
+    Recognised,
+    /// Nothing.
+    None,
+}
+
 /// A token that was checked and is not yet recorded.
 #[derive(Debug)]
 pub struct Verified {
     lease: Lease,
-    first: bool,
+    owner: Owner,
+    news: News,
     record: MintedToken,
     token: Token,
     window: Window,
 }
 
 impl Verified {
-    fn new(lease: Lease, minted: Minted, pins: Pins, now: Timestamp) -> Result<Self, Rejected> {
-        let first = lease.pins().is_none();
-        let lease = if first {
-            let before = lease.clone();
-            lease.activate(pins, now).map_err(|lie| Rejected { lease: Box::new(before), lie: lie.into() })?
+    fn new(lease: Lease, owner: Owner, minted: Minted, pins: Pins, now: Timestamp) -> Result<Self, Rejected> {
+        let before = lease.clone();
+        let (news, lease) = if lease.pins().is_none() {
+            (News::Active, lease.activate(pins, now))
+        } else if lease.is_incomplete() {
+            (News::Recognised, lease.recognise(owner.clone(), pins))
         } else {
-            lease
+            (News::None, Ok(lease))
         };
+        let lease = lease.map_err(|lie| Rejected { lease: Box::new(before), lie: lie.into() })?;
         let record = MintedToken {
             jti: minted.claims.jti,
             lease: lease.id,
@@ -259,7 +278,7 @@ impl Verified {
             recorded: now,
         };
         let life = until(minted.created, minted.expires).saturating_sub(minted.spent);
-        Ok(Self { lease, first, record, token: minted.token, window: Window { life } })
+        Ok(Self { lease, owner, news, record, token: minted.token, window: Window { life } })
     }
 
     /// The lease as it is now.
@@ -267,18 +286,24 @@ impl Verified {
         &self.lease
     }
 
+    /// Who gets it.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Whether it is the first token of its lease.
     pub fn is_first(&self) -> bool {
-        self.first
+        self.news == News::Active
     }
 
     /// What must be durable before the token leaves.
     pub fn changes(&self) -> Vec<Change> {
-        let minted = Change::TokenMinted { token: self.record.clone(), owner: self.lease.owner.clone() };
-        if self.first {
-            vec![Change::LeaseActive { lease: self.lease.clone() }, minted]
-        } else {
-            vec![minted]
+        let minted = Change::TokenMinted { token: self.record.clone(), owner: self.owner.clone() };
+        let lease = self.lease.clone();
+        match self.news {
+            News::Active => vec![Change::LeaseActive { lease }, minted],
+            News::Recognised => vec![Change::LeaseRecognised { lease, at: self.record.recorded }, minted],
+            News::None => vec![minted],
         }
     }
 

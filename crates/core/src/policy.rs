@@ -101,9 +101,9 @@ impl Grant {
         let (target, mode) = target_and_mode(&self.role, &anchor);
         let lease = Lease {
             id,
-            job: self.job,
-            owner: self.owner,
-            role: self.role.name().clone(),
+            job: Some(self.job),
+            owner: self.owner.clone().into(),
+            role: Some(self.role.name().clone()),
             role_digest: self.role.digest(),
             target,
             anchor,
@@ -114,12 +114,12 @@ impl Grant {
             receipt: None,
             revision: Revision::FIRST,
         };
-        Order { lease, token_lifetime: self.token_lifetime }
+        Order { lease, owner: self.owner, token_lifetime: self.token_lifetime }
     }
 }
 
 /// Whose tokens a new lease yields, and everything that will exist for it.
-fn target_and_mode(role: &Role, anchor: &AnchorName) -> (Target, Mode) {
+pub(crate) fn target_and_mode(role: &Role, anchor: &AnchorName) -> (Target, Mode) {
     match role.gives() {
         Gives::Bound(target) => (target.clone(), Mode::Bound),
         Gives::Unbound(target) => (target.clone(), Mode::Unbound { tokens_until: None }),
@@ -170,7 +170,7 @@ impl Policy {
         blocks: &[Block],
         now: Timestamp,
     ) -> Result<Grant, Denial> {
-        let role = self.permit(caller, job, &ask.role, now)?;
+        let role = self.permit(caller, Some(job), &ask.role, now)?;
         if let Some(denial) = blocked(blocks, now) {
             return Err(denial);
         }
@@ -187,11 +187,12 @@ impl Policy {
         })
     }
 
-    /// Decides on another token of a lease that the caller owns: the policy may have changed since it was granted.
+    /// Decides on another token of a lease that the caller owns: the policy may have changed since it was granted. There is no
+    /// job if the lease was adopted: then the role must take an asserted one, because nothing shows that it is more.
     pub fn decide_refresh(
         &self,
         caller: &Caller,
-        job: &Job,
+        job: Option<&Job>,
         lease: Lease,
         wanted: Option<Duration>,
         now: Timestamp,
@@ -203,13 +204,18 @@ impl Policy {
         if now >= lease.deadline {
             return Err(over(crate::lease::EndCause::Deadline.describe()));
         }
-        let role = self.permit(caller, job, &lease.role, now)?;
+        let Some(role) = &lease.role else {
+            let explanation = format!("lease {} was adopted, and no role is as its role was", lease.id);
+            return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
+        };
+        let role = self.permit(caller, job, role, now)?;
         if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
             return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
         }
-        Ok(Order { token_lifetime: token_lifetime(role, wanted, until(now, lease.deadline)), lease })
+        let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
+        Ok(Order { lease, owner: caller.owner(), token_lifetime })
     }
 
     /// Decides on a request that led to a lease before: as on a refresh, but who is blocked meanwhile gets nothing. `blocks`
@@ -223,12 +229,18 @@ impl Policy {
         blocks: &[Block],
         now: Timestamp,
     ) -> Result<Order, Denial> {
-        let order = self.decide_refresh(caller, job, lease, wanted, now)?;
+        let order = self.decide_refresh(caller, Some(job), lease, wanted, now)?;
         blocked(blocks, now).map_or(Ok(order), Err)
     }
 
-    fn permit(&self, caller: &Caller, job: &Job, role: &Name, now: Timestamp) -> Result<&Role, Denial> {
-        if !job.is_open(now) {
+    fn permit(
+        &self,
+        caller: &Caller,
+        job: Option<&Job>,
+        role: &Name,
+        now: Timestamp,
+    ) -> Result<&Role, Denial> {
+        if let Some(job) = job.filter(|job| !job.is_open(now)) {
             let explanation = format!("job {} has ended", job.id);
             return Err(Denial { reason: DenialReason::JobEnded, explanation });
         }
@@ -275,15 +287,18 @@ fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
 }
 
 /// The first requirement of the subject that is not met; none if all are.
-fn refusal(subject: &Subject, caller: &Caller, job: &Job) -> Option<String> {
+fn refusal(subject: &Subject, caller: &Caller, job: Option<&Job>) -> Option<String> {
     if !names(subject, caller) {
         return Some(format!("it does not name {}", caller.spiffe_id()));
     }
-    match (&job.evidence, caller.kind()) {
-        (Evidence::Asserted(_), Kind::Runner) if !subject.accept_asserted_jobs => {
+    match (job.map(|job| &job.evidence), caller.kind()) {
+        (Some(Evidence::Asserted(_)), Kind::Runner) if !subject.accept_asserted_jobs => {
             Some("the job is asserted and acceptJobs is not 'asserted'".to_owned())
         }
-        (Evidence::Asserted(_), _) => None,
+        (None, Kind::Runner) if !subject.accept_asserted_jobs => {
+            Some("the job is not known any more and acceptJobs is not 'asserted'".to_owned())
+        }
+        (Some(Evidence::Asserted(_)) | None, _) => None,
     }
 }
 

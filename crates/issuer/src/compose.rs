@@ -95,6 +95,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     }
     tasks.spawn("timer", Timer::new(parts.use_cases.ends.clone()).run(stop.clone()));
     for unclaimed in unclaimed(&config, &clusters, &parts.use_cases.outside).await? {
+        unclaimed.begin().await;
         tasks.spawn("unclaimed-anchors", unclaimed.run(stop.clone()));
     }
     let presence = keep(presences, &stop);

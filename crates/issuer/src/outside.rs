@@ -46,6 +46,9 @@ pub trait Seal: Send + Sync {
 pub trait Identities: Send + Sync {
     /// Whose enrolment that is; none if no identity was made with it.
     fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>>;
+
+    /// Whose identities were made.
+    fn owners(&self) -> anyhow::Result<Vec<Owner>>;
 }
 
 /// The outside of the issuer, as its use cases see it.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use shorepass_core::caller::SpiffeId;
+use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
@@ -105,6 +105,10 @@ fn judge(path: &Path, owner: u32, mode: u32, ours: u32) -> Result<()> {
 impl Identities for StateDirectory {
     fn caller_of(&self, enrolment: EnrolmentId) -> Result<Option<SpiffeId>> {
         Handover::open(&self.join(identities::FILE))?.caller_of(enrolment)
+    }
+
+    fn owners(&self) -> Result<Vec<Owner>> {
+        Handover::open(&self.join(identities::FILE))?.owners()
     }
 }
 

@@ -156,8 +156,8 @@ pub trait Enrolments: Send + Sync {
 pub struct LeaseView {
     /// The lease.
     pub lease: Lease,
-    /// Its job.
-    pub job: Job,
+    /// Its job; none of a lease that was adopted.
+    pub job: Option<Job>,
     /// Its tokens, newest first.
     pub tokens: Vec<MintedToken>,
     /// The block that its revocation set, while in force.

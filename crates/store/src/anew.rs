@@ -11,6 +11,8 @@
 //! | damaged or missing | whole | none | all |
 //! | not whole | not whole | those since, or none | [`SecurityLoss`] |
 
+use shorepass_core::caller::Owner;
+use shorepass_core::id::JobId;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::Revision;
@@ -137,18 +139,21 @@ fn missing_jobs(view: &dyn crate::tables::View) -> Result<Writes, crate::tables:
     let mut writes = Writes::default();
     for lease in rows::unfinished(view) {
         let lease = lease?;
-        if rows::job(view, lease.job)?.is_none() {
-            plan::put(&unknown_job(&lease), &mut writes);
+        // One that was adopted has none.
+        if let (Some(job), Some(owner)) = (lease.job, lease.owner.known())
+            && rows::job(view, job)?.is_none()
+        {
+            plan::put(&unknown_job(job, owner, &lease), &mut writes);
         }
     }
     Ok(writes)
 }
 
-fn unknown_job(lease: &Lease) -> Job {
+fn unknown_job(id: JobId, owner: &Owner, lease: &Lease) -> Job {
     let evidence = AssertedJob::new("unknown".to_owned(), "lost-with-the-records".to_owned(), String::new());
     Job {
-        id: lease.job,
-        owner: lease.owner.clone(),
+        id,
+        owner: owner.clone(),
         evidence: Evidence::Asserted(evidence.expect("these words are within the bounds of an asserted job")),
         started: lease.created,
         latest_end: Some(lease.deadline),

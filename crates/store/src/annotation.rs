@@ -14,6 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use prost::Message as _;
 use sha2::Sha256;
 use shorepass_core::anchors::Sealed;
+use shorepass_core::digest::Digest;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{AnchorName, Lease, Mode};
 use shorepass_core::name::Name;
@@ -114,9 +115,12 @@ impl Sealer {
         let mac = BASE64URL_NOPAD.decode(mac.as_bytes()).ok()?;
         self.mac(&message, namespace.as_str(), anchor.as_str()).verify_slice(&mac).ok()?;
         let message = AnchorAnnotation::decode(message.as_slice()).ok()?;
+        let digest = |bytes: &[u8]| bytes.try_into().ok().map(Digest::from_bytes);
         let bindings = message.binding_namespaces.iter().map(|namespace| Name::parse(namespace).ok());
         (message.issuer == self.issuer.as_str()).then_some(Sealed {
             lease: LeaseId::parse(&message.lease).ok()?,
+            owner: digest(&message.owner_digest)?,
+            role: digest(&message.role_digest)?,
             deadline: time_of(message.deadline)?,
             bindings: bindings.collect::<Option<_>>()?,
         })
@@ -193,7 +197,9 @@ mod tests {
         let (namespace, anchor) = (&lease.target.namespace, &lease.anchor);
         let sealed = sealer.seal(&lease);
         let opened = sealer.open(&sealed, namespace, anchor).unwrap();
-        assert_eq!(opened, Sealed { lease: lease.id, deadline: lease.deadline, bindings: Vec::new() });
+        let (owner, role) = (lease.owner.digest(), lease.role_digest);
+        let told = Sealed { lease: lease.id, owner, role, deadline: lease.deadline, bindings: Vec::new() };
+        assert_eq!(opened, told);
         assert_eq!(sealer.open(&sealed, &name("other"), anchor), None);
         assert_eq!(sealer.open(&sealed, namespace, &testing::lease(2).anchor), None);
         for broken in ["", "v1", "v1.", "v1..", "v2.x.y", &sealed[3..], &sealed[..sealed.len() - 1]] {
@@ -209,8 +215,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sealer = sealer(directory.path(), 1).unwrap();
         let role = RoleRef::Role(RbacName::parse("deployer").unwrap());
-        let binding =
-            |namespace| Binding { namespace: name(namespace), name: "x".to_owned(), role: role.clone() };
+        let binding = |namespace| Binding {
+            namespace: name(namespace),
+            name: "x".to_owned(),
+            role: Some(role.clone()),
+        };
         let mode = Mode::Strict { bindings: vec![binding("web"), binding("api")] };
         let lease = Lease { mode, ..testing::lease(1) };
         let opened = sealer.open(&sealer.seal(&lease), &lease.target.namespace, &lease.anchor).unwrap();
@@ -254,9 +263,9 @@ mod tests {
         let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
         let message = BASE64URL_NOPAD.decode(sealed.split('.').nth(1).unwrap().as_bytes()).unwrap();
         let message = String::from_utf8_lossy(&message);
-        let job = lease.job.to_string();
-        let (runner, target) = (lease.owner.spiffe_id.name.as_str(), &lease.target);
-        for told in [runner, lease.role.as_str(), target.cluster.as_str(), &target.service_account, &job] {
+        let job = lease.job.unwrap().to_string();
+        let (runner, target) = (lease.owner.spiffe_id().unwrap().name.as_str(), &lease.target);
+        for told in [runner, lease.role_name(), target.cluster.as_str(), &target.service_account, &job] {
             assert!(!message.contains(told), "{told}");
         }
     }

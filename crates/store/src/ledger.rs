@@ -88,6 +88,14 @@ macro_rules! ledger_over {
                 self.read(|view| rows::latest_enrolment(view, spiffe_id))
             }
 
+            fn enrolments(
+                &self,
+                before: Option<EnrolmentId>,
+                limit: usize,
+            ) -> Result<Vec<Enrolment>, LedgerError> {
+                self.read(|view| rows::enrolments(view, before, limit))
+            }
+
             fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
                 self.read(|view| rows::identity(view, certificate))
             }

@@ -25,8 +25,8 @@ use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
-    lease_of_caller_key, lease_of_job_key, token_of_lease_key,
+    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, index_of_lease,
+    token_of_lease_key,
 };
 use crate::trim;
 
@@ -108,6 +108,8 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put_request(request, lease.deadline, rows);
         }
         Change::LeaseActive { lease }
+        | Change::LeaseAdopted { lease }
+        | Change::LeaseRecognised { lease, at: _ }
         | Change::LeaseEnding { lease }
         | Change::LeaseEnded { lease }
         | Change::LeaseReceipt { lease } => put_lease(lease, rows),
@@ -185,8 +187,9 @@ fn put_lease(lease: &Lease, rows: &mut Writes) {
 
 /// Writes where a lease is found. The row alone says so, whatever change it came with.
 fn index_lease(lease: &Lease, rows: &mut Writes) {
-    rows.put(Table::LeasesOfJob.key(&lease_of_job_key(lease)), Vec::new());
-    rows.put(Table::LeasesOfCaller.key(&lease_of_caller_key(lease)), Vec::new());
+    for (table, key) in index_of_lease(lease) {
+        rows.put(table.key(&key), Vec::new());
+    }
     let unfinished = Table::UnfinishedLeases.key(lease.id.as_bytes());
     match lease.state {
         State::Pending | State::Active { .. } | State::Ending { .. } => rows.put(unfinished, Vec::new()),
@@ -215,10 +218,11 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::LeasePending { lease, request } => {
             follows(lease, view)?;
             follows(request, view)?;
-            not_banned(&lease.owner, view)?;
             still_wanted(lease, view)
         }
         Change::LeaseActive { lease }
+        | Change::LeaseAdopted { lease }
+        | Change::LeaseRecognised { lease, at: _ }
         | Change::LeaseEnding { lease }
         | Change::LeaseEnded { lease }
         | Change::LeaseReceipt { lease } => follows(lease, view),
@@ -269,14 +273,19 @@ fn not_banned(owner: &Owner, view: &dyn View) -> Result<(), LedgerError> {
     }
 }
 
+/// A lease that is granted has all of these; one that is adopted is not granted.
 fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
-    if let Some(job) = rows::job(view, lease.job)?.filter(|job| job.ended.is_some()) {
+    let (Some(job), Some(owner), Some(role)) = (lease.job, lease.owner.known(), &lease.role) else {
+        return Ok(());
+    };
+    not_banned(owner, view)?;
+    if let Some(job) = rows::job(view, job)?.filter(|job| job.ended.is_some()) {
         return Err(LedgerError::Conflict(job.name()));
     }
-    if let Some(enrolment) = replaced(&lease.owner, view)? {
+    if let Some(enrolment) = replaced(owner, view)? {
         return Err(LedgerError::Conflict(enrolment.name()));
     }
-    let blocks = rows::blocks(view, &lease.owner.spiffe_id, &lease.role)?;
+    let blocks = rows::blocks(view, &owner.spiffe_id, role)?;
     match blocks.iter().find(|block| block.in_force(lease.created)) {
         Some(block) => Err(LedgerError::Conflict(block.name())),
         None => Ok(()),

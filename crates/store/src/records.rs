@@ -157,7 +157,9 @@ fn look(view: &dyn View) -> Result<Look, ReadError> {
         }
     }
     for lease in rows::unfinished(view) {
-        rows::job(view, lease?.job)?;
+        if let Some(job) = lease?.job {
+            rows::job(view, job)?;
+        }
         look.read += 3;
     }
     Ok(look)

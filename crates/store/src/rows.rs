@@ -288,7 +288,7 @@ pub(crate) fn request(
     let Some((older, Outcome::Lease(made))) = older.map(|older| (older.clone(), older.outcome)) else {
         return Ok(None);
     };
-    Ok(lease(view, made)?.filter(|made| Some(made.job) == job).map(|_| older))
+    Ok(lease(view, made)?.filter(|made| made.job == job).map(|_| older))
 }
 
 /// A block.
@@ -367,6 +367,17 @@ pub(crate) fn latest_enrolment(
     };
     let owner = latest(&value)?;
     indexed(view, Table::LatestEnrolment, Ok(owner.enrolment.as_bytes())).map(Some)
+}
+
+/// Up to `limit` enrolments, newest first, older than `before`.
+pub(crate) fn enrolments(
+    view: &dyn View,
+    before: Option<EnrolmentId>,
+    limit: usize,
+) -> Result<Vec<Enrolment>, ReadError> {
+    let before = before.map(|id| *id.as_bytes());
+    let entries = view.newest_first(Table::Enrolment, &[], before.as_ref().map(<[u8; 16]>::as_slice));
+    entries.take(limit).map(|entry| entry.and_then(|(key, value)| read(&key, &value))).collect()
 }
 
 /// An identity by the digest of its certificate.

@@ -189,9 +189,9 @@ pub(crate) fn ban_key(key: &BanKey) -> Vec<u8> {
     }
 }
 
-/// Where a lease stands among those of its job.
-pub(crate) fn lease_of_job_key(lease: &Lease) -> Vec<u8> {
-    [lease.job.as_bytes().as_slice(), lease.id.as_bytes()].concat()
+/// Where a lease stands among those of its job, if that is known.
+fn lease_of_job_key(lease: &Lease) -> Option<Vec<u8>> {
+    lease.job.map(|job| [job.as_bytes().as_slice(), lease.id.as_bytes()].concat())
 }
 
 /// What the keys of a caller's leases begin with.
@@ -199,9 +199,15 @@ pub(crate) fn leases_prefix(caller: &SpiffeId) -> Vec<u8> {
     [caller.to_string().as_bytes(), &[0]].concat()
 }
 
-/// Where a lease stands among those of its caller.
-pub(crate) fn lease_of_caller_key(lease: &Lease) -> Vec<u8> {
-    [leases_prefix(&lease.owner.spiffe_id).as_slice(), lease.id.as_bytes()].concat()
+/// Where a lease stands among those of its caller, if that is known.
+fn lease_of_caller_key(lease: &Lease) -> Option<Vec<u8>> {
+    lease.owner.spiffe_id().map(|caller| [leases_prefix(caller).as_slice(), lease.id.as_bytes()].concat())
+}
+
+/// Where history finds a lease.
+pub(crate) fn index_of_lease(lease: &Lease) -> impl Iterator<Item = (Table, Vec<u8>)> {
+    let of_job = lease_of_job_key(lease).map(|key| (Table::LeasesOfJob, key));
+    of_job.into_iter().chain(lease_of_caller_key(lease).map(|key| (Table::LeasesOfCaller, key)))
 }
 
 /// The id at the end of a key of an index.

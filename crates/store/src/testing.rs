@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
-use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
@@ -97,9 +97,9 @@ pub(crate) fn job(number: u8) -> Job {
 pub(crate) fn lease(number: u8) -> Lease {
     Lease {
         id: LeaseId::generate(second(number.into()), &Seed::new(number)),
-        job: job(number).id,
-        owner: owner(),
-        role: name("web-deployer"),
+        job: Some(job(number).id),
+        owner: owner().into(),
+        role: Some(name("web-deployer")),
         role_digest: Digest::of_bytes(b"role"),
         target: Target {
             cluster: name("staging"),
@@ -113,6 +113,20 @@ pub(crate) fn lease(number: u8) -> Lease {
         state: State::Pending,
         receipt: None,
         revision: Revision::FIRST,
+    }
+}
+
+/// The same, adopted from its anchor; neither owner nor role are known.
+pub(crate) fn adopted(number: u8) -> Lease {
+    let pins = Pins { anchor_uid: "anchor-uid".to_owned(), service_account_uid: String::new() };
+    let lease = lease(number);
+    Lease {
+        job: None,
+        owner: LeaseOwner::Digest(lease.owner.digest()),
+        role: None,
+        target: Target { service_account: String::new(), ..lease.target },
+        state: State::Active { pins, since: second(7) },
+        ..lease
     }
 }
 
@@ -151,7 +165,8 @@ pub(crate) fn lease_pending_in(number: u8, mode: Mode) -> Change {
 pub(crate) fn strict() -> Mode {
     let named = |text| RbacName::parse(text).unwrap();
     let roles = [RoleRef::Role(named("deployer")), RoleRef::ClusterRole(named("view"))];
-    let binding = |(index, role)| Binding { namespace: name("web"), name: format!("b-{index}"), role };
+    let binding =
+        |(index, role)| Binding { namespace: name("web"), name: format!("b-{index}"), role: Some(role) };
     Mode::Strict { bindings: roles.into_iter().enumerate().map(binding).collect() }
 }
 

@@ -26,9 +26,7 @@ use shorepass_core::time::{Timestamp, after, until as time_until};
 
 use crate::convert::{nanoseconds, time_of};
 use crate::rows;
-use crate::tables::{
-    Overlay, ReadError, Table, Writes, block_of_caller_key, jti_of, lease_of_caller_key, lease_of_job_key,
-};
+use crate::tables::{Overlay, ReadError, Table, Writes, block_of_caller_key, index_of_lease, jti_of};
 
 /// How long a request is kept after what came of it ended.
 pub(crate) const ANSWERS_KEPT: Duration = Duration::from_secs(3600);
@@ -153,10 +151,11 @@ impl Trimming<'_, '_> {
             }
             self.remove(Table::TokensOfLease, &index);
         }
-        self.remove(Table::LeasesOfJob, &lease_of_job_key(&lease));
-        self.remove(Table::LeasesOfCaller, &lease_of_caller_key(&lease));
+        for (table, indexed) in index_of_lease(&lease) {
+            self.remove(table, &indexed);
+        }
         self.remove(Table::Lease, key);
-        self.job(lease.job.as_bytes(), until)
+        lease.job.map_or(Ok(()), |job| self.job(job.as_bytes(), until))
     }
 
     /// Removes a job that has no lease any more and did not begin just now.

@@ -185,6 +185,11 @@ impl FakeCluster {
         self.state().anchors.keys().cloned().collect()
     }
 
+    /// The UID of the anchor of that name; none if it does not exist.
+    pub fn anchor_uid(&self, name: &str) -> Option<String> {
+        self.state().anchors.get(name).cloned()
+    }
+
     /// The annotations of all anchors ever made.
     pub fn annotations(&self) -> Vec<String> {
         self.state().annotations.clone()

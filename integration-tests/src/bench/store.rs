@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use integration_tests::decisions::{self, Decisions};
+use shorepass_core::caller::Owner;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{LeaseId, RequestId};
 use shorepass_core::lease::{AnchorName, EndCause, Lease, Pins};
@@ -71,8 +72,8 @@ impl Leases {
 
     fn pending(&self, lease: &Lease) -> Change {
         let request = Request {
-            owner: lease.owner.clone(),
-            job: Some(lease.job),
+            owner: owner_of(lease),
+            job: lease.job,
             method: Method::Issue,
             id: RequestId::generate(self.clock.now(), &SystemEntropy),
             content: Digest::of_bytes(lease.anchor.as_str().as_bytes()),
@@ -94,9 +95,13 @@ impl Leases {
         };
         let pins = Pins { anchor_uid: uid.clone(), service_account_uid: uid };
         let lease = lease.activate(pins, now)?;
-        let minted = Change::TokenMinted { token, owner: lease.owner.clone() };
+        let minted = Change::TokenMinted { token, owner: owner_of(&lease) };
         Ok((lease.clone(), [Change::LeaseActive { lease }, minted]))
     }
+}
+
+fn owner_of(lease: &Lease) -> Owner {
+    lease.owner.known().expect("nobody adopts leases here").clone()
 }
 
 fn open(folder: &Path, clock: Arc<ManualClock>, retention: Option<Duration>) -> Result<Store> {

@@ -14,12 +14,12 @@ use shorepass_core::name::Name;
 
 const LISTER: &str = "lister";
 /// The shortest that can be configured.
-const GRACE: &str = "10s";
+pub(super) const GRACE: &str = "10s";
 /// For the grace, a round of the same length and a slow machine.
 const REMOVED: Duration = Duration::from_secs(90);
 
 /// Gives a credential the rights that `rbac --listing` prints.
-async fn lister(site: &Site) -> Result<PathBuf> {
+pub(super) async fn lister(site: &Site) -> Result<PathBuf> {
     let home = &site.identity.home;
     let identity =
         IssuerIdentity::ServiceAccount { namespace: home.namespace.clone(), name: Name::parse(LISTER)? };
@@ -29,7 +29,7 @@ async fn lister(site: &Site) -> Result<PathBuf> {
     site.admin.write_kubeconfig(site.identity.folder(), LISTER, &token)
 }
 
-async fn gauge(issuer: &IssuerUnderTest, state: &str, count: u32) -> Result<()> {
+pub(super) async fn gauge(issuer: &IssuerUnderTest, state: &str, count: u32) -> Result<()> {
     wait::until("the gauge of unclaimed anchors", REMOVED, async || {
         let metrics = issuer.get("/metrics").await?;
         let mut lines = metrics.lines().filter(|line| line.starts_with("shorepass_unclaimed_anchors{"));
@@ -41,7 +41,7 @@ async fn gauge(issuer: &IssuerUnderTest, state: &str, count: u32) -> Result<()> 
 }
 
 /// Puts an anchor back as it was: what a lost delete, or a mint that comes in late, leaves.
-async fn put_back(
+pub(super) async fn put_back(
     secrets: &Api<Secret>,
     anchor: &Secret,
     change: impl FnOnce(&mut ObjectMeta),
@@ -130,9 +130,9 @@ async fn an_issuer_whose_store_is_empty_removes_nothing() -> Result<()> {
         if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
     }
     issuer.run().await?;
-    gauge(&issuer, "kept", 1).await?;
+    gauge(&issuer, "adopted", 1).await?;
     tokio::time::sleep(Duration::from_secs(25)).await; // the grace and a round have passed
-    gauge(&issuer, "kept", 1).await?;
+    gauge(&issuer, "adopted", 1).await?;
     only(&site.place.secrets()).await?;
     Ok(())
 }

@@ -11,7 +11,8 @@ use shorepass_proto::v1;
 
 use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{
-    Incomplete, document, fields, outliving, seconds, short_caller, spoken, table, time, to_the_second,
+    Incomplete, adopted, document, fields, outliving, seconds, short_caller, spoken, table, time,
+    to_the_second,
 };
 
 /// The mode that is marked wherever it is shown.
@@ -23,11 +24,17 @@ const UNBOUND: &str = "unbound";
 pub(crate) struct LeaseView {
     pub(crate) id: String,
     state: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) caller: String,
-    job: JobView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<JobView>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) role: String,
     cluster: String,
     namespace: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     service_account: String,
     mode: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -124,7 +131,9 @@ impl LeaseView {
     /// From the wire.
     pub(crate) fn of(record: v1::LeaseRecord) -> Result<Self, Incomplete> {
         let lease = record.lease.ok_or(Incomplete("a lease"))?;
-        let job = record.job.ok_or(Incomplete("a lease's job"))?;
+        if record.job.is_none() && !lease.adopted {
+            return Err(Incomplete("a lease's job"));
+        }
         let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
         let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
         let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
@@ -133,8 +142,9 @@ impl LeaseView {
             state: state(lease.state()),
             mode: mode(lease.mode()),
             id: lease.id,
+            adopted: lease.adopted,
             caller: record.caller,
-            job: JobView::of(job),
+            job: record.job.map(JobView::of),
             role: lease.role,
             cluster: lease.cluster,
             namespace: lease.namespace,
@@ -156,12 +166,21 @@ impl LeaseView {
 
     /// The runner's name, or what else holds the lease.
     pub(crate) fn runner(&self) -> String {
-        short_caller(&self.caller)
+        adopted::or_unknown(&short_caller(&self.caller))
+    }
+
+    /// The role's name.
+    pub(crate) fn role(&self) -> String {
+        adopted::or_unknown(&self.role)
     }
 
     /// `namespace/name` of the ServiceAccount.
     pub(crate) fn account(&self) -> String {
-        format!("{}/{}", self.namespace, self.service_account)
+        format!("{}/{}", self.namespace, adopted::or_unknown(&self.service_account))
+    }
+
+    fn job(&self) -> String {
+        self.job.as_ref().map_or_else(|| adopted::UNKNOWN.to_owned(), JobView::label)
     }
 
     /// Whether nothing ends its tokens before they expire.
@@ -180,8 +199,8 @@ impl LeaseView {
             self.id.clone(),
             self.state.to_owned(),
             self.runner(),
-            self.job.label(),
-            self.role.clone(),
+            self.job(),
+            self.role(),
             self.cluster.clone(),
             self.account(),
             self.marked_mode(),
@@ -211,16 +230,22 @@ impl LeaseView {
         let mut fields = vec![
             ("LEASE", self.id.clone()),
             ("STATE", self.state.to_owned()),
-            ("RUNNER", self.caller.clone()),
-            ("JOB", self.job.label()),
-            ("JOB SESSION", self.job.id.clone()),
+            ("RUNNER", adopted::owner(&self.caller)),
+            ("JOB", self.job()),
         ];
-        let url = self.job.asserted.as_ref().map_or("", |asserted| &asserted.url);
+        if self.adopted {
+            fields.push(("ADOPTED", adopted::SENTENCE.to_owned()));
+        }
+        if let Some(job) = &self.job {
+            fields.push(("JOB SESSION", job.id.clone()));
+        }
+        let asserted = self.job.as_ref().and_then(|job| job.asserted.as_ref());
+        let url = asserted.map_or("", |asserted| &asserted.url);
         if !url.is_empty() {
             fields.push(("JOB URL", url.to_owned()));
         }
         fields.extend([
-            ("ROLE", self.role.clone()),
+            ("ROLE", self.role()),
             ("CLUSTER", self.cluster.clone()),
             ("SERVICEACCOUNT", self.account()),
             ("MODE", self.spoken_mode()),
@@ -281,7 +306,10 @@ impl BindingView {
     }
 
     fn sentence(&self) -> String {
-        format!("{}/{} to {} {}", self.namespace, self.name, self.role_kind, self.role_name)
+        match self.role_name.as_str() {
+            "" => format!("{}/{}", self.namespace, self.name),
+            role => format!("{}/{} to {} {role}", self.namespace, self.name, self.role_kind),
+        }
     }
 }
 
@@ -355,6 +383,10 @@ pub(crate) fn list_table(items: &[LeaseView]) -> String {
     match items.iter().filter(|lease| lease.without_issuer_until.is_some()).count() {
         0 => {}
         count => text.push_str(&outliving::note(count)),
+    }
+    match items.iter().filter(|lease| lease.adopted).count() {
+        0 => {}
+        count => text.push_str(&adopted::note(count)),
     }
     text
 }

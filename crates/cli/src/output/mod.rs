@@ -3,6 +3,7 @@
 //! Ids are never cut, also on a narrow terminal: half an id is good for nothing. Texts that came over the wire cannot
 //! drive the terminal.
 
+mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;

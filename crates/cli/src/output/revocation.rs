@@ -113,7 +113,7 @@ impl Step {
             self.outcome.words(),
             printable(&lease.id),
             printable(&lease.runner()),
-            printable(&lease.role),
+            printable(&lease.role()),
             printable(&lease.account()),
         );
         if !self.obstacle.is_empty() {

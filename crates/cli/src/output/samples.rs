@@ -57,6 +57,7 @@ pub(crate) fn active() -> v1::LeaseRecord {
             end: None,
             bindings: Vec::new(),
             tokens_until: None,
+            adopted: false,
         }),
         caller: "spiffe://ci.example.org/runner/prod-1".to_owned(),
         job: Some(v1::Job {
@@ -130,6 +131,20 @@ pub(crate) fn revoked() -> v1::LeaseRecord {
     record.transitions.extend(steps(&[(v1::LeaseState::Ending, 60), (v1::LeaseState::Ended, 61)]));
     record.receipt = Some(proved());
     record
+}
+
+/// A lease that was adopted, of which neither owner nor role are known.
+pub(crate) fn adopted() -> v1::LeaseRecord {
+    let mut record = active();
+    record.lease = record.lease.map(|lease| v1::Lease {
+        job_id: String::new(),
+        role: String::new(),
+        service_account: String::new(),
+        adopted: true,
+        ..lease
+    });
+    record.tokens.clear();
+    v1::LeaseRecord { caller: String::new(), job: None, ..record }
 }
 
 /// A strict lease.

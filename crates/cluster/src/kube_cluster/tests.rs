@@ -35,9 +35,9 @@ fn lease() -> Lease {
     };
     Lease {
         id: LeaseId::parse(id).unwrap(),
-        job: JobId::parse(id).unwrap(),
-        owner,
-        role: name("role"),
+        job: Some(JobId::parse(id).unwrap()),
+        owner: owner.into(),
+        role: Some(name("role")),
         role_digest: Digest::of_bytes(b"role"),
         target: Target { cluster: name("staging"), namespace: name("web"), service_account: "a".to_owned() },
         anchor: AnchorName::from_random([1; 16]),

@@ -23,9 +23,9 @@ pub(crate) fn lease() -> Lease {
     };
     Lease {
         id: LeaseId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap(),
-        job: JobId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap(),
-        owner,
-        role: name("role"),
+        job: Some(JobId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap()),
+        owner: owner.into(),
+        role: Some(name("role")),
         role_digest: Digest::of_bytes(b"role"),
         target: Target { cluster: name("c"), namespace: name("web"), service_account: "sa".to_owned() },
         anchor: AnchorName::from_random([7; 16]),

@@ -116,6 +116,10 @@ impl<L: Layer> Ledger for L {
         self.below().latest_enrolment(spiffe_id)
     }
 
+    fn enrolments(&self, before: Option<EnrolmentId>, limit: usize) -> Result<Vec<Enrolment>, LedgerError> {
+        self.below().enrolments(before, limit)
+    }
+
     fn identity(&self, certificate: Digest) -> Result<Option<CreatedIdentity>, LedgerError> {
         self.below().identity(certificate)
     }

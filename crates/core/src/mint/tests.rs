@@ -1,6 +1,7 @@
 //! What is checked of an answer, and what a caller is told of a token's life.
 
 use super::*;
+use crate::caller::LeaseOwner;
 
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -15,7 +16,8 @@ fn order() -> Order {
         deadline: second(4_600),
         ..like
     };
-    Order { lease, token_lifetime: Duration::from_secs(600) }
+    let owner = lease.owner.known().unwrap().clone();
+    Order { lease, owner, token_lifetime: Duration::from_secs(600) }
 }
 
 fn minted() -> Minted {
@@ -159,6 +161,32 @@ fn a_refresh_pins_both_uids() {
     assert!(matches!(refresh(replaced).unwrap_err().lie, Lie::ServiceAccountUid));
     let lost = Pins { anchor_uid: "older".to_owned(), ..pins };
     assert!(matches!(refresh(lost).unwrap_err().lie, Lie::Anchor));
+}
+
+#[test]
+fn the_first_token_of_an_adopted_lease_tells_the_rest_of_it() {
+    let adopted = |account: &str| {
+        let mut order = order();
+        let pins = Pins { anchor_uid: "anchor-uid".to_owned(), service_account_uid: account.to_owned() };
+        let owner = LeaseOwner::Digest(order.owner.digest());
+        order.lease = Lease { job: None, owner, ..order.lease.activate(pins, second(1_000)).unwrap() };
+        order
+    };
+    let verified = adopted("").verify(minted(), second(1_001)).unwrap();
+    assert_eq!(verified.lease().owner.known(), Some(&order().owner));
+    assert_eq!(verified.lease().pins().unwrap().service_account_uid, "sa-uid");
+    let changes = verified.changes();
+    let [Change::LeaseRecognised { lease, .. }, Change::TokenMinted { owner, .. }] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    assert_eq!((lease, owner), (verified.lease(), &order().owner));
+    assert!(!verified.is_first());
+    let mut whole = adopted("sa-uid");
+    whole.lease.owner = whole.owner.clone().into();
+    assert_eq!(whole.verify(minted(), second(1_001)).unwrap().changes().len(), 1);
+    let mut elsewhere = minted();
+    elsewhere.claims.secret_uid = "other".to_owned();
+    assert_eq!(adopted("").verify(elsewhere, second(1_001)).unwrap_err().lie, Lie::Anchor);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Decisions, by the table.
 
 use super::*;
-use crate::caller::{SpiffeId, VerifiedPeer};
+use crate::caller::{LeaseOwner, SpiffeId, VerifiedPeer};
 use crate::digest::Digest;
 use crate::gives::{RbacName, Rights, RoleRef, StrictBinding};
 use crate::id::{BlockId, EnrolmentId};
@@ -217,7 +217,7 @@ fn a_refresh_is_decided_again() {
     let order = grant.into_order(LeaseId::parse(ID).unwrap(), AnchorName::from_random([0; 16]));
     let refresh = |policy: Policy, lease: Lease, now| {
         policy
-            .decide_refresh(&caller, &job(&caller), lease, None, second(now))
+            .decide_refresh(&caller, Some(&job(&caller)), lease, None, second(now))
             .map(|_| ())
             .map_err(|d| d.reason)
     };
@@ -228,4 +228,20 @@ fn a_refresh_is_decided_again() {
     assert!(matches!(refresh(policy(true), lease.clone(), 3600), Err(DenialReason::LeaseEnded(_))));
     let ended = lease.begin_end(crate::lease::EndCause::Released, second(1)).unwrap();
     assert!(matches!(refresh(policy(true), ended, 2), Err(DenialReason::LeaseEnded(_))));
+}
+
+#[test]
+fn an_adopted_lease_is_refreshed_by_who_could_have_it_for_an_asserted_job() {
+    let caller = caller("runner/prod-1");
+    let grant = decide(true, "runner/prod-1", "deploy").unwrap();
+    let order = grant.into_order(LeaseId::parse(ID).unwrap(), AnchorName::from_random([0; 16]));
+    let adopted = Lease { job: None, owner: LeaseOwner::Digest(caller.owner().digest()), ..order.lease };
+    let refresh = |policy: Policy, lease: Lease| policy.decide_refresh(&caller, None, lease, None, second(1));
+    let order = refresh(policy(true), adopted.clone()).unwrap();
+    assert_eq!(order.owner, caller.owner());
+    let denied = |policy, lease| refresh(policy, lease).unwrap_err();
+    assert!(denied(policy(false), adopted.clone()).explanation.contains("the job is not known any more"));
+    assert_eq!(denied(Policy::default(), adopted.clone()).reason, DenialReason::RoleNotAvailable);
+    let without_role = Lease { role: None, ..adopted };
+    assert!(denied(policy(true), without_role).explanation.contains("no role is as its role was"));
 }

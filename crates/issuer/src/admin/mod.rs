@@ -39,12 +39,13 @@ impl Views {
     pub fn of(&self, lease: Lease, tokens: usize, blocks: &mut Blocks) -> Result<LeaseView, Refused> {
         let mut read = || {
             let ledger = &self.outside.ledger;
-            Ok((ledger.job(lease.job)?, ledger.tokens(lease.id, tokens)?, blocks.of(&lease)?.cloned()))
+            let job = lease.job.map(|job| ledger.job(job)).transpose()?;
+            Ok((job, ledger.tokens(lease.id, tokens)?, blocks.of(&lease)?.cloned()))
         };
         let (job, tokens, block) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
-        let job = job.ok_or_else(|| {
-            ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)))
-        })?;
+        let missing =
+            || ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)));
+        let job = job.map(|job| job.ok_or_else(missing)).transpose()?;
         Ok(LeaseView { lease, job, tokens, block })
     }
 
@@ -109,7 +110,9 @@ impl Blocks {
 
     /// The one that the lease's revocation set.
     pub fn of(&mut self, lease: &Lease) -> Result<Option<&Block>, LedgerError> {
-        let pair = match self.pairs.entry((lease.owner.spiffe_id.clone(), lease.role.clone())) {
+        // Of an adopted lease it may not be known whom a block would hold off from what.
+        let (Some(owner), Some(role)) = (lease.owner.spiffe_id(), &lease.role) else { return Ok(None) };
+        let pair = match self.pairs.entry((owner.clone(), role.clone())) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let (caller, role) = unknown.key();

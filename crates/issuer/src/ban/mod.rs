@@ -144,7 +144,7 @@ impl Banning {
         let caller = Some(ban.banned.spiffe_id().clone());
         let filter = LeaseFilter { caller, ..LeaseFilter::default() };
         let mut live = self.ends.live(&filter).map_err(|cause| ledger_refused(&cause))?;
-        live.retain(|lease| ban.banned.covers(&lease.owner));
+        live.retain(|lease| lease.owner.known().is_some_and(|owner| ban.banned.covers(owner)));
         let mut ending = Vec::with_capacity(live.len());
         for some in live.chunks(LEASES_IN_A_COMMIT) {
             ending.extend(self.ends.again_on_conflict(|| self.ends.plan_ends(some, &ban.cause())).await?);

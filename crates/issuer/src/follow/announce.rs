@@ -31,6 +31,10 @@ enum News {
 fn news(change: &Change) -> Option<News> {
     match change {
         Change::LeasePending { lease, .. } => Some(News::Begins(lease.clone())),
+        // Begins to be known here; and once more when it is known whom to hear of.
+        Change::LeaseAdopted { lease } | Change::LeaseRecognised { lease, .. } => {
+            Some(News::Begins(lease.clone()))
+        }
         Change::LeaseEnding { lease } => Some(News::Ends(lease.clone())),
         _ => None, // nothing else begins or ends a lease
     }

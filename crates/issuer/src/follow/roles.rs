@@ -16,14 +16,20 @@ impl Roles {
         Self(policy.roles().map(|role| (role.name().clone(), (role.silence(), role.digest()))).collect())
     }
 
-    /// By the role as it is now; a role that is gone is as silent about it as one that does not say.
+    /// By the role as it is now; a role that is gone is as silent about it as one that does not say. Nobody is expected to be
+    /// heard of whose name is not known.
     pub(super) fn silence_of(&self, lease: &Lease) -> Option<Duration> {
-        let silence = self.0.get(&lease.role).map(|(silence, _)| *silence).unwrap_or_default();
-        silence.limit(lease.owner.spiffe_id.kind)
+        let role = lease.role.as_ref().and_then(|role| self.0.get(role));
+        let silence = role.map(|(silence, _)| *silence).unwrap_or_default();
+        silence.limit(lease.owner.spiffe_id()?.kind)
     }
 
     /// Whether the role is another one than the lease was granted by, or gone.
     pub(super) fn changed(&self, lease: &Lease) -> bool {
-        self.0.get(&lease.role).is_none_or(|(_, digest)| *digest != lease.role_digest)
+        lease
+            .role
+            .as_ref()
+            .and_then(|role| self.0.get(role))
+            .is_none_or(|(_, digest)| *digest != lease.role_digest)
     }
 }

@@ -67,7 +67,7 @@ impl Following for UseCases {
 impl UseCases {
     fn owned(&self, caller: &Caller, id: LeaseId) -> Result<Option<Lease>, Refused> {
         let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
-        Ok(found.filter(|lease| caller.owns(&lease.owner)))
+        Ok(found.filter(|lease| caller.owns_lease(&lease.owner)))
     }
 
     /// The caller calls about this lease, whatever comes of it.

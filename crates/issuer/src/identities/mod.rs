@@ -108,6 +108,18 @@ impl Handover {
         Ok(found)
     }
 
+    /// Whose identities were made before.
+    pub(crate) fn owners(&self) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        self.each_line(|line| {
+            owners.extend(
+                Line::parse(line).map(|line| Owner { spiffe_id: line.caller, enrolment: line.enrolment }),
+            );
+        })
+        .with_context(|| cannot("read", &self.path))?;
+        Ok(owners)
+    }
+
     /// Writes an identity down, durably.
     pub(crate) fn append(&mut self, line: &Line) -> Result<()> {
         let mut bytes = serde_json::to_vec(line).context("an identity is not JSON")?;
@@ -183,6 +195,8 @@ mod tests {
         let caller_of = |text| handover.caller_of(EnrolmentId::parse(text).unwrap()).unwrap();
         assert_eq!(caller_of(ENROLMENT), Some(id(portal)));
         assert_eq!(caller_of("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8e"), None);
+        let owner = Owner { spiffe_id: id(portal), enrolment: EnrolmentId::parse(ENROLMENT).unwrap() };
+        assert_eq!(handover.owners().unwrap(), [owner]);
     }
 
     #[test]

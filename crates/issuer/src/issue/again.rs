@@ -85,11 +85,11 @@ impl Issuing {
         let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?;
         let read = || {
-            let blocks = outside.ledger.blocks(caller.spiffe_id(), &lease.role)?;
+            let blocks = outside.ledger.blocks(caller.spiffe_id(), &ask.role)?;
             Ok((blocks, outside.ledger.lease(lease.id)?.unwrap_or(lease.clone())))
         };
         let (blocks, lease) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
-        let (job, role) = (self.jobs.current(job.id)?, lease.role.clone());
+        let (job, role) = (self.jobs.current(job.id)?, ask.role.clone());
         let now = outside.clock.now();
         match outside.policy.decide_again(caller, &job, lease, ask.token_lifetime, &blocks, now) {
             Ok(order) => Ok(order),

@@ -59,18 +59,17 @@ impl Issuing {
         method: &'static str,
         role: &Name,
     ) -> Result<(), Refused> {
-        self.owner_not_banned(&caller.owner(), method, role).await
+        self.owner_not_banned(&caller.owner(), method, role.as_str()).await
     }
 
     async fn owner_not_banned(
         &self,
         owner: &Owner,
         method: &'static str,
-        role: &Name,
+        subject: &str,
     ) -> Result<(), Refused> {
         let Err(refused) = self.outside.not_banned(owner) else { return Ok(()) };
         let (caller, explanation) = (Some(&owner.spiffe_id), refused.message.clone());
-        let subject = role.as_str();
         Err(self.outside.refuse(Refusing { caller, method, subject, refused, explanation }).await)
     }
 
@@ -139,9 +138,9 @@ impl Issuing {
 
     /// The lease was ended while its token was being minted: the token dies with the anchor.
     pub(super) async fn ended_meanwhile(&self, verified: &Verified) -> Refused {
-        let Lease { id, owner, role, .. } = verified.lease();
-        let id = *id;
-        if let Err(refused) = self.owner_not_banned(owner, "mint", role).await {
+        let lease = verified.lease();
+        let id = lease.id;
+        if let Err(refused) = self.owner_not_banned(verified.owner(), "mint", lease.role_name()).await {
             return refused; // its leases are being ended, if not by the ban then by the sweeper
         }
         if let Ok(Some(lease)) = self.outside.ledger.lease(id) {
@@ -168,9 +167,9 @@ impl Issuing {
 
     async fn refuse_mint(&self, lease: &Lease, cause: &MintError) -> Refused {
         let refusing = Refusing {
-            caller: Some(&lease.owner.spiffe_id),
+            caller: lease.owner.spiffe_id(),
             method: "mint",
-            subject: lease.role.as_str(),
+            subject: lease.role_name(),
             refused: mint_refused(cause).with("lease_id", lease.id.to_string()),
             explanation: cause.to_string(),
         };

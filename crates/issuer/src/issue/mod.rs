@@ -75,23 +75,32 @@ impl Issuing {
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         let lease = self.ends.owned(caller, "Refresh", lease).await?; // a foreign lease is "not available"
-        let job = self.jobs.owned(caller, "Refresh", lease.job).await?;
-        self.mint_again(caller, call, &job, lease, token_lifetime).await
+        let job = match lease.job {
+            Some(job) => Some(self.jobs.owned(caller, "Refresh", job).await?),
+            None => None, // it was adopted, and its owner is all that is known
+        };
+        self.mint_again(caller, call, job.as_ref(), lease, token_lifetime).await
     }
 
     async fn mint_again(
         &self,
         caller: &Caller,
         call: &CallId,
-        job: &Job,
+        job: Option<&Job>,
         lease: Lease,
         token_lifetime: Option<Duration>,
     ) -> Result<Delivery, Refused> {
         if lease.pins().is_none() && lease.is_live() {
             return Err(again::at_work());
         }
-        let role = lease.role.clone();
+        let Some(role) = lease.role.clone() else {
+            // Told as of a lease that is lost: then an agent asks for a new one.
+            let why = "it was adopted, and no role is as its role was";
+            return Err(self.outside.refuse_lease(caller, "Refresh", &lease.id.to_string(), why).await);
+        };
         self.not_banned(caller, "Refresh", &role).await?;
+        // Whoever came by the owner check is the owner, whether the record has its name or not.
+        let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
         let now = self.outside.clock.now();
         let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
@@ -143,7 +152,7 @@ impl Issuing {
         let _together = self.outside.gate.read().await;
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
         match self.decide(caller, job.id, &ask)? {
-            Ok(grant) => self.record_pending(caller, request, grant).await,
+            Ok(grant) => self.record_pending(caller, job.id, request, grant).await,
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
         }
     }
@@ -151,6 +160,7 @@ impl Issuing {
     async fn record_pending(
         &self,
         caller: &Caller,
+        job: JobId,
         request: RequestKey,
         grant: Grant,
     ) -> Result<(Order, Attempt), Refused> {
@@ -162,7 +172,7 @@ impl Issuing {
         let attempt = outside.attempts.begin(id).ok_or_else(again::at_work)?;
         let record = Request {
             owner: caller.owner(),
-            job: Some(order.lease().job),
+            job: order.lease().job,
             method: Method::Issue,
             id: request.id,
             content: request.content,
@@ -175,7 +185,7 @@ impl Issuing {
                 fail_points::reached(Point::PendingRecorded);
                 Ok((order, attempt))
             }
-            Err(cause) => Err(self.not_begun(caller, order.lease().job, request, &cause).await),
+            Err(cause) => Err(self.not_begun(caller, job, request, &cause).await),
         }
     }
 
@@ -212,7 +222,7 @@ impl Issuing {
         let endpoint = self.outside.cluster(&verified.lease().target.cluster)?.endpoint().clone();
         let silence = self.outside.follow.silence_of(verified.lease());
         let issued = verified.release(recorded, caller.expires(), silence, self.outside.clock.now());
-        tracing::info!(lease = %issued.lease.id, jti = %issued.record.jti, caller = %caller.spiffe_id(), role = %issued.lease.role, mode = issued.lease.mode.name(), "token issued");
+        tracing::info!(lease = %issued.lease.id, jti = %issued.record.jti, caller = %caller.spiffe_id(), role = issued.lease.role_name(), mode = issued.lease.mode.name(), "token issued");
         metrics::counter!("shorepass_tokens_issued_total", "cluster" => endpoint.name.to_string())
             .increment(1);
         Ok(Delivery { issued, endpoint })

@@ -5,6 +5,7 @@
 //! what is made for it may be created after the first cut. An unbound lease has nothing to delete: its end records until
 //! when its tokens go on working.
 
+mod adoption;
 pub mod operators;
 pub mod sweeper;
 pub mod unclaimed;
@@ -106,10 +107,10 @@ impl Ends {
     pub async fn owned(&self, caller: &Caller, method: &'static str, id: LeaseId) -> Result<Lease, Refused> {
         let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
         let why = match found {
-            Some(lease) if caller.owns(&lease.owner) || mutants::is(Mutant::SkipOwnerCheck) => {
+            Some(lease) if caller.owns_lease(&lease.owner) || mutants::is(Mutant::SkipOwnerCheck) => {
                 return Ok(lease);
             }
-            Some(lease) => format!("it belongs to {}", lease.owner.spiffe_id),
+            Some(lease) => format!("it belongs to {}", lease.owner),
             None => "it does not exist".to_owned(),
         };
         Err(self.outside.refuse_lease(caller, method, &id.to_string(), &why).await)
@@ -197,7 +198,7 @@ impl Ends {
     ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
         let filter = LeaseFilter { caller: Some(enrolment.spiffe_id.clone()), ..LeaseFilter::default() };
         let mut live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
-        live.retain(|lease| lease.owner == enrolment.owner());
+        live.retain(|lease| lease.owner.is(&enrolment.owner()));
         Ok(ending_of(live, &EndCause::EnrolmentReplaced, self.outside.clock.now()))
     }
 

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shorepass_core::block::Block;
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease, Mode, State};
 use shorepass_core::ledger::{Change, LeaseFilter, LedgerError, Revision};
+use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
@@ -268,9 +269,12 @@ impl Revoking {
         let mut blocks = Blocks::now(&self.ends.outside);
         for lease in leases {
             let Some(lease) = self.current(lease.id)? else { continue };
+            // Of an adopted lease it may not be known whom to block from what.
+            let (Some(owner), Some(role)) = (lease.owner.spiffe_id(), &lease.role) else { continue };
             let block = blocks.of(&lease).map_err(|cause| ledger_refused(&cause))?;
             if !matches!(lease.state, State::Ended { .. }) && block.is_none() {
-                changes.push(Change::BlockSet { block: self.block(caller, reason, &lease, now) });
+                changes
+                    .push(Change::BlockSet { block: self.block(caller, reason, &lease, (owner, role), now) });
                 hit.blocked.insert(lease.id);
             }
         }
@@ -304,11 +308,18 @@ impl Revoking {
         Ok((changes, hit))
     }
 
-    fn block(&self, caller: &Caller, reason: &str, lease: &Lease, now: Timestamp) -> Block {
+    fn block(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        lease: &Lease,
+        (owner, role): (&SpiffeId, &Name),
+        now: Timestamp,
+    ) -> Block {
         Block {
             id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
-            caller: lease.owner.spiffe_id.clone(),
-            role: lease.role.clone(),
+            caller: owner.clone(),
+            role: role.clone(),
             set: now,
             until: lease.deadline,
             by: caller.spiffe_id().clone(),

@@ -129,7 +129,7 @@ impl Sweeper {
         let now = self.ends.outside.clock.now();
         // A crash between a ban and the ends of the leases leaves them to us.
         if lease.is_live()
-            && let Some(ban) = self.ends.outside.bans.on(&lease.owner)
+            && let Some(ban) = lease.owner.known().and_then(|owner| self.ends.outside.bans.on(owner))
         {
             return Ok(Some(ban.cause()));
         }
@@ -152,10 +152,10 @@ impl Sweeper {
 
     /// Whether the owner's enrolment gave way to another. Platforms have none in the ledger.
     fn is_replaced(&self, lease: &Lease) -> Result<bool, LedgerError> {
-        if lease.owner.spiffe_id.kind != Kind::Runner {
+        let Some(owner) = lease.owner.known().filter(|owner| owner.spiffe_id.kind == Kind::Runner) else {
             return Ok(false);
-        }
-        let enrolment = self.ends.outside.ledger.enrolment(lease.owner.enrolment)?;
+        };
+        let enrolment = self.ends.outside.ledger.enrolment(owner.enrolment)?;
         Ok(enrolment.is_some_and(|enrolment| enrolment.replaced.is_some()))
     }
 

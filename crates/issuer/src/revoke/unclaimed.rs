@@ -2,7 +2,7 @@
 //!
 //! Without it the sweeper knows only what the records know. This finds the rest: what a lost record or a mint that came in
 //! late has left. What is nobody's is decided in [`shorepass_core::anchors`]; while there is a sign that records were lost,
-//! nothing is removed. It tells in a gauge what it leaves, and why.
+//! nothing is removed, and what was lost is adopted ([`super::adoption`]). It tells in a gauge what it leaves, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,14 +10,19 @@ use std::time::Duration;
 
 use shorepass_core::anchors::{Anchors, FoundAnchor, Remains, Sealed, Standing, stand};
 use shorepass_core::gives::Gives;
+use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, LedgerError};
 use shorepass_core::name::Name;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::adoption;
 use crate::outside::Outside;
 
 /// How often it lists, at most.
 const PERIOD: Duration = Duration::from_secs(60);
+/// How long the start waits for the first look. A cluster that does not answer by then is looked at later.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// How many are removed in one round.
 const REMOVED_AT_ONCE: usize = 200;
 /// How many that cannot be removed end a round: the cluster is given a rest.
@@ -30,12 +35,26 @@ pub struct Counts {
     pub waiting: usize,
     /// Without a MAC of ours.
     pub unauthenticated: usize,
+    /// Of living leases that were adopted: claimed, and a sign that records were lost.
+    pub adopted: usize,
     /// Left alone, because records may have been lost.
     pub kept: usize,
     /// To be removed, and still there.
     pub undeletable: usize,
     /// Removed.
     pub removed: usize,
+}
+
+/// What was found, by what is to be done with it.
+#[derive(Default)]
+struct Sorted<'f> {
+    counts: Counts,
+    /// They go, if nothing speaks against it.
+    unclaimed: Vec<Remains>,
+    /// Their leases are adopted.
+    lost: Vec<(&'f FoundAnchor, Sealed)>,
+    /// How many name a lease that is on record, and has another anchor.
+    strange: usize,
 }
 
 /// Looks after one cluster.
@@ -61,6 +80,20 @@ impl Unclaimed {
         Ok(Self { outside, cluster, anchors, grace, began_empty })
     }
 
+    /// Looks for the first time, before the issuer serves anybody, and adopts: so nobody who comes for a token of a lease whose
+    /// record was lost is told that there is no such lease.
+    pub async fn begin(&self) {
+        match timeout(FIRST_LOOK, self.find_and_adopt()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(cause)) => {
+                tracing::warn!(cluster = %self.cluster, error = %cause, "leases whose records were lost cannot be looked for before the start");
+            }
+            Err(_) => {
+                tracing::warn!(cluster = %self.cluster, "the cluster does not list its anchors in time: leases whose records were lost are looked for after the start");
+            }
+        }
+    }
+
     /// Looks again and again until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(self.grace.min(PERIOD));
@@ -78,7 +111,27 @@ impl Unclaimed {
 
     /// Looks once.
     pub async fn look(&self) -> anyhow::Result<Counts> {
+        let (mut counts, unclaimed) = self.find_and_adopt().await?;
+        self.remove(unclaimed, &mut counts).await;
+        Ok(counts)
+    }
+
+    /// What there is, and what of it may go: nothing while there is a lease that was lost, adopted or not.
+    async fn find_and_adopt(&self) -> anyhow::Result<(Counts, Vec<Remains>)> {
         let found = self.anchors.list(&self.namespaces()).await?;
+        let Sorted { mut counts, mut unclaimed, lost, strange } = self.sort(&found)?;
+        if !lost.is_empty() {
+            tracing::warn!(cluster = %self.cluster, lost = lost.len(), "there are anchors of live leases that no record has: records were lost, or a backup was restored; the leases are adopted, and no unclaimed anchor is removed while they live");
+            counts.adopted += adoption::adopt(&self.outside, &self.cluster, &lost).await?;
+        }
+        if counts.adopted + strange > 0 {
+            counts.kept += strange + unclaimed.len();
+            unclaimed.clear();
+        }
+        Ok((counts, unclaimed))
+    }
+
+    fn sort<'f>(&self, found: &'f [FoundAnchor]) -> Result<Sorted<'f>, LedgerError> {
         let ledger = &self.outside.ledger;
         let controls: BTreeSet<_> = ledger
             .controls(&self.cluster)?
@@ -87,28 +140,26 @@ impl Unclaimed {
             .collect();
         let whole = !self.began_empty && ledger.health().is_ok() && ledger.alarm().is_none();
         let now = self.outside.clock.now();
-        let mut counts = Counts::default();
-        let (mut unclaimed, mut lost) = (Vec::new(), 0);
+        let mut sorted = Sorted::default();
+        let counts = &mut sorted.counts;
         for found in found.iter().filter(|found| !controls.contains(found.name.as_str())) {
             let sealed = self.opened(found);
             // Read after the listing: a record is made before its anchor.
             let record = sealed.as_ref().map(|sealed| ledger.lease(sealed.lease)).transpose()?.flatten();
             match (stand(found, sealed.as_ref(), record.as_ref(), whole, self.grace, now), sealed) {
-                (Standing::Unclaimed, Some(sealed)) => unclaimed.push(Remains::of(found, &sealed)),
+                (Standing::Unclaimed, Some(sealed)) => sorted.unclaimed.push(Remains::of(found, &sealed)),
+                (Standing::Claimed, _) if record.as_ref().is_some_and(is_adopted_and_lives) => {
+                    counts.adopted += 1
+                }
                 (Standing::Claimed | Standing::Unclaimed, _) => {}
                 (Standing::Waiting, _) => counts.waiting += 1,
                 (Standing::Unauthenticated, _) => counts.unauthenticated += 1,
                 (Standing::Kept, _) => counts.kept += 1,
-                (Standing::Lost, _) => lost += 1,
+                (Standing::Lost, Some(sealed)) if record.is_none() => sorted.lost.push((found, sealed)),
+                (Standing::Lost, _) => sorted.strange += 1,
             }
         }
-        if lost > 0 {
-            tracing::warn!(cluster = %self.cluster, lost, "there are anchors of live leases that no record has: records were lost, or a backup was restored; no unclaimed anchor is removed before these leases' deadlines");
-            counts.kept += lost + unclaimed.len();
-        } else {
-            self.remove(unclaimed, &mut counts).await;
-        }
-        Ok(counts)
+        Ok(sorted)
     }
 
     fn opened(&self, found: &FoundAnchor) -> Option<Sealed> {
@@ -149,10 +200,11 @@ impl Unclaimed {
     }
 
     fn show(&self, counts: Counts) {
-        let Counts { waiting, unauthenticated, kept, undeletable, removed } = counts;
+        let Counts { waiting, unauthenticated, adopted, kept, undeletable, removed } = counts;
         let states = BTreeMap::from([
             ("waiting", waiting),
             ("unauthenticated", unauthenticated),
+            ("adopted", adopted),
             ("kept", kept),
             ("undeletable", undeletable),
         ]);
@@ -162,5 +214,20 @@ impl Unclaimed {
         }
         metrics::counter!("shorepass_unclaimed_anchors_removed_total", "cluster" => self.cluster.to_string())
             .increment(removed as u64);
+    }
+}
+
+fn is_adopted_and_lives(lease: &Lease) -> bool {
+    lease.is_adopted() && lease.is_live()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_these() {
+        assert_eq!((PERIOD.as_secs(), FIRST_LOOK.as_secs()), (60, 5));
+        assert_eq!((REMOVED_AT_ONCE, FAILURES_IN_A_ROUND), (200, 3));
     }
 }

@@ -1,5 +1,6 @@
 //! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
 
+mod adoption;
 mod bans;
 mod enrolment;
 mod follow;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::anchors::Sealed;
-use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
+use shorepass_core::caller::{Caller, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
@@ -72,9 +73,13 @@ impl Seal for PlainSeal {
             Some(rest) => (true, rest),
             None => (false, annotation),
         };
-        let lease = LeaseId::parse(id.strip_prefix("seal-of-")?).ok()?;
+        let mut parts = id.strip_prefix("seal-of-")?.split('/');
+        let lease = LeaseId::parse(parts.next()?).ok()?;
         let deadline = if over { Timestamp::UNIX_EPOCH } else { Timestamp::MAX };
-        Some(Sealed { lease, deadline, bindings: Vec::new() })
+        let mut digest = || parts.next().map_or(Some(Digest::of_bytes(b"nobody's")), Digest::parse);
+        let (owner, role) = (digest()?, digest()?);
+        let bindings = parts.map(name).collect();
+        Some(Sealed { lease, owner, role, deadline, bindings })
     }
 }
 
@@ -87,6 +92,11 @@ impl Identities for Made {
     fn caller_of(&self, enrolment: EnrolmentId) -> anyhow::Result<Option<SpiffeId>> {
         let portal = SpiffeId::parse(&format!("spiffe://{DOMAIN}/platform/portal")).unwrap();
         Ok((enrolment == EnrolmentId::parse(PORTAL).unwrap()).then_some(portal))
+    }
+
+    fn owners(&self) -> anyhow::Result<Vec<Owner>> {
+        let spiffe_id = SpiffeId::parse(&format!("spiffe://{DOMAIN}/platform/portal")).unwrap();
+        Ok(vec![Owner { spiffe_id, enrolment: EnrolmentId::parse(PORTAL).unwrap() }])
     }
 }
 
@@ -124,6 +134,13 @@ impl Bench {
     /// The same outside, and an issuer that has just started.
     fn restarted(self) -> Self {
         let Self { clock, entropy, cluster, ledger, state, .. } = self;
+        Self::started(clock, entropy, cluster, ledger.clone(), ledger, state)
+    }
+
+    /// The same outside, and an issuer that has just started without a record of anything.
+    fn emptied(self) -> Self {
+        let Self { clock, entropy, cluster, state, .. } = self;
+        let ledger = Arc::new(MemoryLedger::new(clock.clone()));
         Self::started(clock, entropy, cluster, ledger.clone(), ledger, state)
     }
 

@@ -130,6 +130,7 @@ impl World {
         self.sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
         self.bench = Some(bench);
         let now = self.now();
+        self.left_alone = now; // what a cluster said is in memory alone
         self.leases.iter_mut().for_each(|lease| lease.heard = now);
     }
 

@@ -9,7 +9,7 @@ use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
-use shorepass_core::gives::Gives;
+use shorepass_core::gives::{Gives, RoleRef};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State, Step, Transition};
 use shorepass_core::ledger::MintedToken;
@@ -62,8 +62,8 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
     };
     v1::Lease {
         id: lease.id.to_string(),
-        job_id: lease.job.to_string(),
-        role: lease.role.to_string(),
+        job_id: lease.job.map(|job| job.to_string()).unwrap_or_default(),
+        role: lease.role_name().to_owned(),
         cluster: lease.target.cluster.to_string(),
         namespace: lease.target.namespace.to_string(),
         service_account: lease.target.service_account.clone(),
@@ -81,6 +81,7 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
             Mode::Unbound { tokens_until } => tokens_until.map(timestamp),
             Mode::Bound | Mode::Strict { .. } => None,
         },
+        adopted: lease.is_adopted(),
     }
 }
 
@@ -96,19 +97,21 @@ fn binding(binding: &Binding) -> v1::LeaseBinding {
     v1::LeaseBinding {
         namespace: binding.namespace.to_string(),
         name: binding.name.clone(),
-        role_kind: binding.role.kind().to_owned(),
-        role_name: binding.role.name().to_owned(),
+        role_kind: binding.role.as_ref().map_or("", RoleRef::kind).to_owned(),
+        role_name: binding.role.as_ref().map_or("", RoleRef::name).to_owned(),
     }
 }
 
 /// How it ended; none while it lives.
 pub(crate) fn lease_end(lease: &Lease) -> Option<v1::LeaseEnd> {
-    lease.end_cause().map(|(cause, since)| end(cause, since, &lease.owner.spiffe_id))
+    lease.end_cause().map(|(cause, since)| end(cause, since, lease.owner.spiffe_id()))
 }
 
-fn end(cause: &EndCause, since: Timestamp, owner: &SpiffeId) -> v1::LeaseEnd {
+fn end(cause: &EndCause, since: Timestamp, owner: Option<&SpiffeId>) -> v1::LeaseEnd {
     let (by, reason) = match cause {
-        EndCause::Released | EndCause::JobEnded => (owner.to_string(), String::new()),
+        EndCause::Released | EndCause::JobEnded => {
+            (owner.map(SpiffeId::to_string).unwrap_or_default(), String::new())
+        }
         EndCause::Revoked { by, reason } => (by.to_string(), reason.clone()),
         // Owners see this too, and why somebody was banned is for operators: `ban list` has it.
         EndCause::OwnerBanned { by, reason: _ } => (by.to_string(), String::new()),
@@ -254,8 +257,8 @@ pub(crate) fn shutout(shutout: &Shutout) -> v1::BanResponse {
 pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord {
     v1::LeaseRecord {
         lease: Some(lease(&view.lease, now)),
-        caller: view.lease.owner.spiffe_id.to_string(),
-        job: Some(job(&view.job)),
+        caller: view.lease.owner.spiffe_id().map(SpiffeId::to_string).unwrap_or_default(),
+        job: view.job.as_ref().map(job),
         anchor: if view.lease.has_anchor() { view.lease.anchor.as_str().to_owned() } else { String::new() },
         tokens: view.tokens.iter().map(token_record).collect(),
         block: view.block.as_ref().map(block),

@@ -43,6 +43,7 @@ fn wire_lease() -> v1::Lease {
         end: None,
         bindings: Vec::new(),
         tokens_until: None,
+        adopted: false,
     }
 }
 
@@ -215,7 +216,7 @@ async fn operators_see_leases_whole() {
     assert_eq!(list(first.next_page_token).await.unwrap().next_page_token, "");
     let filter = LeaseFilter {
         lease: Some(fake::lease().id),
-        caller: Some(fake::lease().owner.spiffe_id),
+        caller: fake::lease().owner.spiffe_id().cloned(),
         job: Some(fake::job().id),
         role: Some(fake::name("web-deployer")),
         cluster: Some(fake::name("staging")),
@@ -241,7 +242,7 @@ async fn operators_see_leases_whole() {
     let next = v1::ListBlocksRequest { page_token: first.next_page_token, ..blocks };
     assert_eq!(client.list_blocks(next).await.unwrap().next_page_token, "");
     let asked = bench.fake.blocks_asked.lock().unwrap().clone();
-    assert_eq!((asked[0].caller.clone(), asked[0].limit), (Some(fake::lease().owner.spiffe_id), 9));
+    assert_eq!((asked[0].caller.clone(), asked[0].limit), (fake::lease().owner.spiffe_id().cloned(), 9));
     assert_eq!((asked[1].before, asked[1].include_ended), (Some(fake::block().id), true));
 }
 
@@ -264,7 +265,7 @@ async fn operators_ban_and_see_bans_whole() {
     let expected =
         v1::BanResponse { ban: Some(ban.clone()), lease_count, unbound_lease_count, connection_count };
     assert_eq!(set, expected);
-    let key = BanKey::Name(fake::lease().owner.spiffe_id);
+    let key = BanKey::Name(fake::lease().owner.spiffe_id().cloned().unwrap());
     assert_eq!(*bench.fake.banned.lock().unwrap(), [(key, "stolen".to_owned())]);
     let lifted = client.unban(v1::UnbanRequest { subject: ID.to_owned() }).await.unwrap();
     let expected = v1::Ban { lift_time: at(9), lifted_by: by, ..ban.clone() };

@@ -181,9 +181,9 @@ pub(crate) fn lease() -> Lease {
     let pins = Pins { anchor_uid: "anchor".to_owned(), service_account_uid: "account".to_owned() };
     Lease {
         id: LeaseId::parse(ID).unwrap(),
-        job: JobId::parse(ID).unwrap(),
-        owner: owner(),
-        role: name("web-deployer"),
+        job: Some(JobId::parse(ID).unwrap()),
+        owner: owner().into(),
+        role: Some(name("web-deployer")),
         role_digest: Digest::of_bytes(b"role"),
         target: target(),
         anchor: AnchorName::from_random([7; 16]),
@@ -261,7 +261,7 @@ pub(crate) fn ban() -> Ban {
 }
 
 pub(crate) fn view() -> LeaseView {
-    LeaseView { lease: lease(), job: job(), tokens: vec![minted()], block: Some(block()) }
+    LeaseView { lease: lease(), job: Some(job()), tokens: vec![minted()], block: Some(block()) }
 }
 
 fn delivery() -> Delivery {

@@ -19,6 +19,11 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
             request: Some(request.to_record()),
         }),
         Change::LeaseActive { lease } => Kind::LeaseActive(lease.to_record()),
+        Change::LeaseAdopted { lease } => Kind::LeaseAdopted(lease.to_record()),
+        Change::LeaseRecognised { lease, at } => Kind::LeaseRecognised(stored::LeaseRecognised {
+            lease: Some(lease.to_record()),
+            at: nanoseconds(*at),
+        }),
         Change::TokenMinted { token, owner } => Kind::TokenMinted(stored::TokenMinted {
             token: Some(token.to_record()),
             owner: Some(owner.to_record()),
@@ -66,6 +71,11 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
             request: inner("request", pending.request)?,
         },
         Kind::LeaseActive(lease) => Change::LeaseActive { lease: Stored::from_record(lease)? },
+        Kind::LeaseAdopted(lease) => Change::LeaseAdopted { lease: Stored::from_record(lease)? },
+        Kind::LeaseRecognised(recognised) => Change::LeaseRecognised {
+            lease: inner("lease", recognised.lease)?,
+            at: time("at", recognised.at)?,
+        },
         Kind::TokenMinted(minted) => {
             Change::TokenMinted { token: inner("token", minted.token)?, owner: inner("owner", minted.owner)? }
         }

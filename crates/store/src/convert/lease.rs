@@ -1,6 +1,7 @@
 //! Leases and what is known of their tokens.
 
-use shorepass_core::caller::SpiffeId;
+use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
+use shorepass_core::digest::Digest;
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{JobId, LeaseId};
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
@@ -40,9 +41,9 @@ impl Stored for Lease {
     fn to_record(&self) -> stored::Lease {
         stored::Lease {
             id: self.id.to_string(),
-            job: self.job.to_string(),
-            owner: Some(self.owner.to_record()),
-            role: self.role.to_string(),
+            job: self.job.map(|job| job.to_string()).unwrap_or_default(),
+            owner: self.owner.known().map(Stored::to_record),
+            role: self.role_name().to_owned(),
             role_digest: self.role_digest.as_bytes().to_vec(),
             target: Some(self.target.to_record()),
             anchor: self.anchor.as_str().to_owned(),
@@ -58,17 +59,26 @@ impl Stored for Lease {
             },
             receipt: self.receipt.as_ref().map(|receipt| receipt.to_record()),
             activation: stored_activation(&self.state),
+            adoption: self
+                .is_adopted()
+                .then(|| stored::LeaseAdoption { owner_digest: self.owner.digest().as_bytes().to_vec() }),
         }
     }
 
     fn from_record(record: stored::Lease) -> Result<Self, Malformed> {
         let mode = read_mode(record.mode, record.bindings, record.tokens_until)?;
+        let adoption =
+            record.adoption.map(|adoption| digest("adoption.owner_digest", &adoption.owner_digest));
+        let adoption = adoption.transpose()?;
         Ok(Self {
             mode,
             id: parse("id", LeaseId::parse(&record.id))?,
-            job: parse("job", JobId::parse(&record.job))?,
-            owner: inner("owner", record.owner)?,
-            role: parse("role", Name::parse(&record.role))?,
+            job: read_job(&record.job, adoption)?,
+            owner: read_owner(record.owner, adoption)?,
+            role: match (record.role.as_str(), adoption) {
+                ("", Some(_)) => None,
+                (name, _) => Some(parse("role", Name::parse(name))?),
+            },
             role_digest: digest("role_digest", &record.role_digest)?,
             target: inner("target", record.target)?,
             anchor: required("anchor", AnchorName::parse(&record.anchor))?,
@@ -85,13 +95,12 @@ impl Stored for Binding {
     type Record = stored::Binding;
 
     fn to_record(&self) -> stored::Binding {
-        let name = self.role.name().to_owned();
         stored::Binding {
             namespace: self.namespace.to_string(),
             name: self.name.clone(),
-            role: Some(match &self.role {
-                RoleRef::Role(_) => stored::binding::Role::NamespaceRole(name),
-                RoleRef::ClusterRole(_) => stored::binding::Role::ClusterRole(name),
+            role: self.role.as_ref().map(|role| match role {
+                RoleRef::Role(name) => stored::binding::Role::NamespaceRole(name.as_str().to_owned()),
+                RoleRef::ClusterRole(name) => stored::binding::Role::ClusterRole(name.as_str().to_owned()),
             }),
         }
     }
@@ -102,11 +111,30 @@ impl Stored for Binding {
         Ok(Self {
             namespace: parse("binding.namespace", Name::parse(&record.namespace))?,
             name: record.name,
-            role: match required("binding.role", record.role)? {
-                Stored::NamespaceRole(name) => RoleRef::Role(named(name)?),
-                Stored::ClusterRole(name) => RoleRef::ClusterRole(named(name)?),
+            role: match record.role {
+                Some(Stored::NamespaceRole(name)) => Some(RoleRef::Role(named(name)?)),
+                Some(Stored::ClusterRole(name)) => Some(RoleRef::ClusterRole(named(name)?)),
+                None => None,
             },
         })
+    }
+}
+
+/// Only a lease that was adopted has no job, and it never has one.
+fn read_job(job: &str, adoption: Option<Digest>) -> Result<Option<JobId>, Malformed> {
+    match adoption {
+        None => parse("job", JobId::parse(job)).map(Some),
+        Some(_) if job.is_empty() => Ok(None),
+        Some(_) => Err(malformed("job", "is that of an adopted lease")),
+    }
+}
+
+/// Only a lease that was adopted may have an owner without a name.
+fn read_owner(owner: Option<stored::Owner>, adoption: Option<Digest>) -> Result<LeaseOwner, Malformed> {
+    match (owner, adoption) {
+        (Some(owner), _) => Owner::from_record(owner).map(LeaseOwner::Known),
+        (None, Some(digest)) => Ok(LeaseOwner::Digest(digest)),
+        (None, None) => Err(malformed("owner", "is missing")),
     }
 }
 
@@ -299,6 +327,22 @@ mod tests {
     fn a_record_from_before_there_were_modes_is_bound() {
         let record = stored::Lease { mode: 0, ..testing::lease(1).to_record() };
         assert_eq!(Lease::from_record(record), Ok(testing::lease(1)));
+    }
+
+    #[test]
+    fn what_only_an_adopted_lease_may_lack_is_missed_in_any_other() {
+        let adopted = testing::adopted(1).to_record();
+        assert_eq!(Lease::from_record(adopted.clone()), Ok(testing::adopted(1)));
+        let plain = testing::lease(1).to_record();
+        for lacking in [
+            stored::Lease { adoption: None, ..adopted.clone() },
+            stored::Lease { job: String::new(), ..plain.clone() },
+            stored::Lease { owner: None, ..plain.clone() },
+            stored::Lease { role: String::new(), ..plain.clone() },
+            stored::Lease { job: plain.job.clone(), ..adopted },
+        ] {
+            assert!(Lease::from_record(lacking.clone()).is_err(), "{lacking:?}");
+        }
     }
 
     #[test]

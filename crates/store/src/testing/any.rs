@@ -4,7 +4,7 @@ use proptest::option;
 use proptest::prelude::*;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
-use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
@@ -145,11 +145,8 @@ fn any_mode() -> impl Strategy<Value = Mode> {
         let name = RbacName::parse(&text).unwrap();
         if of_cluster { RoleRef::ClusterRole(name) } else { RoleRef::Role(name) }
     });
-    let binding = (any_name(), any::<String>(), role).prop_map(|(namespace, name, role)| Binding {
-        namespace,
-        name,
-        role,
-    });
+    let binding = (any_name(), any::<String>(), option::of(role))
+        .prop_map(|(namespace, name, role)| Binding { namespace, name, role });
     prop_oneof![
         Just(Mode::Bound),
         prop::collection::vec(binding, 0..4).prop_map(|bindings| Mode::Strict { bindings }),
@@ -157,16 +154,24 @@ fn any_mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
+/// Whose a lease is and where it comes from: all of that is known of one that was granted.
+fn any_origin() -> impl Strategy<Value = (Option<JobId>, LeaseOwner, Option<Name>)> {
+    let owner = || any_owner().prop_map(LeaseOwner::Known);
+    let granted = (any_id!(JobId).prop_map(Some), owner(), any_name().prop_map(Some));
+    let unknown = prop_oneof![owner(), any_digest().prop_map(LeaseOwner::Digest)];
+    prop_oneof![granted, (Just(None), unknown, option::of(any_name()))]
+}
+
 fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
-    let ids = (any_id!(LeaseId), any_id!(JobId), any_owner(), any::<[u8; 16]>(), any_mode());
-    let role = (any_name(), any_digest(), target);
+    let ids = (any_id!(LeaseId), any_origin(), any::<[u8; 16]>(), any_mode());
+    let role = (any_digest(), target);
     let life = (any_time(), any_time(), any_state(), option::of(any_receipt()), any_revision());
     (ids, role, life).prop_map(
         |(
-            (id, job, owner, anchor, mode),
-            (role, role_digest, target),
+            (id, (job, owner, role), anchor, mode),
+            (role_digest, target),
             (created, deadline, state, receipt, revision),
         )| {
             Lease {
@@ -300,6 +305,8 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         any_job().prop_map(|job| Change::JobEnded { job }),
         (any_lease(), any_request()).prop_map(|(lease, request)| Change::LeasePending { lease, request }),
         any_lease().prop_map(|lease| Change::LeaseActive { lease }),
+        any_lease().prop_map(|lease| Change::LeaseAdopted { lease }),
+        (any_lease(), any_time()).prop_map(|(lease, at)| Change::LeaseRecognised { lease, at }),
         (any_token(), any_owner()).prop_map(|(token, owner)| Change::TokenMinted { token, owner }),
         any_lease().prop_map(|lease| Change::LeaseEnding { lease }),
         any_lease().prop_map(|lease| Change::LeaseEnded { lease }),

@@ -60,7 +60,7 @@ fn cycle(number: u32) -> Vec<Change> {
     let job = Job { id: JobId::parse(&id(number)).unwrap(), started: second(at), ..job(1) };
     let lease = Lease {
         id: LeaseId::parse(&id(number)).unwrap(),
-        job: job.id,
+        job: Some(job.id),
         created: second(at),
         deadline: second(at + HOUR),
         ..lease(1)

@@ -59,7 +59,7 @@ fn other() -> SpiffeId {
 fn of_number(number: u8) -> Lease {
     let owner = if number > 30 { Owner { spiffe_id: other(), ..owner() } } else { owner() };
     let job = if number > 20 { job(1).id } else { job(number).id };
-    Lease { job, owner, ..lease(number) }
+    Lease { job: Some(job), owner: owner.into(), ..lease(number) }
 }
 
 fn pending(number: u8) -> Change {

@@ -58,7 +58,7 @@ impl Place {
     async fn rotate(&self) {
         fs::rename(self.path("audit.jsonl"), self.path("audit.1")).unwrap();
         let Change::LeasePending { lease, request } = lease_pending(9) else { panic!("it grants a lease") };
-        let lease = Lease { role: name("another"), ..lease };
+        let lease = Lease { role: Some(name("another")), ..lease };
         self.go_on().commit(vec![job_started(9), Change::LeasePending { lease, request }]).await.unwrap();
     }
 
@@ -93,7 +93,7 @@ fn assert_leases(store: &Store, expected: &[u8]) {
         expected.iter().map(|n| lease(*n).id).collect::<Vec<_>>()
     );
     for lease in leases {
-        assert!(store.job(lease.job).unwrap().is_some(), "a lease without its job");
+        assert!(store.job(lease.job.unwrap()).unwrap().is_some(), "a lease without its job");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the ledgers promise: one suite for both, and for the one on disk what files, crashes and damage do to it.
 
 mod conformance;
+mod conformance_adoption;
 mod conformance_identities;
 mod crash;
 mod disk;

@@ -1,7 +1,7 @@
 //! Leases as they are printed.
 
 use super::*;
-use crate::output::samples::{active, at, block, revoked, strict, token, unbound};
+use crate::output::samples::{active, adopted, at, block, revoked, strict, token, unbound};
 
 fn view(record: v1::LeaseRecord) -> LeaseView {
     LeaseView::of(record).unwrap()
@@ -66,6 +66,30 @@ fn one_lease_for_programs_is_an_item_of_the_list_under_its_own_kind() {
         lease.as_object_mut().unwrap().remove(key);
     }
     assert_eq!(lease, list["items"][0]);
+}
+
+#[test]
+fn an_adopted_lease_says_so_and_what_is_not_known_of_it() {
+    let list = list_table(&[view(adopted()), view(active())]);
+    let row: Vec<_> = list.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[2..7], ["unknown", "unknown", "unknown", "staging", "web/unknown"], "{list}");
+    assert!(list.ends_with("1 lease was adopted from the cluster, because its record had been lost; see `shorepass lease show`\n"), "{list}");
+    let show = lease_table(&view(adopted()));
+    for said in ["not known by name", "made again from its anchor", "web/unknown"] {
+        assert!(show.contains(said), "{said}: {show}");
+    }
+    assert!(!show.contains("JOB SESSION"), "{show}");
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&view(adopted()))).unwrap();
+    assert_eq!(document["adopted"], true);
+    for absent in ["caller", "job", "role", "serviceAccount"] {
+        assert_eq!(document.get(absent), None, "{absent}");
+    }
+    let known = v1::LeaseRecord { caller: active().caller, ..adopted() };
+    assert_eq!(view(known).runner(), "prod-1");
+    assert!(
+        lease_document(&view(active())).contains("\"role\"")
+            && !list_document(&[view(active())]).contains("adopted")
+    );
 }
 
 #[test]
