@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shorepass_core::anchors::{Anchors, FoundAnchor, Remains, Sealed, Standing, stand};
 use shorepass_core::gives::Gives;
-use shorepass_core::ledger::{LeaseFilter, LedgerError};
+use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::name::Name;
 use tokio_util::sync::CancellationToken;
 
@@ -44,21 +44,17 @@ pub struct Unclaimed {
     cluster: Name,
     anchors: Arc<dyn Anchors>,
     grace: Duration,
-    /// Whether there were no records when the issuer started: what it has issued since tells nothing of what was before.
+    /// Whether there were no records when the issuer started, or none that could be read: what it has issued since tells
+    /// nothing of what was before.
     began_empty: bool,
 }
 
 impl Unclaimed {
     /// Over the outside, before the issuer serves anybody.
-    pub fn new(
-        outside: Arc<Outside>,
-        cluster: Name,
-        anchors: Arc<dyn Anchors>,
-        grace: Duration,
-    ) -> Result<Self, LedgerError> {
+    pub fn new(outside: Arc<Outside>, cluster: Name, anchors: Arc<dyn Anchors>, grace: Duration) -> Self {
         let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
-        let began_empty = outside.ledger.leases(&all, None, 1)?.is_empty();
-        Ok(Self { outside, cluster, anchors, grace, began_empty })
+        let began_empty = outside.ledger.leases(&all, None, 1).map_or(true, |found| found.is_empty());
+        Self { outside, cluster, anchors, grace, began_empty }
     }
 
     /// Looks again and again until told to stop.
