@@ -15,6 +15,7 @@ use shorepass_core::time::after;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::lock;
+use crate::fail_points::{self, Point};
 use crate::outside::Outside;
 use crate::revoke::MINT_IN_FLIGHT;
 
@@ -73,8 +74,10 @@ impl Controls {
         let own = Own::new(self, &control);
         let planned = Change::ControlPlanned { control: control.clone() };
         self.outside.ledger.commit(vec![planned]).await.map_err(|cause| cause.to_string())?;
+        fail_points::reached(Point::ControlRecorded);
         // If this fails it may still be created later: the record stays, and the sweeper goes on looking.
         let pins = port.create_control(&control).await.map_err(|cause| cause.to_string())?;
+        fail_points::reached(Point::ControlMade);
         own.keep();
         Ok(Held { control, pins, controls: self.clone() })
     }
@@ -91,7 +94,10 @@ impl Controls {
     async fn delete(&self, control: &Control) -> bool {
         let Ok(port) = self.outside.cluster(&control.cluster) else { return false };
         match port.delete_control(control).await {
-            Ok(()) => true,
+            Ok(()) => {
+                fail_points::reached(Point::ControlDeleted);
+                true
+            }
             Err(cause) => {
                 tracing::warn!(anchor = control.anchor.as_str(), error = %cause, "a control could not be deleted yet");
                 false
