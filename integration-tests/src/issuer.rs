@@ -155,12 +155,29 @@ impl IssuerUnderTest {
     pub async fn run(&mut self) -> Result<()> {
         let earlier = self.log().len();
         self.launch()?;
+        self.listens(earlier).await?;
+        self.is_ready().await
+    }
+
+    /// Starts it where no file may grow beyond that many bytes, and waits until it listens.
+    pub async fn run_without_room(&mut self, bytes: u64) -> Result<()> {
+        let earlier = self.log().len();
+        let (limit, program) = (format!("--fsize={bytes}:unlimited"), self.program.display().to_string());
+        self.launch_by(Path::new("prlimit"), &[&limit, &program])?;
+        self.listens(earlier).await
+    }
+
+    async fn listens(&mut self, earlier: usize) -> Result<()> {
         self.addresses = wait::until("the issuer's addresses", READY, async || {
             self.check()?;
             Ok(listening(&self.log()[earlier..]).map_or_else(|| Seen::NotYet(self.log()), Seen::Ready))
         })
         .await?;
-        self.write_config()?; // the same ports for the next start
+        self.write_config() // the same ports for the next start
+    }
+
+    /// Waits until it is ready.
+    pub async fn is_ready(&self) -> Result<()> {
         wait::until("the issuer to be ready", READY, async || {
             self.check()?;
             Ok(match self.get("/readyz").await {
@@ -174,14 +191,18 @@ impl IssuerUnderTest {
 
     /// Starts it and does not wait.
     pub fn launch(&mut self) -> Result<()> {
+        let program = self.program.clone();
+        self.launch_by(&program, &[])
+    }
+
+    fn launch_by(&mut self, program: &Path, before: &[&str]) -> Result<()> {
         let config = self.config().display().to_string();
         let mut environment = vec![("SHOREPASS_LOG", self.knobs.log)];
         if !self.fail_point.is_empty() {
             environment.push((FAIL_POINT, self.fail_point.as_str()));
         }
-        let process =
-            Process::start(&self.program, &["serve", "--config", &config], &environment, &self.log_file())?;
-        self.process = Some(process);
+        let arguments = [before, &["serve", "--config", &config]].concat();
+        self.process = Some(Process::start(program, &arguments, &environment, &self.log_file())?);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod scenarios {
     mod certificates;
     mod crashes;
     mod descriptors;
+    mod disk;
     mod errors;
     mod following;
     mod identities;

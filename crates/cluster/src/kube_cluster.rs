@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::answer::{self, Granted};
 use crate::api_server::{ApiError, ApiServer, Call};
 use crate::connection::{ConnectError, Connection};
+use crate::effects::{self, Effect};
 use crate::objects;
 use crate::probe::{Places, Probe, Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
@@ -180,6 +181,7 @@ impl KubeCluster {
         let act = Act::CreateSecret { namespace: &target.namespace };
         let body = self.create(&target.namespace, "secrets", user_agent, &anchor).await;
         let body = body.map_err(|error| mint_error(error, act, target, true))?;
+        effects::done(Effect::AnchorMade);
         answer::created_uid("Secret", &body).map_err(MintError::AnswerRejected)
     }
 
@@ -228,6 +230,7 @@ impl KubeCluster {
                 let unbound = unbound
                     .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
                 let anchor = anchor().await;
+                effects::done(Effect::StrictAnchorDeleted);
                 unbound.and(anchor).and(self.delete_account(namespace, &lease.target.service_account).await)
             }
         }

@@ -10,6 +10,7 @@ mod api_server;
 mod canary;
 mod connection;
 mod coordination;
+pub mod effects;
 mod kube_cluster;
 mod listing;
 pub mod names;

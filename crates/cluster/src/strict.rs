@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::answer::{self, Rule};
 use crate::api_server::{ApiError, Call};
+use crate::effects::{self, Effect};
 use crate::kube_cluster::{KubeCluster, Made, to_begin};
 use crate::names::RBAC_GROUP;
 use crate::refusal::{Act, act_error, mint_error};
@@ -97,6 +98,7 @@ impl KubeCluster {
         };
         let made = self.api.call(call).await;
         made.map_err(|error| act_error(error, Act::Bind { namespace, role }, &self.endpoint.name))?;
+        effects::done(Effect::BindingMade);
         Ok(())
     }
 
@@ -106,6 +108,7 @@ impl KubeCluster {
         let act = Act::CreateAccount { namespace };
         let body = self.create(namespace, "serviceaccounts", user_agent, &account).await;
         let body = body.map_err(|error| mint_error(error, act, order.target(), true))?;
+        effects::done(Effect::AccountMade);
         answer::created_uid("ServiceAccount", &body).map_err(MintError::AnswerRejected)
     }
 
@@ -170,6 +173,7 @@ impl KubeCluster {
         let mut outcome = Ok(());
         for Binding { namespace, name, .. } in bindings {
             outcome = outcome.and(self.delete_binding(namespace, name).await);
+            effects::done(Effect::BindingDeleted);
         }
         outcome
     }

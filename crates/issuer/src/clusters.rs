@@ -47,7 +47,7 @@ pub(crate) async fn unclaimed(
         let anchors = KubeListing::connect(&connection, connected.clone())
             .await
             .with_context(|| format!("the listing credential of cluster {}", cluster.name))?;
-        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace)?);
+        all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace));
     }
     Ok(all)
 }

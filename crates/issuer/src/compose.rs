@@ -53,6 +53,7 @@ use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
+use crate::records::Records;
 use crate::revoke::sweeper::Sweeper;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
@@ -86,17 +87,20 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let serving = readiness.condition("serving");
     serving.fails("starting");
     let parts = Parts::open(&config, roles, &clusters)?;
+    let records = Records::begin(parts.use_cases.outside.clone())?;
     let presences = Presence::begin(&config.clusters, &clusters, &parts.holder, &readiness).await?;
     warn_of_unbound(&parts.use_cases.outside.policy);
 
     for cluster in clusters.keys() {
-        let sweeper = Sweeper::new(parts.use_cases.ends.clone(), cluster.clone());
-        tasks.spawn("sweeper", sweeper.run(stop.clone()));
+        let (ends, cluster) = (parts.use_cases.ends.clone(), cluster.clone());
+        let sweep = |stop| async move { Sweeper::new(ends, cluster).run(stop).await };
+        tasks.spawn("sweeper", records.clone().then(stop.clone(), sweep));
     }
-    tasks.spawn("timer", Timer::new(parts.use_cases.ends.clone()).run(stop.clone()));
+    let timer = Timer::new(parts.use_cases.ends.clone());
+    tasks.spawn("timer", records.clone().then(stop.clone(), |stop| timer.run(stop)));
     for unclaimed in unclaimed(&config, &clusters, &parts.use_cases.outside).await? {
         unclaimed.begin().await;
-        tasks.spawn("unclaimed-anchors", unclaimed.run(stop.clone()));
+        tasks.spawn("unclaimed-anchors", records.clone().then(stop.clone(), |stop| unclaimed.run(stop)));
     }
     let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
@@ -108,6 +112,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
         let outside = parts.use_cases.outside.clone();
         tasks.spawn("policy-probe", probe(name, cluster, outside, stop.clone()));
     }
+    tasks.spawn("records", records.keep(serving.clone(), stop.clone()));
     parts.serve(listeners, &mut tasks, readiness.clone(), metrics, serving)?;
     let background = parts.use_cases.outside.background.clone();
     let proving = parts.use_cases.proving.clone();
@@ -206,13 +211,11 @@ impl Parts {
         let state = StateDirectory::open(&config.state_directory)?;
         let authority = Arc::new(state.authority(&config.trust_domain, clock.now(), entropy.clone())?);
         let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
-        let bans = BanList::load(&store).context("cannot read who is banned")?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let holder = anchors.holder();
         let identities = state.join(identities::FILE);
         let policy = Policy::new(roles)?;
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
-        follow.load(&store).context("cannot read the living leases")?;
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(Arc::new(store), follow.clone())),
             clusters: clusters
@@ -230,7 +233,7 @@ impl Parts {
                 &clock,
             ),
             attempts: Attempts::default(),
-            bans,
+            bans: BanList::default(),
             follow,
             connections: Connections::default(),
             identities: Box::new(state),
@@ -272,7 +275,6 @@ impl Parts {
         limits.calls_burst = self.limits.burst;
         self.listen("api", listeners.api, Door::Api(tls.api()), limits, tasks);
         self.listen("enroll", listeners.enroll, Door::Enroll(tls.enroll()), Limits::enroll(), tasks);
-        serving.holds();
         let draining = stop.clone();
         tasks.spawn("drain", async move {
             draining.cancelled().await;

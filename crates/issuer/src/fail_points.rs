@@ -20,14 +20,36 @@ pub enum Point {
     Minted,
     /// Token and audit line are durable; the token has not left.
     TokenRecorded,
-    /// It was decided that leases end; nothing is recorded.
+    /// A RoleBinding of a strict lease is made.
+    BindingMade,
+    /// The ServiceAccount of a strict lease is made; it has no anchor.
+    AccountMade,
+    /// The anchor is made; it has no token.
+    AnchorMade,
+    /// It was decided that leases end, or that their owner is shut out; nothing is recorded.
     EndDecided,
-    /// *ending* is durable; the anchor stands.
+    /// *ending*, or what leads to it, is durable; the anchor stands.
     EndingRecorded,
+    /// The blocks of a revocation are durable; where an operator waits for receipts its leases live on for now.
+    BlocksRecorded,
+    /// A ban is durable; nobody is refused for it, and the leases of the banned live.
+    BanRecorded,
+    /// The end of a ban is durable; nobody was told.
+    BanLifted,
+    /// A RoleBinding of a strict lease is deleted; it has others, its anchor and its ServiceAccount.
+    BindingDeleted,
+    /// The anchor of a strict lease is deleted; its ServiceAccount stands.
+    StrictAnchorDeleted,
     /// The anchor is deleted; no record says so.
     AnchorCut,
     /// *ended* is durable; nobody was told.
     EndedRecorded,
+    /// It is durable that a control is to be made for a proof; the cluster knows nothing.
+    ControlRecorded,
+    /// The control is made; nothing stands on it yet.
+    ControlMade,
+    /// The control is deleted; no record says so.
+    ControlDeleted,
 }
 
 /// Says that the point is reached.
@@ -45,21 +67,33 @@ mod armed {
 
     use anyhow::{Context as _, Result};
     use rustix::process::{Signal, getpid, kill_process};
+    use shorepass_cluster::effects::{Effect, tell};
 
     use super::Point;
 
     const VARIABLE: &str = "SHOREPASS_FAIL_POINT";
 
-    const NAMES: [(&str, Point); 9] = [
+    const NAMES: [(&str, Point); 20] = [
         ("job-recorded", Point::JobRecorded),
         ("decided", Point::Decided),
         ("pending-recorded", Point::PendingRecorded),
         ("minted", Point::Minted),
         ("token-recorded", Point::TokenRecorded),
+        ("binding-made", Point::BindingMade),
+        ("account-made", Point::AccountMade),
+        ("anchor-made", Point::AnchorMade),
         ("end-decided", Point::EndDecided),
         ("ending-recorded", Point::EndingRecorded),
+        ("blocks-recorded", Point::BlocksRecorded),
+        ("ban-recorded", Point::BanRecorded),
+        ("ban-lifted", Point::BanLifted),
+        ("binding-deleted", Point::BindingDeleted),
+        ("strict-anchor-deleted", Point::StrictAnchorDeleted),
         ("anchor-cut", Point::AnchorCut),
         ("ended-recorded", Point::EndedRecorded),
+        ("control-recorded", Point::ControlRecorded),
+        ("control-made", Point::ControlMade),
+        ("control-deleted", Point::ControlDeleted),
     ];
 
     /// Where to die, and how many times that point is passed before.
@@ -78,6 +112,15 @@ mod armed {
             format!("{VARIABLE} is not <name>:<n> with one of these names: {names}")
         })?;
         let _ = ARMED.set(Some(armed));
+        tell(|effect| {
+            reached(match effect {
+                Effect::BindingMade => Point::BindingMade,
+                Effect::AccountMade => Point::AccountMade,
+                Effect::AnchorMade => Point::AnchorMade,
+                Effect::BindingDeleted => Point::BindingDeleted,
+                Effect::StrictAnchorDeleted => Point::StrictAnchorDeleted,
+            });
+        });
         Ok(())
     }
 

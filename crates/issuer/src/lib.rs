@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod mutants;
 pub mod outside;
 pub mod prove;
+mod records;
 pub mod revoke;
 pub mod services;
 mod state;

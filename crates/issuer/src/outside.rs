@@ -156,8 +156,12 @@ impl Outside {
         .await
     }
 
-    /// Refuses whoever is banned, without waiting for anything.
+    /// Refuses whoever is banned, without waiting for anything; and everybody while it is not known who is.
     pub fn not_banned(&self, owner: &Owner) -> Result<(), Refused> {
+        if !self.bans.is_known() {
+            let cause = LedgerError::Unavailable("it has not been opened since the start".to_owned());
+            return Err(ledger_refused(&cause));
+        }
         self.bans.on(owner).map_or(Ok(()), |ban| Err(banned(&ban)))
     }
 

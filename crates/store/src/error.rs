@@ -33,7 +33,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// There is no room left.
-    #[error("there is no room to write {}: free space on its disk, then start again; nothing is lost", path.display())]
+    #[error("there is no room to write {}: free space on its disk; nothing is lost", path.display())]
     DiskFull {
         /// Which file or directory.
         path: PathBuf,
@@ -95,17 +95,36 @@ pub enum OpenError {
     },
     /// The audit file cannot be used.
     #[error(transparent)]
-    Audit(#[from] AuditError),
+    Audit(AuditError),
+}
+
+impl From<AuditError> for OpenError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::File { path, source } if is_want_of_room(&source) => Self::DiskFull { path, source },
+            other => Self::Audit(other),
+        }
+    }
+}
+
+/// Whether a disk, a quota or a limit on the size of files leaves no room.
+fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 impl OpenError {
     /// A file or directory that cannot be used.
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, source },
-            _ => Self::File { path, source },
-        }
+        if is_want_of_room(&source) { Self::DiskFull { path, source } } else { Self::File { path, source } }
+    }
+
+    /// Itself and its cause, in one line.
+    pub(crate) fn in_full(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
     }
 
     /// Records that cannot be read.

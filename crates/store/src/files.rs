@@ -18,6 +18,21 @@ pub(crate) trait Disk: Send {
     /// The second copy of the security state.
     fn sync_copy(&self, file: &File) -> io::Result<()>;
 
+    /// A file that is to take another one's place.
+    fn sync_new(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    /// Gives it that place.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Makes that durable.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        sync_directory(directory)
+    }
+
     /// Asked before each step of what takes several; an error is a crash before that step.
     fn step(&self, _step: &'static str) -> io::Result<()> {
         Ok(())
@@ -49,11 +64,11 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     disk.step("sync the new file")?;
-    file.sync_all()?;
+    disk.sync_new(&file)?;
     disk.step("rename the new file")?;
-    fs::rename(&temporary, path)?;
+    disk.rename(&temporary, path)?;
     disk.step("sync the directory")?;
-    sync_parent(path)?;
+    parent(path).map_or(Ok(()), |parent| disk.sync_directory(parent))?;
     Ok(file)
 }
 
@@ -100,9 +115,10 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Makes a file's entry in its directory durable.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
-    }
+    parent(path).map_or(Ok(()), sync_directory)
+}
+
+/// Where the file's entry is; none for the root.
+fn parent(path: &Path) -> Option<&Path> {
+    path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }

@@ -6,7 +6,8 @@
 //! | records behind the MANIFEST; or behind copy or audit file, and no audit lines between | [`OpenError::CutShort`] |
 //! | records that cannot be read | [`OpenError::Damaged`] |
 //! | either of these, and [`OnFailure::Continue`] | made anew by [`crate::anew`] |
-//! | something that a newer version wrote; another ledger's MANIFEST; no room; no right | refused, nothing changed |
+//! | something that a newer version wrote; another ledger's MANIFEST; no right | refused, nothing changed |
+//! | no room | closed until there is, nothing changed ([`crate::storage`]) |
 //! | no copy of the security state, or another | written anew from the records |
 //! | rows in the copy that the records lack | brought back, and told |
 

@@ -43,7 +43,7 @@ impl Store {
     /// Opens the ledger in `directory`, which is there and ours alone.
     ///
     /// Reads the leases that have not ended and the security state, and brings in what the audit file has and the records
-    /// do not. Blocks meanwhile.
+    /// do not. Blocks meanwhile. Where there is no room for that, it is unavailable until there is.
     pub fn open(
         directory: &Path,
         options: Options,

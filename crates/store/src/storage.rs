@@ -11,6 +11,8 @@
 //! state is unknown, while the audit file has the batch: everything is closed, commits and reads are refused, and every
 //! [`RETRY`] the ledger is opened as at a start, which brings in what the audit file has. That is sound after a failed
 //! fsync too: nothing is believed but what can be read back, and what is missing then or later is in the audit file.
+//!
+//! A ledger that cannot be opened at the start for want of room (sled writes to be opened) begins in that state.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -118,12 +120,19 @@ pub(crate) fn start(
 ) -> Result<JoinHandle<()>, OpenError> {
     let directory = opening.place.records();
     let (told, result) = std::sync::mpsc::sync_channel(1);
+    // Nobody takes the answer only if `start` is gone, and with it the queue.
     let body = move || match open(&opening, opening.options.on_failure) {
         Ok(opened) => {
             state.opened(&opened);
-            // Nobody takes the answer only if `start` is gone, and with it the queue.
             let _ = told.send(Ok(()));
             Thread { opening, waiting, state }.run(opened);
+        }
+        Err(error @ OpenError::DiskFull { .. }) => {
+            let problem = error.in_full();
+            tracing::error!(problem, "the ledger stays closed until there is room; it is tried every second");
+            state.failed(problem);
+            let _ = told.send(Ok(()));
+            Thread { opening, waiting, state }.begin_later();
         }
         Err(error) => {
             let _ = told.send(Err(error));
@@ -174,27 +183,34 @@ impl Thread {
             self.state.failed(reason);
             // Before it is opened again: sled has a lock of its own.
             drop(storage);
-            opened = self.mend();
+            // Damage that shows only now is looked at by the next start, and by somebody who reads the log.
+            opened = self.mend(OnFailure::Stop);
+        }
+    }
+
+    /// The start that there was no room for.
+    fn begin_later(mut self) {
+        if let Some(opened) = self.mend(self.opening.options.on_failure) {
+            self.run(opened);
         }
     }
 
     /// Opens the ledger again as soon as that works; none once nobody wants it any more.
-    fn mend(&mut self) -> Option<Opened> {
+    fn mend(&mut self, on_failure: OnFailure) -> Option<Opened> {
         loop {
             if !self.refuse_for(RETRY) {
                 return None;
             }
-            // Damage that shows only now is looked at by the next start, and by somebody who reads the log.
-            match open(&self.opening, OnFailure::Stop) {
+            match open(&self.opening, on_failure) {
                 Ok(opened) => {
                     self.state.opened(&opened);
                     tracing::warn!(sequence = opened.sequence, "the ledger works again");
                     return Some(opened);
                 }
                 Err(error) => {
-                    let error = std::error::Error::source(&error)
-                        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+                    let error = error.in_full();
                     tracing::warn!(error, "the ledger does not work yet");
+                    self.state.told().failed = Some(error);
                 }
             }
         }

@@ -17,6 +17,7 @@ use shorepass_core::name::TrustDomain;
 use shorepass_rpc::api::{Page, Shutout};
 use shorepass_rpc::refused::{Reason, Refused};
 
+use crate::fail_points::{self, Point};
 use crate::outside::{Outside, ledger_refused};
 use crate::revoke::{Ends, LEASES_IN_A_COMMIT};
 
@@ -42,6 +43,7 @@ impl Banning {
         let banned = self.find(whom)?;
         let _alone = self.outside.gate.write().await; // no lease begins between the ban and the list of those to end
         let ban = self.ends.again_on_conflict(|| self.plan(caller, &banned, &reason)).await?;
+        fail_points::reached(Point::BanRecorded);
         self.outside.bans.put(ban.clone());
         let connections = self.outside.connections.close(|owner| ban.banned.covers(owner));
         let ending = self.end_leases(&ban).await?;
@@ -65,6 +67,7 @@ impl Banning {
         };
         let _alone = self.outside.gate.write().await; // a ban of the same one has its turn before or after
         let ban = self.ends.again_on_conflict(plan).await?;
+        fail_points::reached(Point::BanLifted);
         self.outside.bans.put(ban.clone());
         tracing::info!(banned = %ban.banned, by = %caller.spiffe_id(), "ban lifted");
         Ok(ban)

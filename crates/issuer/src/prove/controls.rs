@@ -16,6 +16,7 @@ use shorepass_core::time::after;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::lock;
+use crate::fail_points::{self, Point};
 use crate::outside::Outside;
 use crate::revoke::MINT_IN_FLIGHT;
 
@@ -74,8 +75,10 @@ impl Controls {
         let own = Own::new(self, &control);
         let planned = Change::ControlPlanned { control: control.clone() };
         self.outside.ledger.commit(vec![planned]).await.map_err(|cause| cause.to_string())?;
+        fail_points::reached(Point::ControlRecorded);
         // If this fails it may still be created later: the record stays, and the sweeper goes on looking.
         let pins = port.create_control(&control).await.map_err(|cause| cause.to_string())?;
+        fail_points::reached(Point::ControlMade);
         own.keep();
         Ok(Held { control, pins, controls: self.clone() })
     }
@@ -97,9 +100,14 @@ impl Controls {
     async fn delete(&self, control: &Control) -> Result<(), CutError> {
         let port = self.outside.cluster(&control.cluster);
         let port = port.map_err(|refused| CutError::Unreachable(refused.to_string()))?;
-        port.delete_control(control).await.inspect_err(|cause| {
-            tracing::warn!(anchor = control.anchor.as_str(), error = %cause, "a control could not be deleted yet");
-        })
+        let deleted = port.delete_control(control).await;
+        match &deleted {
+            Ok(()) => fail_points::reached(Point::ControlDeleted),
+            Err(cause) => {
+                tracing::warn!(anchor = control.anchor.as_str(), error = %cause, "a control could not be deleted yet");
+            }
+        }
+        deleted
     }
 
     async fn forget(&self, control: &Control) -> Result<(), LedgerError> {

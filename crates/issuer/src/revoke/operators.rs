@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
 use crate::admin::{Blocks, Views};
+use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
 use crate::prove::{SAMPLE, Wishes};
 
@@ -216,6 +217,7 @@ impl Revoking {
                 Ok((changes, hit))
             };
             begun.hit.add(self.ends.again_on_conflict(plan).await?);
+            fail_points::reached(Point::BlocksRecorded);
         }
         if at_a_pace {
             begun.to_end = found;

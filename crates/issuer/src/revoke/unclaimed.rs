@@ -63,21 +63,17 @@ pub struct Unclaimed {
     cluster: Name,
     anchors: Arc<dyn Anchors>,
     grace: Duration,
-    /// Whether there were no records when the issuer started: what it has issued since tells nothing of what was before.
+    /// Whether there were no records when the issuer started, or none that could be read: what it has issued since tells
+    /// nothing of what was before.
     began_empty: bool,
 }
 
 impl Unclaimed {
     /// Over the outside, before the issuer serves anybody.
-    pub fn new(
-        outside: Arc<Outside>,
-        cluster: Name,
-        anchors: Arc<dyn Anchors>,
-        grace: Duration,
-    ) -> Result<Self, LedgerError> {
+    pub fn new(outside: Arc<Outside>, cluster: Name, anchors: Arc<dyn Anchors>, grace: Duration) -> Self {
         let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
-        let began_empty = outside.ledger.leases(&all, None, 1)?.is_empty();
-        Ok(Self { outside, cluster, anchors, grace, began_empty })
+        let began_empty = outside.ledger.leases(&all, None, 1).map_or(true, |found| found.is_empty());
+        Self { outside, cluster, anchors, grace, began_empty }
     }
 
     /// Looks for the first time, before the issuer serves anybody, and adopts: so nobody who comes for a token of a lease whose

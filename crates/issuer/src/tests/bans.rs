@@ -234,7 +234,8 @@ async fn a_crash_right_after_the_ban_leaves_the_leases_to_the_sweeper_and_the_ne
     let banned = Banned::Enrolment(caller.owner());
     let set = Ban::set(banned, None, &by, "stolen".to_owned(), bench.clock.now()).unwrap();
     bench.ledger.commit(vec![Change::BanSet { ban: set.clone() }]).await.unwrap();
-    let loaded = BanList::load(bench.ledger.as_ref()).unwrap();
+    let loaded = BanList::default();
+    loaded.read(bench.ledger.as_ref()).unwrap();
     assert_eq!(loaded.on(&caller.owner()).as_deref(), Some(&set));
     assert_eq!(loaded.on(&Owner { enrolment: other.enrolment(), ..caller.owner() }), None);
     bench.use_cases.outside.bans.put(set);
@@ -266,4 +267,18 @@ async fn a_ban_that_stands_is_not_set_again_and_an_unban_that_came_before_is_tol
     ban(&bench, key("platform/portal")).await.unwrap();
     assert_eq!(bench.events(), ["ban.set", "ban.lifted", "ban.set"]);
     assert_eq!(listed(&bench, false).await, [key("platform/portal").to_string()]);
+}
+
+#[tokio::test]
+async fn before_it_is_known_who_is_banned_nobody_is_let_in() {
+    let bench = Bench::unread();
+    let callers = ["runner/prod-1", "platform/portal", "operator/alice"].map(|id| bench.caller(id));
+    for caller in &callers {
+        let refused = bench.use_cases.check_enrolment(caller).unwrap_err();
+        assert_eq!(refused.reason, Reason::StoreUnavailable, "{refused:?}");
+    }
+    bench.use_cases.outside.bans.read(bench.ledger.as_ref()).unwrap();
+    for caller in &callers[1..] {
+        bench.use_cases.check_enrolment(caller).unwrap();
+    }
 }

@@ -131,6 +131,15 @@ impl Bench {
         Self::started(clock, entropy, cluster, ledger, memory, tempfile::tempdir().unwrap())
     }
 
+    /// An issuer that does not know yet who is banned.
+    fn unread() -> Self {
+        let clock = ManualClock::new();
+        let cluster = FakeCluster::new(&name("staging"), clock.clone());
+        let ledger = Arc::new(MemoryLedger::new(clock.clone()));
+        let state = tempfile::tempdir().unwrap();
+        Self::starting(clock, Arc::default(), cluster, ledger.clone(), ledger, state)
+    }
+
     /// The same outside, and an issuer that has just started.
     fn restarted(self) -> Self {
         let Self { clock, entropy, cluster, ledger, state, .. } = self;
@@ -145,6 +154,19 @@ impl Bench {
     }
 
     fn started(
+        clock: Arc<ManualClock>,
+        entropy: Arc<CountingEntropy>,
+        cluster: Arc<FakeCluster>,
+        ledger: Arc<dyn Ledger>,
+        memory: Arc<MemoryLedger>,
+        state: tempfile::TempDir,
+    ) -> Self {
+        let bench = Self::starting(clock, entropy, cluster, ledger, memory, state);
+        bench.use_cases.outside.bans.read(bench.ledger.as_ref()).unwrap();
+        bench
+    }
+
+    fn starting(
         clock: Arc<ManualClock>,
         entropy: Arc<CountingEntropy>,
         cluster: Arc<FakeCluster>,

@@ -58,7 +58,7 @@ impl Found {
 
 pub(super) fn unclaimed(bench: &Bench, found: &Arc<Found>) -> Unclaimed {
     let outside = bench.use_cases.outside.clone();
-    Unclaimed::new(outside, name("staging"), found.clone(), GRACE).unwrap()
+    Unclaimed::new(outside, name("staging"), found.clone(), GRACE)
 }
 
 /// Of a lease without a record; whose deadline has passed, or not.

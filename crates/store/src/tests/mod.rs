@@ -10,6 +10,7 @@ mod history;
 mod leases;
 mod lost;
 mod offline;
+mod syncs;
 
 #[test]
 fn limits_change_only_on_purpose() {
