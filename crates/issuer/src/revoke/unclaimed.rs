@@ -72,6 +72,7 @@ impl Unclaimed {
     /// Over the outside, before the issuer serves anybody.
     pub fn new(outside: Arc<Outside>, cluster: Name, anchors: Arc<dyn Anchors>, grace: Duration) -> Self {
         let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
+        // What cannot be read is taken for empty: then nothing is removed.
         let began_empty = outside.ledger.leases(&all, None, 1).map_or(true, |found| found.is_empty());
         Self { outside, cluster, anchors, grace, began_empty }
     }

@@ -107,8 +107,8 @@ async fn starts_with(free: u64, disk: &Path, crashed: &Path) -> bool {
     let ballast = disk.join("ballast");
     let mut file = File::create(&ballast).unwrap();
     let full = loop {
-        match file.write(&[0; 4096]) {
-            Ok(_) => {}
+        match file.write_all(&[0; 4096]) {
+            Ok(()) => {}
             Err(error) => break error.kind(),
         }
     };

@@ -57,8 +57,8 @@ impl Lane {
         let leases: BTreeSet<String> = self.victim.told.leases.keys().cloned().collect();
         match self.victim.issue(&mut self.rng, role).await? {
             Answer::Done => {
-                let new = self.victim.told.leases.iter().filter(|(id, _)| !leases.contains(*id));
-                let wrongly = new.filter(|(_, known)| self.told.is_blocked_from(&known.role)).next();
+                let mut new = self.victim.told.leases.iter().filter(|(id, _)| !leases.contains(*id));
+                let wrongly = new.find(|(_, known)| self.told.is_blocked_from(&known.role));
                 match wrongly {
                     Some((id, known)) => {
                         Err(wrong(format!("blocked from {}, it got lease {id}", known.role)))
