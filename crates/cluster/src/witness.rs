@@ -91,8 +91,9 @@ impl Servers {
         let now = Instant::now();
         let mut looked = self.looked.lock().await;
         if *looked < Some(now) {
-            *looked = Some(Instant::now());
+            let began = Instant::now();
             self.learn(api).await;
+            *looked = Some(began); // not if nobody waited for its end
         }
     }
 

@@ -218,18 +218,18 @@ impl Policy {
         Ok(Order { lease, owner: caller.owner(), token_lifetime })
     }
 
-    /// Decides on a request that led to a lease before: as on a refresh, but who is blocked meanwhile gets nothing. `blocks`
-    /// are those of the caller and the role.
+    /// Decides on a request that led to a lease before, or on a lease that was adopted: as on a refresh, but who is blocked
+    /// meanwhile gets nothing. `blocks` are those of the caller and the role.
     pub fn decide_again(
         &self,
         caller: &Caller,
-        job: &Job,
+        job: Option<&Job>,
         lease: Lease,
         wanted: Option<Duration>,
         blocks: &[Block],
         now: Timestamp,
     ) -> Result<Order, Denial> {
-        let order = self.decide_refresh(caller, Some(job), lease, wanted, now)?;
+        let order = self.decide_refresh(caller, job, lease, wanted, now)?;
         blocked(blocks, now).map_or(Ok(order), Err)
     }
 

@@ -13,11 +13,11 @@ use anyhow::{Context, Result};
 use shorepass_cluster::{KubeCluster, Places};
 use shorepass_config::issuer::OnStoreFailure;
 use shorepass_config::{Host, IssuerConfig};
-use shorepass_core::anchors::Sealed;
+use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::gives::Gives;
-use shorepass_core::lease::{AnchorName, Lease};
+use shorepass_core::lease::Lease;
 use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
@@ -55,6 +55,7 @@ use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
 use crate::records::Records;
 use crate::revoke::sweeper::Sweeper;
+use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -98,8 +99,8 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     }
     let timer = Timer::new(parts.use_cases.ends.clone());
     tasks.spawn("timer", records.clone().then(stop.clone(), |stop| timer.run(stop)));
-    for unclaimed in unclaimed(&config, &clusters, &parts.use_cases.outside).await? {
-        unclaimed.begin().await;
+    let listed = unclaimed(&config, &clusters, &parts.use_cases.outside).await?;
+    for unclaimed in stop.run_until_cancelled(first_looks(listed)).await.unwrap_or_default() {
         tasks.spawn("unclaimed-anchors", records.clone().then(stop.clone(), |stop| unclaimed.run(stop)));
     }
     let presence = keep(presences, &stop);
@@ -195,8 +196,8 @@ impl Seal for AnchorSeal {
         self.0.seal(lease)
     }
 
-    fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed> {
-        self.0.open(annotation, namespace, anchor)
+    fn open(&self, annotation: &str, cluster: &Name, found: &FoundAnchor) -> Option<Sealed> {
+        self.0.open(annotation, cluster, &found.namespace, &found.name)
     }
 }
 
@@ -459,6 +460,15 @@ async fn watch_clusters(outside: Arc<Outside>, readiness: Readiness, stop: Cance
             }
         }
     }
+}
+
+/// All look for the first time, together.
+async fn first_looks(all: Vec<Unclaimed>) -> Vec<Unclaimed> {
+    let looked = |one: Unclaimed| async move {
+        one.begin().await;
+        one
+    };
+    all.into_iter().map(looked).collect::<JoinSet<_>>().join_all().await
 }
 
 /// Looks for the admission policy in every namespace that the roles have in a cluster: at start, then hourly. Without it

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::anchors::Sealed;
+use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::ban::Ban;
 use shorepass_core::caller::{Caller, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
 use shorepass_core::id::{DecisionId, EnrolmentId};
-use shorepass_core::lease::{AnchorName, Lease};
+use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
@@ -39,7 +39,7 @@ pub trait Seal: Send + Sync {
     fn seal(&self, lease: &Lease) -> String;
 
     /// What an annotation says, if it is ours and was made for that anchor.
-    fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed>;
+    fn open(&self, annotation: &str, cluster: &Name, found: &FoundAnchor) -> Option<Sealed>;
 }
 
 /// The identities that `identity create` has made: platforms and operators have no enrolment in the ledger.

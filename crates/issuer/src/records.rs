@@ -55,14 +55,17 @@ impl Records {
             if stop.run_until_cancelled(tick.tick()).await.is_none() {
                 return;
             }
-            if self.outside.ledger.health().is_ok() {
+            // A failed audit line hinders no reading, and nothing would mend it while everybody waits here.
+            if !matches!(self.outside.ledger.health(), Err(LedgerError::Unavailable(_))) {
                 match self.read() {
                     Ok(()) => tracing::info!("the records are read: everybody is served"),
                     Err(cause) => tracing::warn!(error = %cause, "the records cannot be read yet"),
                 }
             }
         }
-        serving.holds();
+        if !stop.is_cancelled() {
+            serving.holds();
+        }
         stop.cancelled().await;
     }
 

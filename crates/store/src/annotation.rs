@@ -103,17 +103,23 @@ impl Sealer {
             },
         };
         let message = message.encode_to_vec();
-        let mac = self.mac(&message, lease.target.namespace.as_str(), lease.anchor.as_str());
+        let mac = self.mac(&message, &lease.target.cluster, &lease.target.namespace, &lease.anchor);
         let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
         format!("{VERSION}.{}.{}", encode(&message), encode(&mac.finalize().into_bytes()))
     }
 
     /// What an annotation says, if it is ours and was made for that anchor.
-    pub fn open(&self, annotation: &str, namespace: &Name, anchor: &AnchorName) -> Option<Sealed> {
+    pub fn open(
+        &self,
+        annotation: &str,
+        cluster: &Name,
+        namespace: &Name,
+        anchor: &AnchorName,
+    ) -> Option<Sealed> {
         let (message, mac) = annotation.strip_prefix(VERSION)?.strip_prefix('.')?.split_once('.')?;
         let message = BASE64URL_NOPAD.decode(message.as_bytes()).ok()?;
         let mac = BASE64URL_NOPAD.decode(mac.as_bytes()).ok()?;
-        self.mac(&message, namespace.as_str(), anchor.as_str()).verify_slice(&mac).ok()?;
+        self.mac(&message, cluster, namespace, anchor).verify_slice(&mac).ok()?;
         let message = AnchorAnnotation::decode(message.as_slice()).ok()?;
         let digest = |bytes: &[u8]| bytes.try_into().ok().map(Digest::from_bytes);
         let bindings = message.binding_namespaces.iter().map(|namespace| Name::parse(namespace).ok());
@@ -126,8 +132,10 @@ impl Sealer {
         })
     }
 
-    fn mac(&self, message: &[u8], namespace: &str, anchor: &str) -> Hmac<Sha256> {
-        self.mac_of(&[VERSION.as_bytes(), message, namespace.as_bytes(), anchor.as_bytes()])
+    /// Also over where the anchor is: an annotation that somebody copies to another place is worth nothing there.
+    fn mac(&self, message: &[u8], cluster: &Name, namespace: &Name, anchor: &AnchorName) -> Hmac<Sha256> {
+        let place = [cluster.as_str(), namespace.as_str(), anchor.as_str()].map(str::as_bytes);
+        self.mac_of(&[&[VERSION.as_bytes(), message][..], &place].concat())
     }
 
     fn mac_of(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -190,24 +198,25 @@ mod tests {
     }
 
     #[test]
-    fn the_mac_binds_message_name_and_namespace() {
+    fn the_mac_binds_message_and_place() {
         let directory = tempfile::tempdir().unwrap();
         let sealer = sealer(directory.path(), 1).unwrap();
         let lease = testing::lease(1);
-        let (namespace, anchor) = (&lease.target.namespace, &lease.anchor);
+        let (cluster, namespace, anchor) = (&lease.target.cluster, &lease.target.namespace, &lease.anchor);
         let sealed = sealer.seal(&lease);
-        let opened = sealer.open(&sealed, namespace, anchor).unwrap();
+        let opened = sealer.open(&sealed, cluster, namespace, anchor).unwrap();
         let (owner, role) = (lease.owner.digest(), lease.role_digest);
         let told = Sealed { lease: lease.id, owner, role, deadline: lease.deadline, bindings: Vec::new() };
         assert_eq!(opened, told);
-        assert_eq!(sealer.open(&sealed, &name("other"), anchor), None);
-        assert_eq!(sealer.open(&sealed, namespace, &testing::lease(2).anchor), None);
+        assert_eq!(sealer.open(&sealed, &name("other"), namespace, anchor), None);
+        assert_eq!(sealer.open(&sealed, cluster, &name("other"), anchor), None);
+        assert_eq!(sealer.open(&sealed, cluster, namespace, &testing::lease(2).anchor), None);
         for broken in ["", "v1", "v1.", "v1..", "v2.x.y", &sealed[3..], &sealed[..sealed.len() - 1]] {
-            assert_eq!(sealer.open(broken, namespace, anchor), None, "{broken}");
+            assert_eq!(sealer.open(broken, cluster, namespace, anchor), None, "{broken}");
         }
         let other = sealer.seal(&testing::lease(2));
         let (message, mac) = (other.rsplit_once('.').unwrap().0, sealed.rsplit_once('.').unwrap().1);
-        assert_eq!(sealer.open(&format!("{message}.{mac}"), namespace, anchor), None);
+        assert_eq!(sealer.open(&format!("{message}.{mac}"), cluster, namespace, anchor), None);
     }
 
     #[test]
@@ -222,7 +231,9 @@ mod tests {
         };
         let mode = Mode::Strict { bindings: vec![binding("web"), binding("api")] };
         let lease = Lease { mode, ..testing::lease(1) };
-        let opened = sealer.open(&sealer.seal(&lease), &lease.target.namespace, &lease.anchor).unwrap();
+        let target = &lease.target;
+        let opened = sealer.open(&sealer.seal(&lease), &target.cluster, &target.namespace, &lease.anchor);
+        let opened = opened.unwrap();
         assert_eq!(opened.bindings, [name("web"), name("api")]);
     }
 
@@ -232,14 +243,16 @@ mod tests {
         let lease = testing::lease(1);
         let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
         let other = Sealer::open_or_create(directory.path(), &name("other"), &Seed::new(1)).unwrap();
-        assert_eq!(other.open(&sealed, &lease.target.namespace, &lease.anchor), None);
+        let target = &lease.target;
+        assert_eq!(other.open(&sealed, &target.cluster, &target.namespace, &lease.anchor), None);
     }
 
     #[test]
     fn a_boundary_between_name_and_namespace_cannot_be_moved() {
         let directory = tempfile::tempdir().unwrap();
         let sealer = sealer(directory.path(), 1).unwrap();
-        let mac = |namespace, anchor| sealer.mac(b"m", namespace, anchor).finalize().into_bytes();
+        let mac =
+            |one: &str, two: &str| sealer.mac_of(&[one.as_bytes(), two.as_bytes()]).finalize().into_bytes();
         assert_ne!(mac("ab", "c"), mac("a", "bc"));
     }
 
@@ -247,10 +260,10 @@ mod tests {
     fn another_key_opens_nothing_and_the_same_key_is_read_back() {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let lease = testing::lease(1);
-        let (namespace, anchor) = (&lease.target.namespace, &lease.anchor);
+        let (cluster, namespace, anchor) = (&lease.target.cluster, &lease.target.namespace, &lease.anchor);
         let sealed = sealer(directory.path(), 1).unwrap().seal(&lease);
         assert_eq!(sealer(directory.path(), 2).unwrap().seal(&lease), sealed);
-        assert!(sealer(other.path(), 2).unwrap().open(&sealed, namespace, anchor).is_none());
+        assert!(sealer(other.path(), 2).unwrap().open(&sealed, cluster, namespace, anchor).is_none());
         let holder = |directory: &Path| sealer(directory, 2).unwrap().holder();
         assert_eq!(holder(directory.path()), holder(directory.path()));
         assert_ne!(holder(directory.path()), holder(other.path()));

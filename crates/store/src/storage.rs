@@ -310,7 +310,8 @@ impl Storage<'_> {
                 return Ok(());
             }
             self.state.told().audit_problem = None;
-            let _unwritten = self.state.tokens.write().unwrap_or_else(PoisonError::into_inner);
+            let unwritten = || self.state.tokens.write().unwrap_or_else(PoisonError::into_inner);
+            let _unwritten = planned.iter().any(|answer| answer.early).then(unwritten);
             planned = Answer::give_early(planned);
             if let Err(failed) = self.write(rows, sequence) {
                 // Told before the waiting are let go, so that they learn why.

@@ -91,7 +91,7 @@ impl Issuing {
         let (blocks, lease) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
         let (job, role) = (self.jobs.current(job.id)?, ask.role.clone());
         let now = outside.clock.now();
-        match outside.policy.decide_again(caller, &job, lease, ask.token_lifetime, &blocks, now) {
+        match outside.policy.decide_again(caller, Some(&job), lease, ask.token_lifetime, &blocks, now) {
             Ok(order) => Ok(order),
             Err(denial) => Err(self.deny(caller, "Issue", &role, denial).await),
         }

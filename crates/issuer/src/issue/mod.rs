@@ -102,8 +102,17 @@ impl Issuing {
         // Whoever came by the owner check is the owner, whether the record has its name or not.
         let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
-        let now = self.outside.clock.now();
-        let order = match self.outside.policy.decide_refresh(caller, job, lease, token_lifetime, now) {
+        let (policy, now) = (&self.outside.policy, self.outside.clock.now());
+        let decided = match job {
+            Some(_) => policy.decide_refresh(caller, job, lease, token_lifetime, now),
+            // Adopted: it may have ended before its record was lost, and who is blocked since does not get it back.
+            None => {
+                let blocks = self.outside.ledger.blocks(caller.spiffe_id(), &role);
+                let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
+                policy.decide_again(caller, None, lease, token_lifetime, &blocks, now)
+            }
+        };
+        let order = match decided {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };

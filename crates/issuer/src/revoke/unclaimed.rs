@@ -160,7 +160,7 @@ impl Unclaimed {
     }
 
     fn opened(&self, found: &FoundAnchor) -> Option<Sealed> {
-        self.outside.seal.open(found.annotation.as_deref()?, &found.namespace, &found.name)
+        self.outside.seal.open(found.annotation.as_deref()?, &self.cluster, found)
     }
 
     /// Where leases of this cluster have their anchors.

@@ -2,6 +2,7 @@
 
 use shorepass_core::anchors::FoundAnchor;
 use shorepass_core::ban::{Ban, BanKey, Banned};
+use shorepass_core::block::Block;
 use shorepass_core::cluster::MintError;
 use shorepass_core::lease::{EndCause, State};
 use shorepass_core::ledger::LeaseFilter;
@@ -178,6 +179,24 @@ async fn a_lease_that_was_revoked_comes_back_ended() {
     assert_eq!(reason(lost.bench.refresh(&lost.owner, lost.lease.id).await), Reason::LeaseEnded);
     lost.sweep().await;
     assert!(matches!(lost.now().state, State::Ended { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_blocked_since_a_lost_lease_ended_gets_no_token_of_it() {
+    let lost = Lost::new(true).await;
+    lost.look().await;
+    lost.revoke(LeaseFilter::default()).await;
+    let blocks = lost.bench.ledger.blocks(lost.owner.spiffe_id(), &name("deploy")).unwrap();
+    let Lost { bench, owner, lease, found } = lost;
+    let lost = Lost { bench: bench.emptied(), owner, lease, found };
+    lost.bench.enrol(&lost.owner).await;
+    // It was another lease of theirs that was revoked.
+    let other = LeaseId::generate(lost.bench.clock.now(), lost.bench.entropy.as_ref());
+    let blocks = blocks.into_iter().map(|block| Change::BlockSet { block: Block { lease: other, ..block } });
+    lost.bench.ledger.commit(blocks.collect()).await.unwrap();
+    lost.look().await;
+    assert!(lost.now().is_live());
+    assert_eq!(reason(lost.bench.refresh(&lost.owner, lost.lease.id).await), Reason::Blocked);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::anchors::Sealed;
+use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::caller::{Caller, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
@@ -68,7 +68,7 @@ impl Seal for PlainSeal {
         format!("seal-of-{}", lease.id)
     }
 
-    fn open(&self, annotation: &str, _: &Name, _: &AnchorName) -> Option<Sealed> {
+    fn open(&self, annotation: &str, _: &Name, _: &FoundAnchor) -> Option<Sealed> {
         let (over, id) = match annotation.strip_prefix("old-") {
             Some(rest) => (true, rest),
             None => (false, annotation),
