@@ -69,6 +69,8 @@ async fn each_condition_hits_its_leases_and_no_others() -> Result<()> {
         (&["--service-account", &deployer, "--runner", "test-2"], &[&c]),
         (&["--all"], &[&a, &b, &c, &d]),
     ];
+    scene.revoke(&["--all", "--dry-run"])?; // makes the operator's identity
+    scene.issuer.identities_are_audited().await?;
     let before = scene.issuer.audit()?.len();
     for (conditions, expected) in table {
         let mut dry = conditions.to_vec();
