@@ -41,6 +41,15 @@ impl Lost {
         lost
     }
 
+    /// It was adopted and revoked, and then the records were lost once more; with the blocks that were set.
+    async fn again_after_a_revocation() -> (Self, Vec<Block>) {
+        let lost = Self::new(true).await;
+        lost.look().await;
+        lost.revoke(LeaseFilter::default()).await;
+        let blocks = lost.bench.ledger.blocks(lost.owner.spiffe_id(), &name("deploy")).unwrap();
+        (Self { bench: lost.bench.emptied(), ..lost }, blocks)
+    }
+
     fn finds(&self, annotation: Option<String>) {
         let name = self.lease.anchor.clone();
         let uid = self.bench.cluster.anchor_uid(name.as_str()).unwrap();
@@ -162,12 +171,7 @@ async fn an_operator_revokes_an_adopted_lease_whether_its_owner_is_known_or_not(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_was_revoked_comes_back_ended() {
-    let lost = Lost::new(true).await;
-    lost.look().await;
-    lost.revoke(LeaseFilter::default()).await;
-    let blocks = lost.bench.ledger.blocks(lost.owner.spiffe_id(), &name("deploy")).unwrap();
-    let Lost { bench, owner, lease, found } = lost;
-    let lost = Lost { bench: bench.emptied(), owner, lease, found };
+    let (lost, blocks) = Lost::again_after_a_revocation().await;
     // The delete had not gone through when the records were lost; blocks outlive them.
     for block in blocks {
         lost.bench.ledger.commit(vec![Change::BlockSet { block }]).await.unwrap();
@@ -183,12 +187,7 @@ async fn a_lease_that_was_revoked_comes_back_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_blocked_since_a_lost_lease_ended_gets_no_token_of_it() {
-    let lost = Lost::new(true).await;
-    lost.look().await;
-    lost.revoke(LeaseFilter::default()).await;
-    let blocks = lost.bench.ledger.blocks(lost.owner.spiffe_id(), &name("deploy")).unwrap();
-    let Lost { bench, owner, lease, found } = lost;
-    let lost = Lost { bench: bench.emptied(), owner, lease, found };
+    let (lost, blocks) = Lost::again_after_a_revocation().await;
     lost.bench.enrol(&lost.owner).await;
     // It was another lease of theirs that was revoked.
     let other = LeaseId::generate(lost.bench.clock.now(), lost.bench.entropy.as_ref());
