@@ -10,12 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::EnrolmentId;
-use shorepass_core::name::{Name, TrustDomain};
-use shorepass_core::time::Clock as _;
-use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_testing::certificates::{Subject, TestCa};
+use shorepass_core::name::Name;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -34,14 +29,7 @@ impl AudienceWebhook {
     pub async fn install(admin: &Admin, namespace: &Name, audience: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let ca = TestCa::new(&TrustDomain::parse("webhook.test")?);
-        let now = SystemClock.now();
-        let pair = ca.server(&Subject {
-            spiffe_id: SpiffeId::parse("spiffe://webhook.test/issuer/webhook")?,
-            enrolment: EnrolmentId::generate(now, &SystemEntropy),
-            now,
-        });
-        let acceptor = TlsAcceptor::from(raw::server_config(&pair, &[])?);
+        let (acceptor, ca) = raw::self_made_server("webhook")?;
         let task = tokio::spawn(accept(listener, acceptor, audience.to_owned()));
         let name = admin.unique("audience");
         let installed = admin.cleanup(vec![format!("mutatingwebhookconfiguration/{name}")]);
@@ -61,7 +49,7 @@ impl AudienceWebhook {
                 }],
                 "clientConfig": {
                     "url": format!("https://localhost:{port}/"),
-                    "caBundle": BASE64.encode(ca.certificate_pem().as_bytes()),
+                    "caBundle": BASE64.encode(ca.as_bytes()),
                 },
             }],
         });

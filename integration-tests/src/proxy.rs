@@ -23,11 +23,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kube::config::{AuthInfo, Kubeconfig};
 use serde_json::{Value, json};
-use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::EnrolmentId;
-use shorepass_core::time::Clock as _;
-use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_testing::certificates::{Subject, TestCa};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -153,18 +148,11 @@ impl Proxy {
     pub async fn start_for(site: &Site, folder: &Path, token: &str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let ca = TestCa::new(&shorepass_core::name::TrustDomain::parse("proxy.test")?);
-        let now = SystemClock.now();
-        let pair = ca.server(&Subject {
-            spiffe_id: SpiffeId::parse("spiffe://proxy.test/issuer/proxy")?,
-            enrolment: EnrolmentId::generate(now, &SystemEntropy),
-            now,
-        });
-        let acceptor = TlsAcceptor::from(raw::server_config(&pair, &[])?);
+        let (acceptor, ca) = raw::self_made_server("proxy")?;
         let authority = folder.join(format!("proxy-{}.pem", address.port()));
         // Who goes through it may also reach API servers themselves.
         let cluster = std::fs::read_to_string(site.authority()?)?;
-        std::fs::write(&authority, format!("{}{cluster}", ca.certificate_pem()))?;
+        std::fs::write(&authority, format!("{ca}{cluster}"))?;
         let kubeconfig = folder.join(format!("proxy-{}.kubeconfig", address.port()));
         write_private(&kubeconfig, &kubeconfig_text(address, &authority, token, site.identity.context))?;
         let shared = Arc::new(Shared {

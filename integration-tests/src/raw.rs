@@ -11,15 +11,20 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use shorepass_testing::certificates::Pair;
+use shorepass_core::caller::SpiffeId;
+use shorepass_core::id::EnrolmentId;
+use shorepass_core::name::TrustDomain;
+use shorepass_core::time::Clock as _;
+use shorepass_daemon::clock::{SystemClock, SystemEntropy};
+use shorepass_testing::certificates::{Pair, Subject, TestCa};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{
     ClientConfig, Error, RootCertStore, ServerConfig, crypto::CryptoProvider, crypto::aws_lc_rs,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A TLS client that shows what it is told to, and checks the server by name as others do.
 #[derive(Clone, Debug)]
@@ -98,6 +103,18 @@ pub fn server_config(pair: &Pair, protocols: &[&str]) -> Result<Arc<ServerConfig
         .with_single_cert(chain, key)?;
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// A server of that name with a CA of its own, and that CA's certificate, PEM.
+pub fn self_made_server(name: &str) -> Result<(TlsAcceptor, String)> {
+    let ca = TestCa::new(&TrustDomain::parse(&format!("{name}.test"))?);
+    let now = SystemClock.now();
+    let pair = ca.server(&Subject {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://{name}.test/issuer/{name}"))?,
+        enrolment: EnrolmentId::generate(now, &SystemEntropy),
+        now,
+    });
+    Ok((TlsAcceptor::from(server_config(&pair, &[])?), ca.certificate_pem().to_owned()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
