@@ -18,7 +18,6 @@ use crate::time::Timestamp;
 pub const JOB_TOKEN_LIMIT: usize = 16 * 1024;
 
 /// One JWT of a CI system.
-#[derive(PartialEq, Eq)]
 pub struct JobToken(Zeroizing<String>);
 
 impl JobToken {
