@@ -3,12 +3,14 @@
 //! What is known of a CI system is a table in [`systems`]; an issuer of another kind says in its configuration what its
 //! tokens hold. A claim that is in neither is not read.
 
+#[cfg(test)]
+pub(crate) mod recorded;
 mod systems;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::claims::{ClaimKind, Claims};
+use crate::claims::{Claim, ClaimKind, Claims};
 use crate::name::Name;
 
 /// Whose tokens they are.
@@ -90,10 +92,21 @@ pub enum RunnerBinding {
 pub struct Guard {
     /// The claim.
     pub claim: &'static str,
-    /// Its values.
+    /// Its values; where there are none, that the token has the claim at all and it is not empty.
     pub values: &'static [&'static str],
     /// What they mean, for a person.
     pub meaning: &'static str,
+}
+
+impl Guard {
+    /// Whether these claims have one of the values.
+    pub fn catches(&self, claims: &Claims) -> bool {
+        match claims.get(self.claim).and_then(Claim::as_text) {
+            Some(text) if self.values.is_empty() => !text.is_empty(),
+            Some(text) => self.values.contains(&text),
+            None => false,
+        }
+    }
 }
 
 /// Why an issuer cannot be trusted as it is configured.
@@ -220,6 +233,19 @@ impl JobIssuer {
         self.known.get(name)
     }
 
+    /// What a claim is read as: the value itself, or the digits of a number where this system sends an id as a number or as
+    /// text, as its version has it. None if it is of another kind than the claim must be.
+    pub fn read(&self, claim: &KnownClaim, value: Claim) -> Option<Claim> {
+        if value.kind() == claim.kind {
+            return Some(value);
+        }
+        let either = systems::profile(self.system).digits.contains(&claim.name.as_str());
+        match value {
+            Claim::Number(number) if either => Some(Claim::Text(number.to_string())),
+            Claim::Text(_) | Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => None,
+        }
+    }
+
     /// The claim that tells its jobs apart.
     pub fn job_claim(&self) -> &str {
         &self.job
@@ -228,9 +254,9 @@ impl JobIssuer {
     /// The job's id at its system; none if the token has none.
     pub fn job_id(&self, claims: &Claims) -> Option<String> {
         match claims.get(&self.job)? {
-            crate::claims::Claim::Text(text) => Some(text.clone()),
-            crate::claims::Claim::Number(number) => Some(number.to_string()),
-            crate::claims::Claim::Flag(_) | crate::claims::Claim::Texts(_) => None,
+            Claim::Text(text) => Some(text.clone()),
+            Claim::Number(number) => Some(number.to_string()),
+            Claim::Flag(_) | Claim::Texts(_) => None,
         }
     }
 
