@@ -14,6 +14,7 @@ pub mod breaker;
 pub mod caller;
 pub mod claims;
 pub mod cluster;
+pub mod condition;
 pub mod digest;
 pub mod enrolment;
 pub mod feed;
