@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::enrolment::{Enrolment, JoinToken};
+use crate::claims::Claim;
 use crate::job::{Evidence, Job};
 use crate::lease::{Binding, Lease};
 use crate::ledger::Change;
@@ -38,7 +39,7 @@ pub struct Line {
     /// The job session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// The job's system, with `jobId` and `jobUrl` what the caller asserted.
+    /// The job's system, with `jobId` and `jobUrl` what the caller asserted; of a verified job the name of its issuer here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_system: Option<String>,
     /// The job's id in its system.
@@ -47,7 +48,10 @@ pub struct Line {
     /// Where to look at the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_url: Option<String>,
-    /// What shows that the job exists: `asserted`.
+    /// What a verified job's token says, such as `project_id="42"`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
+    /// What shows that the job exists: `asserted` or `verified`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_evidence: Option<&'static str>,
     /// The lease.
@@ -86,7 +90,7 @@ pub struct Line {
     /// The token's `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// SHA-256 of a token.
+    /// SHA-256 of a token; of a job token, what it is known by when it comes again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// SHA-256 of a certificate.
@@ -235,18 +239,27 @@ fn text(value: impl ToString) -> Option<String> {
 }
 
 fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
-    let Evidence::Asserted(asserted) = &job.evidence;
+    let (evidence, verified) = match &job.evidence {
+        Evidence::Asserted(_) => ("asserted", None),
+        Evidence::Verified(verified) => ("verified", Some(verified)),
+    };
     Line {
         caller: text(&job.owner.spiffe_id),
         enrolment: text(job.owner.enrolment),
         job: text(job.id),
-        job_system: text(asserted.system()),
-        job_id: text(asserted.id()),
-        job_url: Some(asserted.url().to_owned()).filter(|url| !url.is_empty()),
-        job_evidence: Some("asserted"),
+        job_system: text(job.evidence.system()),
+        job_id: text(job.evidence.id()),
+        job_url: Some(job.evidence.url().to_owned()).filter(|url| !url.is_empty()),
+        job_evidence: Some(evidence),
+        claims: verified.map(|verified| verified.claims.iter().map(claim).collect()).unwrap_or_default(),
+        fingerprint: verified.and_then(|verified| text(verified.replay)),
         until: job.latest_end.map(|end| end.to_string()),
         ..at(event, time)
     }
+}
+
+fn claim((name, claim): (&str, &Claim)) -> String {
+    format!("{name}={claim}")
 }
 
 fn of_lease(event: &'static str, lease: &Lease) -> Line {

@@ -126,6 +126,17 @@ impl Evidence {
     }
 }
 
+/// A job token that has opened a session, and opens no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpentToken {
+    /// What it is known by: [`VerifiedJob::replay`].
+    pub replay: Digest,
+    /// The session.
+    pub job: JobId,
+    /// Until when it could come again.
+    pub until: Timestamp,
+}
+
 /// A job session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -149,6 +160,12 @@ impl Job {
     /// Whether it yields leases.
     pub fn is_open(&self, now: Timestamp) -> bool {
         self.ended.is_none() && self.latest_end.is_none_or(|end| now < end)
+    }
+
+    /// The token that opened it, if one did.
+    pub fn spent_token(&self) -> Option<SpentToken> {
+        let VerifiedJob { replay, spent_until, .. } = self.evidence.verified()?;
+        Some(SpentToken { replay: *replay, job: self.id, until: *spent_until })
     }
 
     /// The session after its end.

@@ -9,9 +9,13 @@ mod systems;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use crate::claims::{Claim, ClaimKind, Claims};
 use crate::name::Name;
+
+/// How long a session lasts at most where nothing is said: no CI system that is known runs most of its jobs longer.
+pub const LONGEST_JOB: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whose tokens they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +133,7 @@ pub struct JobIssuer {
     runner: RunnerBinding,
     known: BTreeMap<String, KnownClaim>,
     job: String,
+    longest_job: Duration,
 }
 
 /// What the configuration says beyond the system's own table.
@@ -187,7 +192,17 @@ impl JobIssuer {
         if !known.values().any(|claim| claim.project) {
             return error("claims", "mark at least one claim with `project: true`: one that names a project and never another one".to_owned());
         }
-        Ok(Self { name, system, url, audience, runner, known, job })
+        Ok(Self { name, system, url, audience, runner, known, job, longest_job: LONGEST_JOB })
+    }
+
+    /// The same, with another limit to how long a session lasts.
+    pub fn with_longest_job(self, longest_job: Duration) -> Self {
+        Self { longest_job, ..self }
+    }
+
+    /// How long a session that one of its tokens opens lasts at most.
+    pub fn longest_job(&self) -> Duration {
+        self.longest_job
     }
 
     /// Its name, as roles say it.

@@ -23,6 +23,7 @@ pub mod id;
 pub mod identity;
 pub mod job;
 pub mod job_issuer;
+pub mod job_requirement;
 pub mod job_token;
 pub mod lease;
 pub mod ledger;

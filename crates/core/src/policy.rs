@@ -69,8 +69,8 @@ pub struct Denial {
 /// What a caller is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenialReason {
-    /// There is no such role, or not for this caller and job.
-    RoleNotAvailable,
+    /// There is no such role, or not for this caller and job. Where the role names the caller, with what its job lacks.
+    RoleNotAvailable(Option<String>),
     /// An operator's revocation is in force.
     Blocked(Box<Block>),
     /// The job session is over.
@@ -206,13 +206,13 @@ impl Policy {
         }
         let Some(role) = &lease.role else {
             let explanation = format!("lease {} was adopted, and no role is as its role was", lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
+            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
         };
         let role = self.permit(caller, job, role, now)?;
         if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
+            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
         }
         let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
         Ok(Order { lease, owner: caller.owner(), token_lifetime })
@@ -244,22 +244,22 @@ impl Policy {
             let explanation = format!("job {} has ended", job.id);
             return Err(Denial { reason: DenialReason::JobEnded, explanation });
         }
-        let not_available = |explanation| Denial { reason: DenialReason::RoleNotAvailable, explanation };
+        let not_available = |explanation| Denial { reason: DenialReason::RoleNotAvailable(None), explanation };
         let Some(role) = self.roles.get(role) else {
             return Err(not_available(format!("there is no role {role}")));
         };
-        let refusals: Vec<String> = role
-            .subjects()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, subject)| {
-                refusal(subject, caller, job).map(|why| format!("subjects[{index}]: {why}"))
-            })
-            .collect();
-        if refusals.len() == role.subjects().len() {
-            return Err(not_available(format!("role {}: {}", role.name(), refusals.join("; "))));
+        let refusals: Vec<Refusal> =
+            role.subjects().iter().filter_map(|subject| refusal(subject, caller, job)).collect();
+        if refusals.len() < role.subjects().len() {
+            return Ok(role);
         }
-        Ok(role)
+        let explained = |(index, refusal): (usize, &Refusal)| format!("subjects[{index}]: {}", refusal.explanation);
+        let explained: Vec<String> = refusals.iter().enumerate().map(explained).collect();
+        let explanation = format!("role {}: {}", role.name(), explained.join("; "));
+        let mut told: Vec<String> = refusals.into_iter().filter_map(|refusal| refusal.told).collect();
+        told.dedup();
+        let told = (!told.is_empty()).then(|| told.join("; or "));
+        Err(Denial { reason: DenialReason::RoleNotAvailable(told), explanation })
     }
 }
 
@@ -286,19 +286,46 @@ fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
     Some(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation })
 }
 
+/// Why a subject does not give its role.
+struct Refusal {
+    /// What the caller may know: what its job lacks, where the subject names the caller.
+    told: Option<String>,
+    explanation: String,
+}
+
 /// The first requirement of the subject that is not met; none if all are.
-fn refusal(subject: &Subject, caller: &Caller, job: Option<&Job>) -> Option<String> {
+fn refusal(subject: &Subject, caller: &Caller, job: Option<&Job>) -> Option<Refusal> {
     if !names(subject, caller) {
-        return Some(format!("it does not name {}", caller.spiffe_id()));
+        return Some(Refusal { told: None, explanation: format!("it does not name {}", caller.spiffe_id()) });
     }
-    match (job.map(|job| &job.evidence), caller.kind()) {
-        (Some(Evidence::Asserted(_)), Kind::Runner) if !subject.accept_asserted_jobs => {
-            Some("the job is asserted and acceptJobs is not 'asserted'".to_owned())
+    let evidence = job.map(|job| &job.evidence);
+    let refused = |told: &str, explanation: &str| {
+        Some(Refusal { told: Some(told.to_owned()), explanation: explanation.to_owned() })
+    };
+    match (&subject.jobs, evidence) {
+        (Some(required), Some(Evidence::Verified(verified))) => required
+            .unmet(verified)
+            .map(|unmet| Refusal { told: Some(unmet.told), explanation: unmet.explanation }),
+        (Some(_), Some(Evidence::Asserted(_))) => refused(
+            "the role takes no job without a token of its CI system: hand one over when the job starts",
+            "the job is asserted, and the item names jobs",
+        ),
+        (Some(_), None) => refused(
+            "the role takes no job without a token of its CI system, and this one's is not known any more",
+            "the job is not known any more, and the item names jobs",
+        ),
+        (None, _) if caller.kind() != Kind::Runner || subject.accept_asserted_jobs => None,
+        (None, Some(Evidence::Verified(_))) => {
+            refused("the role names no jobs", "it names no jobs, and acceptJobs is not 'asserted'")
         }
-        (None, Kind::Runner) if !subject.accept_asserted_jobs => {
-            Some("the job is not known any more and acceptJobs is not 'asserted'".to_owned())
-        }
-        (Some(Evidence::Asserted(_)) | None, _) => None,
+        (None, Some(Evidence::Asserted(_))) => refused(
+            "the role takes no job that is merely asserted",
+            "the job is asserted and acceptJobs is not 'asserted'",
+        ),
+        (None, None) => refused(
+            "the role takes no job that is merely asserted, and this one is not known any more",
+            "the job is not known any more and acceptJobs is not 'asserted'",
+        ),
     }
 }
 

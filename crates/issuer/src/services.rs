@@ -11,14 +11,14 @@ use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::Ask;
 use shorepass_rpc::api::{
     Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
-    LeaseView, NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep, Shutout,
+    LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation, RevokeStep, Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -111,7 +111,7 @@ impl Credentials for UseCases {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        evidence: Shown,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         self.jobs.start(caller, request, evidence, expected).await

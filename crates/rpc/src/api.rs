@@ -12,7 +12,8 @@ use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::{AssertedJob, Job};
+use shorepass_core::job_token::JobToken;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::mint::Issued;
@@ -31,6 +32,15 @@ pub struct RequestKey {
     pub id: RequestId,
     /// Of the content without the id.
     pub content: Digest,
+}
+
+/// What a caller shows for a job. `Debug` shows nothing of a token.
+#[derive(Debug)]
+pub enum Presented {
+    /// Its word.
+    Asserted(AssertedJob),
+    /// A token of its CI system.
+    Token(JobToken),
 }
 
 /// A token and where to use it.
@@ -68,7 +78,7 @@ pub trait Credentials: Send + Sync {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        evidence: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused>;
 

@@ -46,6 +46,9 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::JoinTokenUnknown
         | Reason::JoinTokenUsed
         | Reason::JoinTokenExpired
+        | Reason::JobTokenRejected
+        | Reason::JobTokenExpired
+        | Reason::JobTokenUsed
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
         | Reason::EnrolmentEnded => Code::Unauthenticated,
@@ -70,6 +73,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::ClusterUnreachable
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
+        | Reason::JobIssuerUnavailable
         | Reason::ShuttingDown => Code::Unavailable,
         Reason::RateLimited | Reason::ClusterBusy | Reason::QuotaExceeded => Code::ResourceExhausted,
         Reason::ClusterAnswerRejected | Reason::Unspecified => Code::Internal,

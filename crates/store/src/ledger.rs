@@ -76,6 +76,10 @@ macro_rules! ledger_over {
                 self.read(|view| rows::bans(view, after, limit))
             }
 
+            fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError> {
+                self.read(|view| rows::fetch(view, replay.as_bytes()).map_err(LedgerError::from))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }

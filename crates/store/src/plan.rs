@@ -101,6 +101,10 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put(job, rows);
             trim::put(trim::Kind::Job, job.started, &job.key(), rows);
             put_request(request, job.latest_end.unwrap_or(job.started), rows);
+            if let Some(spent) = job.spent_token() {
+                put(&spent, rows);
+                trim::put(trim::Kind::SpentToken, spent.until, &spent.key(), rows);
+            }
         }
         Change::JobEnded { job } => put(job, rows),
         Change::LeasePending { lease, request } => {
@@ -212,6 +216,7 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::JobStarted { job, request } => {
             follows(job, view)?;
             follows(request, view)?;
+            job.spent_token().map_or(Ok(()), |spent| follows(&spent, view))?;
             not_banned(&job.owner, view)
         }
         Change::JobEnded { job } => follows(job, view),

@@ -9,7 +9,7 @@ use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::Job;
+use shorepass_core::job::{Job, SpentToken};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
@@ -83,6 +83,8 @@ row!(MintedToken, Token, "token",
 row!(Control, Control, "control",
     key: |control| control.anchor.as_str().as_bytes().to_vec(),
     name: |control| control.anchor.as_str().to_owned(), revision: |_| None);
+row!(SpentToken, SpentToken, "job token",
+    key: |spent| spent.replay.as_bytes().to_vec(), name: |spent| spent.replay.to_string(), revision: |_| None);
 row!(Request, Request, "request",
     key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
     revision: |_| None);
@@ -142,6 +144,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Control => read::<Control>(key, value).map(|_| ()),
         Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
         Table::Ban => read::<Ban>(key, value).map(|_| ()),
+        Table::SpentToken => read::<SpentToken>(key, value).map(|_| ()),
         Table::Due => key.get(9..).map(|_| ()).ok_or(damaged(Damage::Short)),
     }
 }

@@ -20,6 +20,7 @@
 //! | LeasesOfCaller (index) | SPIFFE ID, 0, lease id |
 //! | Control | the anchor's name |
 //! | Identity | digest of its certificate, 32 bytes |
+//! | SpentToken | its replay digest, 32 bytes |
 //! | Ban | `n` and the SPIFFE ID, or `e` and the enrolment's id |
 //! | Due (index) | kind, time, key of the row |
 
@@ -75,13 +76,15 @@ pub(crate) enum Table {
     Identity = 14,
     /// Bans.
     Ban = 25,
+    /// Job tokens that have opened a session.
+    SpentToken = 26,
     /// What is removed when.
     Due = 30,
 }
 
 impl Table {
     /// All tables.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -99,6 +102,7 @@ impl Table {
         Self::Control,
         Self::Identity,
         Self::Ban,
+        Self::SpentToken,
         Self::Due,
     ];
 
@@ -109,6 +113,7 @@ impl Table {
             Self::Block
             | Self::BlocksOfCaller
             | Self::Ban
+            | Self::SpentToken
             | Self::JoinToken
             | Self::Enrolment
             | Self::LatestEnrolment => true,

@@ -43,6 +43,7 @@ pub(crate) enum Kind {
     JoinToken = 3,
     Block = 4,
     Enrolment = 5,
+    SpentToken = 6,
 }
 
 const HISTORY: [Kind; 5] = [Kind::Lease, Kind::Job, Kind::JoinToken, Kind::Block, Kind::Enrolment];
@@ -69,6 +70,7 @@ fn over_of(due: &[u8]) -> Option<Timestamp> {
 pub(crate) fn trim(batch: &mut Overlay<'_>, now: Timestamp, retention: Option<Duration>) -> bool {
     let mut trimming = Trimming { batch, now, left: AT_ONCE };
     trimming.queue(Kind::Request, ANSWERS_KEPT);
+    trimming.queue(Kind::SpentToken, Duration::ZERO); // it is good for nothing any more, whoever has it
     for kind in HISTORY {
         if let Some(retention) = retention {
             trimming.queue(kind, retention);
@@ -110,6 +112,10 @@ impl Trimming<'_, '_> {
                 Ok(())
             }
             Kind::Block => self.block(key),
+            Kind::SpentToken => {
+                self.remove(Table::SpentToken, key);
+                Ok(())
+            }
             Kind::Enrolment => self.enrolment(key, until),
         }
     }
@@ -203,6 +209,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
         Table::Request => put(Kind::Request, Timestamp::UNIX_EPOCH, key, rows),
         Table::Job => put(Kind::Job, rows::read::<Job>(key, value)?.started, key, rows),
         Table::JoinToken => put(Kind::JoinToken, rows::read::<JoinToken>(key, value)?.expires, key, rows),
+        Table::SpentToken => put(Kind::SpentToken, rows::read::<SpentToken>(key, value)?.until, key, rows),
         Table::Block => put(Kind::Block, rows::read::<Block>(key, value)?.until, key, rows),
         Table::Enrolment => {
             let enrolment = rows::read::<Enrolment>(key, value)?;

@@ -1,7 +1,6 @@
 //! Leases, tokens and blocks as operators see them.
 //!
-//! The job column shows the CI system and its id, marked as asserted: nobody but the runner says so. The job session's
-//! own id is in `lease show` and in JSON.
+//! The job column is in [`super::job`]; the job session's own id is in `lease show` and in JSON.
 
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
+use super::job::JobView;
 use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{
     Incomplete, adopted, document, fields, outliving, seconds, short_caller, spoken, table, time,
@@ -60,17 +60,6 @@ pub(crate) struct LeaseView {
     pub(crate) receipt: Option<ReceiptView>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JobView {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    asserted: Option<AssertedView>,
-    start_time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    latest_end_time: Option<Timestamp>,
-}
-
 /// What the ServiceAccount of a strict lease is bound to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,14 +68,6 @@ struct BindingView {
     name: String,
     role_kind: String,
     role_name: String,
-}
-
-#[derive(Debug, Serialize)]
-struct AssertedView {
-    system: String,
-    id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    url: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -236,14 +217,7 @@ impl LeaseView {
         if self.adopted {
             fields.push(("ADOPTED", adopted::SENTENCE.to_owned()));
         }
-        if let Some(job) = &self.job {
-            fields.push(("JOB SESSION", job.id.clone()));
-        }
-        let asserted = self.job.as_ref().and_then(|job| job.asserted.as_ref());
-        let url = asserted.map_or("", |asserted| &asserted.url);
-        if !url.is_empty() {
-            fields.push(("JOB URL", url.to_owned()));
-        }
+        fields.extend(self.job.iter().flat_map(JobView::fields));
         fields.extend([
             ("ROLE", self.role()),
             ("CLUSTER", self.cluster.clone()),
@@ -277,25 +251,6 @@ impl LeaseView {
             fields.push(("BLOCK", format!("{} until {}", block.id, to_the_second(block.until))));
         }
         fields
-    }
-}
-
-impl JobView {
-    fn of(job: v1::Job) -> Self {
-        let asserted = |job: v1::AssertedJob| AssertedView { system: job.system, id: job.id, url: job.url };
-        Self {
-            id: job.id,
-            asserted: job.asserted.map(asserted),
-            start_time: time(job.start_time),
-            latest_end_time: time(job.latest_end_time),
-        }
-    }
-
-    fn label(&self) -> String {
-        match &self.asserted {
-            Some(asserted) => format!("{}/{} (asserted)", asserted.system, asserted.id),
-            None => self.id.clone(),
-        }
     }
 }
 

@@ -27,10 +27,11 @@ impl Issuing {
         denial: Denial,
     ) -> Refused {
         let refused = match denial.reason {
-            DenialReason::RoleNotAvailable => Refused::new(
-                Reason::RoleNotAvailable,
-                format!("role {role} is not available to this caller and job; an operator finds the reason by the decision id"),
-            ),
+            DenialReason::RoleNotAvailable(told) => {
+                let why = told.map(|told| format!(": {told}")).unwrap_or_default();
+                let message = format!("role {role} is not available to this caller and job{why}; an operator finds the reason by the decision id");
+                Refused::new(Reason::RoleNotAvailable, message)
+            }
             DenialReason::Blocked(block) => Refused::new(
                 Reason::Blocked,
                 format!(

@@ -10,7 +10,8 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::gives::{Gives, RoleRef};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::claims::Claim;
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
 use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State, Step, Transition};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::mint::Issued;
@@ -40,16 +41,41 @@ pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 pub(crate) fn job(job: &Job) -> v1::Job {
-    let Evidence::Asserted(asserted) = &job.evidence;
+    let (asserted, verified) = match &job.evidence {
+        Evidence::Asserted(asserted) => (Some(asserted_job(asserted)), None),
+        Evidence::Verified(verified) => (None, Some(verified_job(verified))),
+    };
     v1::Job {
         id: job.id.to_string(),
-        asserted: Some(v1::AssertedJob {
-            system: asserted.system().to_owned(),
-            id: asserted.id().to_owned(),
-            url: asserted.url().to_owned(),
-        }),
+        asserted,
+        verified,
         start_time: Some(timestamp(job.started)),
         latest_end_time: job.latest_end.map(timestamp),
+    }
+}
+
+fn asserted_job(asserted: &AssertedJob) -> v1::AssertedJob {
+    v1::AssertedJob {
+        system: asserted.system().to_owned(),
+        id: asserted.id().to_owned(),
+        url: asserted.url().to_owned(),
+    }
+}
+
+fn verified_job(verified: &VerifiedJob) -> v1::VerifiedJob {
+    let value = |claim: &Claim| match claim {
+        Claim::Text(text) => text.clone(),
+        Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => claim.to_string(),
+    };
+    v1::VerifiedJob {
+        issuer: verified.issuer.to_string(),
+        system: verified.system.as_str().to_owned(),
+        id: verified.id.clone(),
+        claims: verified
+            .claims
+            .iter()
+            .map(|(name, claim)| v1::Claim { name: name.to_owned(), value: value(claim) })
+            .collect(),
     }
 }
 

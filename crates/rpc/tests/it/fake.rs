@@ -281,6 +281,7 @@ fn offered() -> OfferedRole {
         runners: vec![NamePattern::parse("one").unwrap()],
         platforms: Vec::new(),
         accept_asserted_jobs: true,
+        ..Subject::default()
     };
     let digest = Digest::of_bytes(b"role");
     let role = Role::new(name("web-deployer"), target(), lifetime, lifetime, vec![subject], digest);
@@ -297,12 +298,16 @@ impl Credentials for Fake {
         &self,
         _: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        presented: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
         let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
+        let evidence = match presented {
+            Presented::Asserted(asserted) => Evidence::Asserted(asserted),
+            Presented::Token(_) => job().evidence,
+        };
         Ok(Job { evidence, latest_end, ..job() })
     }
 
