@@ -20,6 +20,7 @@ pub mod gives;
 pub mod id;
 pub mod identity;
 pub mod job;
+pub mod labels;
 pub mod lease;
 pub mod ledger;
 pub mod mint;

@@ -123,10 +123,8 @@ async fn a_request_id_that_is_used_for_something_else_is_refused_and_audited() {
     let evidence = || {
         Evidence::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
     };
-    let join_token = |request| {
-        let runners = NamePattern::parse("prod-*").unwrap();
-        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
-    };
+    let join_token =
+        |request| bench.use_cases.create_join_token(&operator, request, join_token_asked("prod-*", false));
     let job = bench.use_cases.start_job(&caller, request, evidence(), None).await.unwrap();
     let lease = bench.issue(&caller, &job, request).await.unwrap().issued.lease;
     join_token(request).await.unwrap();

@@ -24,13 +24,14 @@ use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, Ledger, Revision};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, Timestamp, after};
-use shorepass_rpc::api::{Credentials as _, Delivery, RequestKey};
+use shorepass_rpc::api::{Credentials as _, Delivery, JoinTokenAsked, RequestKey};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
@@ -213,6 +214,17 @@ impl Bench {
         })
     }
 
+    /// Whoever has the enrolment's newest certificate.
+    fn caller_of(&self, enrolment: &Enrolment) -> Caller {
+        Caller::from_verified_peer(VerifiedPeer {
+            spiffe_id: enrolment.spiffe_id.clone(),
+            enrolment: enrolment.id,
+            issued: self.clock.now(),
+            expires: enrolment.certificate_expires,
+            certificate: Digest::of_bytes(b"newest"),
+        })
+    }
+
     fn operator(&self) -> Caller {
         self.caller("operator/alice")
     }
@@ -300,6 +312,7 @@ impl Bench {
             id: caller.enrolment(),
             spiffe_id: caller.spiffe_id().clone(),
             key: Digest::of_bytes(b"key"),
+            labels: Labels::default(),
             created: self.clock.now(),
             certificate_expires: caller.expires(),
             replaced: None,
@@ -307,6 +320,11 @@ impl Bench {
         };
         self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
     }
+}
+
+fn join_token_asked(runners: &str, replace: bool) -> JoinTokenAsked {
+    let runners = NamePattern::parse(runners).unwrap();
+    JoinTokenAsked { runners, labels: Labels::default(), lifetime: Duration::from_secs(600), replace }
 }
 
 fn reason<T>(result: Result<T, Refused>) -> Reason {
