@@ -182,7 +182,13 @@ pub fn issue(job: &str, role: &str) -> v1::IssueRequest {
 
 /// Asks for a join token that may be used for an hour.
 pub fn create_join_token(runners: &str, replace: bool) -> v1::CreateJoinTokenRequest {
-    v1::CreateJoinTokenRequest { request_id: new_id(), runners: runners.to_owned(), lifetime: None, replace }
+    v1::CreateJoinTokenRequest {
+        request_id: new_id(),
+        runners: runners.to_owned(),
+        lifetime: None,
+        replace,
+        labels: Vec::new(),
+    }
 }
 
 /// A UUIDv7 that nobody else has; all our ids have that form.

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use shorepass_core::ban::BanKey;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::labels::parse_pair;
 use shorepass_core::name::{Name, NamePattern};
 
 pub(crate) use self::values::{Jti, Runner, ServiceAccount};
@@ -301,6 +302,9 @@ pub(crate) struct CreateArgs {
     /// Let it replace a live enrolment of the same name, which ends that one's leases
     #[arg(long)]
     pub(crate) replace: bool,
+    /// What role documents may ask of the runner that is enrolled with it, such as env=prod; at most 16
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub(crate) labels: Vec<(String, String)>,
     /// What all operators' commands have.
     #[command(flatten)]
     pub(crate) operator: OperatorArgs,

@@ -3,6 +3,8 @@
 //! The ledger adds a sequence number and writes the line as JSON in the same commit. Field names are for ever. Nothing
 //! in a line is a secret: tokens appear by `jti` and fingerprint.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::ban::{Ban, Banned};
@@ -10,6 +12,7 @@ use crate::caller::SpiffeId;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::claims::Claim;
 use crate::job::{Evidence, Job};
+use crate::labels::Labels;
 use crate::lease::{Binding, Lease};
 use crate::ledger::Change;
 use crate::name::Name;
@@ -102,6 +105,9 @@ pub struct Line {
     /// Which runner names a join token enrols.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runners: Option<String>,
+    /// The labels of a runner, or that a join token gives.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
@@ -238,6 +244,10 @@ fn text(value: impl ToString) -> Option<String> {
     Some(value.to_string())
 }
 
+fn labels(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
     let (evidence, verified) = match &job.evidence {
         Evidence::Asserted(_) => ("asserted", None),
@@ -356,13 +366,19 @@ fn of_ban(event: &'static str, ban: &Ban, time: Timestamp) -> Line {
 }
 
 fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -> Line {
-    Line { runners: text(&join_token.runners), fingerprint: text(join_token.digest), ..at(event, time) }
+    Line {
+        runners: text(&join_token.runners),
+        labels: labels(&join_token.labels),
+        fingerprint: text(join_token.digest),
+        ..at(event, time)
+    }
 }
 
 fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> Line {
     Line {
         caller: text(&enrolment.spiffe_id),
         enrolment: text(enrolment.id),
+        labels: labels(&enrolment.labels),
         until: text(enrolment.certificate_expires),
         ..at(event, time)
     }

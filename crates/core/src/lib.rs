@@ -25,6 +25,7 @@ pub mod job;
 pub mod job_issuer;
 pub mod job_requirement;
 pub mod job_token;
+pub mod labels;
 pub mod lease;
 pub mod ledger;
 pub mod mint;

@@ -14,11 +14,12 @@ use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
-use shorepass_core::name::{Name, NamePattern, TrustDomain};
+use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::policy::Ask;
 use shorepass_rpc::api::{
     Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
-    LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation, RevokeStep, Shutout,
+    JoinTokenAsked, LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation, RevokeStep,
+    Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -269,10 +270,8 @@ impl Administration for UseCases {
         &self,
         caller: &Caller,
         request: RequestKey,
-        runners: NamePattern,
-        lifetime: Duration,
-        replace: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused> {
-        self.acts.create_join_token(caller, request, runners, lifetime, replace).await
+        self.acts.create_join_token(caller, request, asked).await
     }
 }

@@ -47,6 +47,7 @@ impl fmt::Debug for v1::CreateJoinTokenResponse {
         f.debug_struct("CreateJoinTokenResponse")
             .field("join_token", &Redacted)
             .field("expires_at", &self.expires_at)
+            .field("labels", &self.labels)
             .finish()
     }
 }

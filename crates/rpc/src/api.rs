@@ -14,6 +14,7 @@ use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Job};
 use shorepass_core::job_token::JobToken;
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::mint::Issued;
@@ -258,12 +259,27 @@ pub struct Shutout {
     pub connections: usize,
 }
 
+/// What a join token is to allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinTokenAsked {
+    /// Which runner names it may enrol.
+    pub runners: NamePattern,
+    /// The labels of who is enrolled with it.
+    pub labels: Labels,
+    /// How long it may be used.
+    pub lifetime: Duration,
+    /// Whether it may replace a live enrolment.
+    pub replace: bool,
+}
+
 /// A new join token. `Debug` shows the expiry only.
 pub struct NewJoinToken {
     /// The text to hand to the runner.
     pub text: zeroize::Zeroizing<String>,
     /// When it ends.
     pub expires: Timestamp,
+    /// The labels that it gives.
+    pub labels: Labels,
 }
 
 impl std::fmt::Debug for NewJoinToken {
@@ -325,8 +341,6 @@ pub trait Administration: Send + Sync {
         &self,
         caller: &Caller,
         request: RequestKey,
-        runners: NamePattern,
-        lifetime: Duration,
-        replace: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused>;
 }

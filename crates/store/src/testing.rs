@@ -16,6 +16,7 @@ use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Binding, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
 use shorepass_core::name::{Name, NamePattern};
@@ -220,6 +221,7 @@ pub(crate) fn join_token(number: u8) -> JoinToken {
     JoinToken {
         digest: Digest::of_bytes(&[number]),
         runners: NamePattern::parse("prod-*").unwrap(),
+        labels: Labels::parse(["env=prod"]).unwrap(),
         replace: false,
         created: second(0),
         expires: second(3600),
@@ -246,6 +248,7 @@ pub(crate) fn enrolment(number: u8) -> Enrolment {
         id: EnrolmentId::generate(second(number.into()), &Seed::new(number)),
         spiffe_id: owner().spiffe_id,
         key: Digest::of_bytes(&[number]),
+        labels: Labels::parse(["env=prod"]).unwrap(),
         created: second(number.into()),
         certificate_expires: second(i64::from(number) + 3600),
         replaced: None,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, SpiffeId};
@@ -11,10 +10,10 @@ use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, MintedToken, Revision};
-use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::{Timestamp, after};
-use shorepass_rpc::api::{BlocksAsked, LeaseView, NewJoinToken, Page, RequestKey};
+use shorepass_rpc::api::{BlocksAsked, JoinTokenAsked, LeaseView, NewJoinToken, Page, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::JoinTokenText;
 
@@ -164,9 +163,7 @@ impl Acts {
         &self,
         caller: &Caller,
         request: RequestKey,
-        runners: NamePattern,
-        lifetime: Duration,
-        replace: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused> {
         let owner = caller.owner();
         let earlier = self.outside.ledger.request(&owner, None, Method::CreateJoinToken, request.id);
@@ -176,10 +173,12 @@ impl Acts {
         }
         let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
         let now = self.outside.clock.now();
+        let JoinTokenAsked { runners, labels, lifetime, replace } = asked;
         let expires = after(now, lifetime);
         let join_token = JoinToken {
             digest: text.secret_digest(),
             runners,
+            labels: labels.clone(),
             replace,
             created: now,
             expires,
@@ -198,7 +197,7 @@ impl Acts {
         };
         let change = Change::JoinTokenCreated { join_token, request };
         self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
-        Ok(NewJoinToken { text: text.expose(), expires })
+        Ok(NewJoinToken { text: text.expose(), expires, labels })
     }
 }
 

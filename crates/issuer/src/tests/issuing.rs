@@ -120,10 +120,8 @@ async fn a_request_id_that_is_used_for_something_else_is_refused_and_audited() {
     let (caller, operator) = (bench.caller("runner/prod-1"), bench.operator());
     let request = bench.request();
     let other = RequestKey { content: Digest::of_bytes(b"other"), ..request };
-    let join_token = |request| {
-        let runners = NamePattern::parse("prod-*").unwrap();
-        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
-    };
+    let join_token =
+        |request| bench.use_cases.create_join_token(&operator, request, join_token_asked("prod-*", false));
     let job = bench.use_cases.start_job(&caller, request, asserted(), None).await.unwrap();
     let lease = bench.issue(&caller, &job, request).await.unwrap().issued.lease;
     join_token(request).await.unwrap();

@@ -32,7 +32,7 @@ use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, Timestamp, after};
-use shorepass_rpc::api::{Credentials as _, Delivery, Presented, RequestKey};
+use shorepass_rpc::api::{Credentials as _, Delivery, JoinTokenAsked, Presented, RequestKey};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
@@ -221,6 +221,17 @@ impl Bench {
         })
     }
 
+    /// Whoever has the enrolment's newest certificate.
+    fn caller_of(&self, enrolment: &Enrolment) -> Caller {
+        Caller::from_verified_peer(VerifiedPeer {
+            spiffe_id: enrolment.spiffe_id.clone(),
+            enrolment: enrolment.id,
+            issued: self.clock.now(),
+            expires: enrolment.certificate_expires,
+            certificate: Digest::of_bytes(b"newest"),
+        })
+    }
+
     fn operator(&self) -> Caller {
         self.caller("operator/alice")
     }
@@ -323,6 +334,11 @@ impl Bench {
 /// A job for which there is the caller's word.
 fn asserted() -> Presented {
     Presented::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
+}
+
+fn join_token_asked(runners: &str, replace: bool) -> JoinTokenAsked {
+    let runners = NamePattern::parse(runners).unwrap();
+    JoinTokenAsked { runners, labels: Labels::default(), lifetime: Duration::from_secs(600), replace }
 }
 
 fn reason<T>(result: Result<T, Refused>) -> Reason {

@@ -352,6 +352,11 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
 }
 
 pub(crate) fn join_token(token: NewJoinToken) -> v1::CreateJoinTokenResponse {
-    let NewJoinToken { text, expires } = token;
-    v1::CreateJoinTokenResponse { join_token: text.as_str().to_owned(), expires_at: Some(timestamp(expires)) }
+    let NewJoinToken { text, expires, labels } = token;
+    let label = |(name, value): (&str, &str)| v1::Label { name: name.to_owned(), value: value.to_owned() };
+    v1::CreateJoinTokenResponse {
+        join_token: text.as_str().to_owned(),
+        expires_at: Some(timestamp(expires)),
+        labels: labels.iter().map(label).collect(),
+    }
 }

@@ -8,6 +8,7 @@ use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::job_token::{JOB_TOKEN_LIMIT, JobToken};
+use shorepass_core::labels::Labels;
 use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::policy::Ask;
@@ -15,7 +16,7 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, Presented, RequestKey, Revocation};
+use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, RequestKey, Revocation};
 use crate::refused::Refused;
 
 /// Longer than any join token.
@@ -234,21 +235,15 @@ pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refuse
     fields::token_id("token_id", token_id)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct CreateJoinToken {
-    pub(crate) request: RequestKey,
-    pub(crate) runners: NamePattern,
-    pub(crate) lifetime: Duration,
-    pub(crate) replace: bool,
-}
-
-pub(crate) fn create_join_token(mut message: v1::CreateJoinTokenRequest) -> Result<CreateJoinToken, Refused> {
+pub(crate) fn create_join_token(
+    mut message: v1::CreateJoinTokenRequest,
+) -> Result<(RequestKey, JoinTokenAsked), Refused> {
     const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     let request_id = take(&mut message.request_id);
     let request = fields::request_key(&request_id, &message)?;
-    let v1::CreateJoinTokenRequest { request_id: _, runners, lifetime, replace } = message;
+    let v1::CreateJoinTokenRequest { request_id: _, runners, lifetime, replace, labels } = message;
     let runners = fields::required("runners", &runners, NamePattern::parse)?;
     let lifetime = match lifetime {
         Some(wire) => fields::duration("lifetime", wire)?,
@@ -257,5 +252,7 @@ pub(crate) fn create_join_token(mut message: v1::CreateJoinTokenRequest) -> Resu
     if !(MINUTE..=WEEK).contains(&lifetime) {
         return Err(Refused::field("lifetime", "must be 1 min to 7 days, or unset for 1 h"));
     }
-    Ok(CreateJoinToken { request, runners, lifetime, replace })
+    let labels = labels.into_iter().map(|v1::Label { name, value }| (name, value));
+    let labels = Labels::new(labels).map_err(|problem| Refused::field("labels", problem))?;
+    Ok((request, JoinTokenAsked { runners, labels, lifetime, replace }))
 }

@@ -484,13 +484,12 @@ impl Administration for Fake {
         &self,
         _: &Caller,
         request: RequestKey,
-        _: NamePattern,
-        lifetime: Duration,
-        _: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused> {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
+        let JoinTokenAsked { lifetime, labels, .. } = asked;
         let expires = second(0).checked_add(lifetime).unwrap();
-        Ok(NewJoinToken { text: Zeroizing::new(JOIN_TOKEN.to_owned()), expires })
+        Ok(NewJoinToken { text: Zeroizing::new(JOIN_TOKEN.to_owned()), expires, labels })
     }
 }

@@ -11,6 +11,7 @@ use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
@@ -247,18 +248,24 @@ fn any_ban() -> impl Strategy<Value = Ban> {
     )
 }
 
+fn any_labels() -> impl Strategy<Value = Labels> {
+    let pair = ("[a-z]{1,9}([./][a-z]{1,9})?", "[a-zA-Z0-9]([a-zA-Z0-9._-]{0,9}[a-zA-Z0-9])?");
+    prop::collection::btree_map(pair.0, pair.1, 0..4).prop_map(|pairs| Labels::new(pairs).unwrap())
+}
+
 fn any_join_token() -> impl Strategy<Value = JoinToken> {
     let taken = (any_time(), any_id!(EnrolmentId), any_digest()).prop_map(|(at, enrolment, key)| Taken {
         at,
         enrolment,
         key,
     });
-    let runners = "[a-z]{3,10}[*]?".prop_map(|text| NamePattern::parse(&text).unwrap());
+    let runners = ("[a-z]{3,10}[*]?".prop_map(|text| NamePattern::parse(&text).unwrap()), any_labels());
     let when = (any_time(), any_time(), any_spiffe_id());
     (any_digest(), runners, any::<bool>(), when, option::of(taken), any_revision()).prop_map(
-        |(digest, runners, replace, (created, expires, by), taken, revision)| JoinToken {
+        |(digest, (runners, labels), replace, (created, expires, by), taken, revision)| JoinToken {
             digest,
             runners,
+            labels,
             replace,
             created,
             expires,
@@ -271,11 +278,12 @@ fn any_join_token() -> impl Strategy<Value = JoinToken> {
 
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     let times = (any_time(), any_time(), option::of(any_time()));
-    (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), times, any_revision()).prop_map(
-        |(id, spiffe_id, key, (created, certificate_expires, replaced), revision)| Enrolment {
+    (any_id!(EnrolmentId), any_spiffe_id(), (any_digest(), any_labels()), times, any_revision()).prop_map(
+        |(id, spiffe_id, (key, labels), (created, certificate_expires, replaced), revision)| Enrolment {
             id,
             spiffe_id,
             key,
+            labels,
             created,
             certificate_expires,
             replaced,
