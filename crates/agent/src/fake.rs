@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
-use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
@@ -16,7 +15,7 @@ use shorepass_rpc::client::Refusal;
 use shorepass_rpc::status::{Code, code_of};
 use tokio::time::Instant;
 
-use crate::issuer::{Issuer, IssuerError, Leased};
+use crate::issuer::{Issuer, IssuerError, Leased, Shown, Started};
 
 /// A folder that is gone at the end of a test, also when a task of the test is still writing into it.
 pub(crate) struct Folder(tempfile::TempDir);
@@ -231,11 +230,15 @@ impl Issuer for FakeIssuer {
         &self,
         call: &CallId,
         request: RequestId,
-        _: &AssertedJob,
-    ) -> Result<JobId, IssuerError> {
-        self.enter("start", call).await?;
+        shown: &Shown,
+    ) -> Result<Started, IssuerError> {
+        let call_name = match shown {
+            Shown::Asserted(_) => "start",
+            Shown::Token(_) => "start with a token",
+        };
+        self.enter(call_name, call).await?;
         let fresh = JobId::generate(Timestamp::UNIX_EPOCH, &self.entropy);
-        Ok(*self.books().jobs.entry(request).or_insert(fresh))
+        Ok(Started { id: *self.books().jobs.entry(request).or_insert(fresh), ends: None })
     }
 
     async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError> {

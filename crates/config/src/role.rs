@@ -17,6 +17,7 @@ use shorepass_core::condition::Conditions;
 use shorepass_core::digest::Digest;
 use shorepass_core::gives::Gives;
 use shorepass_core::job_issuer::JobIssuer;
+use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
@@ -135,7 +136,8 @@ impl Reader<'_> {
         let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
-        let subjects = fields.required("subjects", |subjects| subjects.list(|item| subject(item, self.known)));
+        let subjects =
+            fields.required("subjects", |subjects| subjects.list(|item| subject(item, self.known)));
         cluster?;
         let (token, lease) = lifetimes;
         Some(Spec { gives: gives?, token, lease, silence, subjects: subjects? })
@@ -239,7 +241,7 @@ fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
 }
 
 fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
-    let fields = cursor.fields(&["runners", "platforms", "jobs", "acceptJobs"])?;
+    let fields = cursor.fields(&["runners", "labels", "platforms", "jobs", "acceptJobs"])?;
     let patterns = |cursor: &Cursor<'_>| cursor.list(|pattern| pattern.parsed(NamePattern::parse));
     let accept = |cursor: &Cursor<'_>| match cursor.text()? {
         "asserted" => Some(true),
@@ -249,10 +251,12 @@ fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
     let list = |key| fields.optional(key, |list| Some(patterns(list))).unwrap_or_else(|| Some(Vec::new()));
     let (runners, platforms) = (list("runners"), list("platforms"));
     let accept_asserted_jobs = fields.optional("acceptJobs", accept).unwrap_or(false);
+    let labels = fields.optional("labels", labels).unwrap_or_default();
     let jobs = fields.optional("jobs", |jobs| Some(jobs::jobs(jobs, known)));
     let subject = Subject {
         runners: runners?,
         platforms: platforms?,
+        labels,
         jobs: jobs.map_or(Some(None), |jobs| jobs.map(Some))?,
         accept_asserted_jobs,
     };
@@ -260,6 +264,19 @@ fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
         cursor.warn_below("runners", NO_JOBS);
     }
     Some(subject)
+}
+
+/// Labels that all have to be there, with these values.
+fn labels(cursor: &Cursor<'_>) -> Option<Labels> {
+    let pairs = cursor.pairs("labels and their values")?;
+    let read: Vec<_> =
+        pairs.iter().map(|(name, value)| Some(((*name).to_owned(), value.text()?.to_owned()))).collect();
+    let read: Option<Vec<(String, String)>> = read.into_iter().collect();
+    match Labels::new(read?) {
+        Ok(labels) if labels.is_empty() => cursor.fault("name at least one label, or leave the key out"),
+        Ok(labels) => Some(labels),
+        Err(problem) => cursor.fault(problem),
+    }
 }
 
 fn role_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {

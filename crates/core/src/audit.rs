@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
-use crate::enrolment::{Enrolment, JoinToken};
 use crate::claims::Claim;
+use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
 use crate::labels::Labels;
 use crate::lease::{Binding, Lease};

@@ -66,12 +66,16 @@ impl JobRequirement {
             return Err(RequirementError { claim: None, problem });
         }
         for claim in wanted.keys() {
-            if let Some(companion) = issuer.companion_of(claim).filter(|companion| !wanted.contains_key(*companion)) {
-                let problem = format!("{claim} alone means several things to {}: say {companion} too", issuer.system());
+            if let Some(companion) =
+                issuer.companion_of(claim).filter(|companion| !wanted.contains_key(*companion))
+            {
+                let problem =
+                    format!("{claim} alone means several things to {}: say {companion} too", issuer.system());
                 return Err(RequirementError { claim: Some(claim.clone()), problem });
             }
         }
-        let guards = issuer.guards().iter().filter(|guard| !wanted.contains_key(guard.claim)).copied().collect();
+        let guards =
+            issuer.guards().iter().filter(|guard| !wanted.contains_key(guard.claim)).copied().collect();
         Ok(Self { issuer: issuer.name().clone(), claims: wanted, condition, guards })
     }
 
@@ -115,7 +119,11 @@ impl JobRequirement {
 fn check_values(issuer: &JobIssuer, claim: &str, values: &[Claim]) -> Result<(), String> {
     let Some(known) = issuer.claim(claim) else {
         let all: Vec<&str> = issuer.known().map(|known| known.name.as_str()).collect();
-        return Err(format!("tokens of {} have no claim {claim:?} (known: {})", issuer.name(), all.join(", ")));
+        return Err(format!(
+            "tokens of {} have no claim {claim:?} (known: {})",
+            issuer.name(),
+            all.join(", ")
+        ));
     };
     if known.kind == ClaimKind::Texts {
         return Err(format!("{claim} is a list: write a condition such as `\"x\" in claims.{claim}`"));

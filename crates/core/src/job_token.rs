@@ -26,6 +26,11 @@ impl JobToken {
         Self(Zeroizing::new(text))
     }
 
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The token itself. The callers of this function are listed by `cargo xtask tidy`.
     pub fn expose(&self) -> &str {
         &self.0
@@ -86,7 +91,8 @@ pub struct NoJobIssuers;
 impl JobTokens for NoJobIssuers {
     async fn verify(&self, _: &JobToken, _: &SpiffeId, _: Timestamp) -> Result<VerifiedJob, JobTokenError> {
         Err(JobTokenError::Rejected {
-            told: "this issuer takes job tokens of no CI system: its operators add one to spec.jobIssuers".to_owned(),
+            told: "this issuer takes job tokens of no CI system: its operators add one to spec.jobIssuers"
+                .to_owned(),
             explanation: "no job issuer is configured".to_owned(),
         })
     }

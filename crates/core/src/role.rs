@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::digest::Digest;
 use crate::gives::Gives;
 use crate::job_requirement::JobRequirement;
+use crate::labels::Labels;
 use crate::name::{Name, NamePattern};
 use crate::silence::Silence;
 
@@ -81,6 +82,8 @@ pub struct Subject {
     pub runners: Vec<NamePattern>,
     /// Platforms by name; none means no platform.
     pub platforms: Vec<NamePattern>,
+    /// Labels that a runner's enrolment must have given it.
+    pub labels: Labels,
     /// What the job must show; none takes jobs as the next field says.
     pub jobs: Option<JobRequirement>,
     /// Whether a job that the caller merely asserts is enough.
@@ -141,6 +144,13 @@ impl Role {
             return Err(RoleError {
                 field: "spec.subjects",
                 problem: "an item without runners or platforms does not load: it would name nobody"
+                    .to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| !subject.labels.is_empty() && !subject.platforms.is_empty()) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with labels and platforms does not load: platforms have no labels; write two items"
                     .to_owned(),
             });
         }

@@ -76,8 +76,11 @@ macro_rules! ledger_over {
                 self.read(|view| rows::bans(view, after, limit))
             }
 
-            fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError> {
-                self.read(|view| rows::fetch(view, replay.as_bytes()).map_err(LedgerError::from))
+            fn spent_token(
+                &self,
+                replay: Digest,
+            ) -> Result<Option<shorepass_core::job::SpentToken>, LedgerError> {
+                self.read(|view| rows::spent_token(view, replay))
             }
 
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {

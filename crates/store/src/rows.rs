@@ -92,6 +92,11 @@ row!(CreatedIdentity, Identity, "identity",
     key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
     revision: |_| None);
 
+/// A job token that has opened a session.
+pub(crate) fn spent_token(view: &dyn View, replay: Digest) -> Result<Option<SpentToken>, ReadError> {
+    fetch(view, replay.as_bytes())
+}
+
 /// A row by its key.
 pub(crate) fn fetch<R: Row>(view: &dyn View, key: &[u8]) -> Result<Option<R>, ReadError> {
     let Some(value) = view.get(R::TABLE, key)? else { return Ok(None) };
@@ -170,6 +175,7 @@ pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(
         | Table::Control
         | Table::Identity
         | Table::Ban
+        | Table::SpentToken
         // What it names may be gone before its time: a job with its last lease.
         | Table::Due => return Ok(()),
     };

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
-use shorepass_core::job::Job;
+use shorepass_core::job::{Job, SpentToken};
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Timestamp, after, until as time_until};

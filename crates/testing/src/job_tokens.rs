@@ -32,7 +32,12 @@ impl KnownTokens {
 
 #[async_trait]
 impl JobTokens for KnownTokens {
-    async fn verify(&self, token: &JobToken, _: &SpiffeId, _: Timestamp) -> Result<VerifiedJob, JobTokenError> {
+    async fn verify(
+        &self,
+        token: &JobToken,
+        _: &SpiffeId,
+        _: Timestamp,
+    ) -> Result<VerifiedJob, JobTokenError> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(token.expose()).cloned().unwrap_or_else(|| {
             let told = "this is no token".to_owned();
@@ -43,7 +48,8 @@ impl JobTokens for KnownTokens {
 
 /// A GitLab whose tokens are bound to runners in this way.
 pub fn gitlab(runner: RunnerBinding) -> Result<JobIssuer, JobIssuerError> {
-    let name = Name::parse("gitlab").map_err(|cause| JobIssuerError { field: "name", problem: cause.to_string() })?;
+    let name = Name::parse("gitlab")
+        .map_err(|cause| JobIssuerError { field: "name", problem: cause.to_string() })?;
     let (url, audience) = ("https://gitlab.example.org", "https://shorepass.example.org/jobs");
     JobIssuer::new(name, System::Gitlab, url.to_owned(), audience.to_owned(), runner, Declared::default())
 }

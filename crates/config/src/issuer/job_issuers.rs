@@ -32,7 +32,9 @@ pub(super) fn job_issuers(cursor: &Cursor<'_>) -> Option<Vec<JobIssuerConfig>> {
         let read = job_issuer(item)?;
         let (name, url) = (read.issuer.name(), read.issuer.url());
         if seen.borrow().iter().any(|(other, other_url)| other == name || other_url == url) {
-            return item.fault("an issuer of this name or URL stands here already: tokens are told apart by their `iss`");
+            return item.fault(
+                "an issuer of this name or URL stands here already: tokens are told apart by their `iss`",
+            );
         }
         seen.borrow_mut().push((name.clone(), url.to_owned()));
         Some(read)
@@ -63,7 +65,8 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     let keys_host = fields.optional("keysHost", |host| host.parsed(HostPort::parse));
     let job = fields.optional("jobClaim", |claim| claim.text().map(str::to_owned));
     let claims = fields.optional("claims", |claims| claims.list(claim)).unwrap_or_default();
-    let longest = fields.optional("longestJob", |longest| longest.duration_within(LONGEST_FLOOR..=LONGEST_CEILING));
+    let longest =
+        fields.optional("longestJob", |longest| longest.duration_within(LONGEST_FLOOR..=LONGEST_CEILING));
     let declared = Declared { claims, job };
     match JobIssuer::new(name?, system?, url?, audience?, runner?, declared) {
         Ok(issuer) => {
@@ -105,7 +108,8 @@ fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
         "texts" => Some(ClaimKind::Texts),
         other => kind.fault(format!("{other:?} is not known: write text, number, flag or texts")),
     });
-    let path = fields.optional("path", |path| path.some("name of a claim", |part| part.text().map(str::to_owned)));
+    let path =
+        fields.optional("path", |path| path.some("name of a claim", |part| part.text().map(str::to_owned)));
     let project = fields.optional("project", |project| match project.text()? {
         "true" => Some(true),
         "false" => Some(false),
@@ -134,8 +138,9 @@ fn claim_name(text: &str) -> Result<String, String> {
 
 /// The `iss` of tokens, whole: it is compared byte by byte (OpenID Connect Core, 2).
 fn issuer_url(text: &str) -> Result<String, String> {
-    crate::scalar::parse_server_url(text)
-        .map_err(|_| format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org"))?;
+    crate::scalar::parse_server_url(text).map_err(|_| {
+        format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org")
+    })?;
     Ok(text.to_owned())
 }
 

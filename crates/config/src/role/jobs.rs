@@ -38,12 +38,16 @@ fn find<'k>(cursor: &Cursor<'_>, known: &'k Known<'_>) -> Option<&'k JobIssuer> 
         return found;
     }
     let names: Vec<&str> = known.job_issuers.iter().map(|issuer| issuer.name().as_str()).collect();
-    let meant = closest(name.as_str(), &names).map(|name| format!(", did you mean {name}?")).unwrap_or_default();
+    let meant =
+        closest(name.as_str(), &names).map(|name| format!(", did you mean {name}?")).unwrap_or_default();
     match names.is_empty() {
-        true => cursor.fault(format!("the issuer's config has no job issuers: add {name} to spec.jobIssuers")),
-        false => {
-            cursor.fault(format!("the issuer's config has no job issuer {name}{meant} (configured: {})", names.join(", ")))
+        true => {
+            cursor.fault(format!("the issuer's config has no job issuers: add {name} to spec.jobIssuers"))
         }
+        false => cursor.fault(format!(
+            "the issuer's config has no job issuer {name}{meant} (configured: {})",
+            names.join(", ")
+        )),
     }
 }
 
@@ -70,7 +74,8 @@ fn values(cursor: &Cursor<'_>, issuer: &JobIssuer) -> Option<Vec<(String, Vec<Cl
 
 fn claim(cursor: &Cursor<'_>, kind: ClaimKind) -> Option<Claim> {
     let text = cursor.text()?;
-    let looks_like_more = text.parse::<f64>().is_ok() || matches!(text, "true" | "false" | "yes" | "no" | "on" | "off");
+    let looks_like_more =
+        text.parse::<f64>().is_ok() || matches!(text, "true" | "false" | "yes" | "no" | "on" | "off");
     match kind {
         ClaimKind::Text if looks_like_more && !cursor.is_quoted() => {
             cursor.fault(format!("this claim is text: write {text:?}, in quotes"))
@@ -85,6 +90,8 @@ fn claim(cursor: &Cursor<'_>, kind: ClaimKind) -> Option<Claim> {
             "false" if !cursor.is_quoted() => Some(Claim::Flag(false)),
             _ => cursor.fault("this claim is true or false, without quotes"),
         },
-        ClaimKind::Texts => cursor.fault("this claim is a list: ask for it in a condition, such as `\"x\" in claims.NAME`"),
+        ClaimKind::Texts => {
+            cursor.fault("this claim is a list: ask for it in a condition, such as `\"x\" in claims.NAME`")
+        }
     }
 }

@@ -195,10 +195,7 @@ fn all_problems_of_all_files_are_told() {
 fn several_documents_make_several_roles() {
     let text = format!("---\n{ROLE}---\n# nothing\n---\n{}", ROLE.replace("web-deployer", "other"));
     let roles = read(&text).unwrap();
-    assert_eq!(
-        roles.iter().map(|role| role.name().as_str()).collect::<Vec<_>>(),
-        ["web-deployer", "other"]
-    );
+    assert_eq!(roles.iter().map(|role| role.name().as_str()).collect::<Vec<_>>(), ["web-deployer", "other"]);
     assert_ne!(roles[0].digest(), roles[1].digest());
     assert!(read("# nothing yet\n").unwrap().is_empty());
 }
@@ -231,5 +228,118 @@ proptest! {
         if let Err(errors) = read(&format!("{}{put}{}", &ROLE[..start], &ROLE[end..])) {
             prop_assert!(!errors.is_empty() && !errors.to_string().is_empty());
         }
+    }
+}
+
+mod jobs {
+    use std::sync::Arc;
+
+    use shorepass_core::condition::Condition;
+    use shorepass_core::job_issuer::{Declared, RunnerBinding, System};
+
+    use super::*;
+
+    const ROLE: &str = include_str!("../../../../deploy/examples/role-jobs.yaml");
+
+    /// A language with one condition.
+    struct Always;
+
+    #[derive(Debug)]
+    struct True;
+
+    impl Condition for True {
+        fn holds(&self, _: &shorepass_core::claims::Claims) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn text(&self) -> &str {
+            "always"
+        }
+    }
+
+    impl Conditions for Always {
+        fn compile(&self, text: &str, _: &JobIssuer) -> Result<Arc<dyn Condition>, String> {
+            if text == "always" { Ok(Arc::new(True)) } else { Err(format!("{text:?} is no condition")) }
+        }
+    }
+
+    fn read(text: &str) -> Result<Role, String> {
+        let (url, audience) = ("https://gitlab.example.org".to_owned(), "shorepass".to_owned());
+        let name = Name::parse("gitlab").unwrap();
+        let declared = Declared::default();
+        let gitlab =
+            JobIssuer::new(name, System::Gitlab, url, audience, RunnerBinding::FirstUse, declared).unwrap();
+        let clusters = vec![Name::parse("staging").unwrap()];
+        let known = Known { clusters, job_issuers: vec![gitlab], conditions: &Always };
+        let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
+        read.map(|mut read| read.roles.remove(0)).map_err(|errors| errors.to_string())
+    }
+
+    fn check(part: &str, exchange: &str, fragments: &[&str]) {
+        assert!(ROLE.contains(part), "{part:?} is not in the example");
+        let errors = read(&ROLE.replacen(part, exchange, 1)).unwrap_err();
+        assert!(fragments.iter().all(|part| errors.contains(part)), "{fragments:?} are not in:\n{errors}");
+    }
+
+    #[test]
+    fn the_example_of_jobs_loads() {
+        let role = read(ROLE).unwrap();
+        let subject = &role.subjects()[0];
+        assert_eq!(subject.labels.get("pool"), Some("production"));
+        assert_eq!(subject.jobs.as_ref().unwrap().issuer().as_str(), "gitlab");
+        assert!(!subject.accept_asserted_jobs);
+    }
+
+    #[test]
+    fn a_requirement_that_any_project_meets_does_not_load() {
+        check(
+            "          project_id: \"4711\" #",
+            "          #",
+            &["any project of gitlab gets the role", "project_id"],
+        );
+        check("ref_type: branch", "# ", &["spec.subjects[0].jobs.claims.ref", "say ref_type too"]);
+    }
+
+    #[test]
+    fn values_are_of_the_claims_kind() {
+        check("\"4711\"", "4711", &["jobs.claims.project_id", "in quotes"]);
+        check("ref_protected: \"true\"", "ref_protected: true", &["in quotes"]);
+        check("[staging, production]", "[]", &["at least one value"]);
+    }
+
+    #[test]
+    fn names_that_are_not_known_are_told_with_what_was_meant() {
+        check("issuer: gitlab", "issuer: gitlap", &["no job issuer gitlap", "did you mean gitlab?"]);
+        check("environment:", "enviroment:", &["no claim \"enviroment\"", "did you mean environment?"]);
+        check("project_id: \"4711\"", "Project_ID: \"4711\"", &["no claim \"Project_ID\""]);
+    }
+
+    #[test]
+    fn a_condition_is_compiled_where_it_stands() {
+        let condition = |text: &str| {
+            ROLE.replacen("        claims:", &format!("        condition: {text}\n        claims:"), 1)
+        };
+        assert!(read(&condition("always")).is_ok());
+        let errors = read(&condition("never")).unwrap_err();
+        assert!(errors.contains("jobs.condition") && errors.contains("is no condition"), "{errors}");
+    }
+
+    #[test]
+    fn jobs_and_an_asserted_job_are_two_items() {
+        check("      jobs:", "      acceptJobs: asserted\n      jobs:", &["write two items"]);
+        check(
+            "    - runners: [prod-*]",
+            "    - runners: [prod-*]\n      platforms: [portal]",
+            &["platforms have no labels"],
+        );
+    }
+
+    #[test]
+    fn where_no_job_issuer_is_known_nobody_meets_the_requirement() {
+        let role = &super::read(ROLE).unwrap()[0];
+        let nobody = shorepass_core::job_requirement::JobRequirement::that_nobody_meets(
+            Name::parse("gitlab").unwrap(),
+        );
+        assert_eq!(role.subjects()[0].jobs, Some(nobody));
     }
 }

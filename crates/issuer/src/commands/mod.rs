@@ -90,7 +90,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 pub(super) struct NotYet;
 
 impl shorepass_core::condition::Conditions for NotYet {
-    fn compile(&self, _: &str, _: &shorepass_core::job_issuer::JobIssuer) -> Result<std::sync::Arc<dyn shorepass_core::condition::Condition>, String> {
+    fn compile(
+        &self,
+        _: &str,
+        _: &shorepass_core::job_issuer::JobIssuer,
+    ) -> Result<std::sync::Arc<dyn shorepass_core::condition::Condition>, String> {
         Err("not yet".to_owned())
     }
 }

@@ -22,10 +22,14 @@ impl Jobs {
         let now = self.outside.clock.now();
         let verified = match self.outside.job_tokens.verify(token, caller.spiffe_id(), now).await {
             Ok(verified) => verified,
-            Err(cause) => return Err(self.refuse_token(caller, token_refused(&cause), explained(cause)).await),
+            Err(cause) => {
+                return Err(self.refuse_token(caller, token_refused(&cause), explained(cause)).await);
+            }
         };
         if let Err((told, explanation)) = self.admit(caller, &verified) {
-            return Err(self.refuse_token(caller, Refused::new(Reason::JobTokenRejected, told), explanation).await);
+            return Err(self
+                .refuse_token(caller, Refused::new(Reason::JobTokenRejected, told), explanation)
+                .await);
         }
         let longest = self.issuer_of(&verified).map_or(Duration::ZERO, JobIssuer::longest_job);
         Ok((verified, longest))
@@ -34,7 +38,8 @@ impl Jobs {
     /// Whether the session was not opened because its token has opened another one.
     pub(super) async fn spent(&self, caller: &Caller, job: &Job) -> Result<Option<Refused>, Refused> {
         let Some(spent) = job.spent_token() else { return Ok(None) };
-        let earlier = self.outside.ledger.spent_token(spent.replay).map_err(|cause| ledger_refused(&cause))?;
+        let earlier =
+            self.outside.ledger.spent_token(spent.replay).map_err(|cause| ledger_refused(&cause))?;
         let Some(earlier) = earlier else { return Ok(None) };
         let opened = self.outside.ledger.job(earlier.job).map_err(|cause| ledger_refused(&cause))?;
         let by = opened.map_or_else(|| "somebody".to_owned(), |job| job.owner.spiffe_id.to_string());
@@ -59,12 +64,14 @@ impl Jobs {
             return Err((told.to_owned(), security.problem().unwrap_or_default()));
         }
         let Some(issuer) = self.issuer_of(verified) else {
-            let told = "the issuer does not know the CI system of this token any more; ask its operators".to_owned();
+            let told =
+                "the issuer does not know the CI system of this token any more; ask its operators".to_owned();
             return Err((told.clone(), format!("there is no job issuer {}", verified.issuer)));
         };
         match (issuer.runner(), issuer.system().runner_claim()) {
             (RunnerBinding::Label { label }, Some(claim)) => {
-                let labels = self.outside.labels_of(caller).map_err(|cause| (cause.to_string(), cause.to_string()))?;
+                let labels =
+                    self.outside.labels_of(caller).map_err(|cause| (cause.to_string(), cause.to_string()))?;
                 is_its_runner(labels.get(label), verified, label, claim)
             }
             (RunnerBinding::Label { .. } | RunnerBinding::FirstUse | RunnerBinding::Audience, _) => Ok(()),
@@ -73,7 +80,9 @@ impl Jobs {
 
     async fn refuse_token(&self, caller: &Caller, refused: Refused, explanation: String) -> Refused {
         let caller = Some(caller.spiffe_id());
-        self.outside.refuse(Refusing { caller, method: "StartJob", subject: "job token", refused, explanation }).await
+        self.outside
+            .refuse(Refusing { caller, method: "StartJob", subject: "job token", refused, explanation })
+            .await
     }
 }
 
@@ -103,7 +112,8 @@ fn is_its_runner(
         "this job token was given to a job on another runner: each job uses its own on the runner it runs on, and if it does, \
          the label {label_name} of this one is wrong"
     );
-    let explanation = format!("the token's {claim} is {named:?}, and the runner's label {label_name} is {label:?}");
+    let explanation =
+        format!("the token's {claim} is {named:?}, and the runner's label {label_name} is {label:?}");
     Err((told, explanation))
 }
 
@@ -113,7 +123,8 @@ fn token_refused(cause: &JobTokenError) -> Refused {
         JobTokenError::Rejected { .. } => Refused::new(Reason::JobTokenRejected, told),
         JobTokenError::Expired(_) => Refused::new(Reason::JobTokenExpired, told),
         JobTokenError::Unavailable { issuer, retry_after, .. } => {
-            let message = format!("the keys of job issuer {issuer} cannot be had at the moment; try again later");
+            let message =
+                format!("the keys of job issuer {issuer} cannot be had at the moment; try again later");
             Refused::new(Reason::JobIssuerUnavailable, message).retry(*retry_after)
         }
     }

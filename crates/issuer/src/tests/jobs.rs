@@ -75,7 +75,9 @@ async fn the_job_that_a_role_names_gets_its_token() {
     let lease = bench.issue_of("ship", &caller, &job, bench.request()).await.unwrap().issued.lease;
     bench.refresh(&caller, lease.id).await.unwrap();
     let started = bench.ledger.audit_lines().into_iter().find(|line| line.contains("job.started")).unwrap();
-    for part in ["\"jobEvidence\":\"verified\"", "\"jobSystem\":\"gitlab\"", "\"jobId\":\"main\"", "ref=\\\"main\\\""] {
+    for part in
+        ["\"jobEvidence\":\"verified\"", "\"jobSystem\":\"gitlab\"", "\"jobId\":\"main\"", "ref=\\\"main\\\""]
+    {
         assert!(started.contains(part), "{part}: {started}");
     }
 }
@@ -171,7 +173,10 @@ async fn what_verification_says_is_told_with_its_remedy() {
     bench.tokens.put("unavailable", Err(unavailable));
     bench.tokens.put("old", Err(JobTokenError::Expired(bench.clock.now())));
     let refused = bench.open(&caller, "unavailable").await.unwrap_err();
-    assert_eq!((refused.reason, refused.retry_after), (Reason::JobIssuerUnavailable, Some(Duration::from_secs(7))));
+    assert_eq!(
+        (refused.reason, refused.retry_after),
+        (Reason::JobIssuerUnavailable, Some(Duration::from_secs(7)))
+    );
     assert!(!refused.message.contains("connection refused"), "{}", refused.message);
     let line = bench.ledger.audit_lines().pop().unwrap();
     assert!(line.contains("connection refused"), "{line}");
@@ -192,7 +197,11 @@ async fn after_a_loss_of_security_state_no_token_of_before_is_taken() {
     bench.clock.advance(Duration::from_secs(2));
     bench.know("after", &MAIN);
     let refused = bench.open(&caller, "before").await.unwrap_err();
-    assert!(refused.message.contains("has lost its record of which job tokens were used"), "{}", refused.message);
+    assert!(
+        refused.message.contains("has lost its record of which job tokens were used"),
+        "{}",
+        refused.message
+    );
     bench.open(&caller, "after").await.unwrap();
 }
 

@@ -39,7 +39,9 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
             let asserted = AssertedJob::new(system, id, url);
             Presented::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
         }
-        Some(v1::start_job_request::Evidence::Oidc(v1::OidcToken { token })) => Presented::Token(job_token(token)?),
+        Some(v1::start_job_request::Evidence::Oidc(v1::OidcToken { token })) => {
+            Presented::Token(job_token(token)?)
+        }
         None => return Err(Refused::field("evidence", "is missing")),
     };
     let expected = expected.map(|wire| fields::duration("expected", wire)).transpose()?;

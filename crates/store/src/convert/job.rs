@@ -57,7 +57,9 @@ fn read_evidence(record: stored::job::Evidence) -> Result<Evidence, Malformed> {
             let asserted = AssertedJob::new(asserted.system, asserted.id, asserted.url);
             Ok(Evidence::Asserted(parse("evidence", asserted)?))
         }
-        stored::job::Evidence::Verified(verified) => VerifiedJob::from_record(verified).map(Evidence::Verified),
+        stored::job::Evidence::Verified(verified) => {
+            VerifiedJob::from_record(verified).map(Evidence::Verified)
+        }
     }
 }
 

@@ -5,12 +5,14 @@ use proptest::prelude::*;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
+use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job_issuer::System;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
@@ -54,8 +56,9 @@ fn any_revision() -> impl Strategy<Value = Revision> {
 }
 
 fn any_job() -> impl Strategy<Value = Job> {
-    let evidence = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
+    let asserted = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
         .prop_map(|(system, id, url)| Evidence::Asserted(AssertedJob::new(system, id, url).unwrap()));
+    let evidence = prop_oneof![asserted, any_verified_job().prop_map(Evidence::Verified)];
     let times = (any_time(), option::of(any_time()), option::of(any_time()));
     (any_id!(JobId), any_owner(), evidence, times, any_revision()).prop_map(
         |(id, owner, evidence, (started, latest_end, ended), revision)| Job {
@@ -66,6 +69,34 @@ fn any_job() -> impl Strategy<Value = Job> {
             latest_end,
             ended,
             revision,
+        },
+    )
+}
+
+fn any_verified_job() -> impl Strategy<Value = VerifiedJob> {
+    let claim = prop_oneof![
+        ".{0,20}".prop_map(Claim::Text),
+        any::<i64>().prop_map(Claim::Number),
+        any::<bool>().prop_map(Claim::Flag),
+        proptest::collection::vec("[a-z]{0,5}", 0..3).prop_map(Claim::Texts),
+    ];
+    let claims = proptest::collection::btree_map("[a-z_]{1,10}", claim, 0..5).prop_map(|all| {
+        let mut claims = Claims::default();
+        for (name, claim) in all {
+            let _ = claims.insert(&name, claim); // what cannot be shown is no claim
+        }
+        claims
+    });
+    let system = (0..System::ALL.len()).prop_map(|index| System::ALL[index]);
+    (any_name(), system, ".{1,20}", claims, any_digest(), (any_time(), any_time())).prop_map(
+        |(issuer, system, id, claims, replay, (issued, spent_until))| VerifiedJob {
+            issuer,
+            system,
+            id,
+            claims,
+            replay,
+            issued,
+            spent_until,
         },
     )
 }
