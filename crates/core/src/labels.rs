@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn names_are_names_with_dots_and_slashes_between() {
-        for good in ["env", "a", "shorepass.dev/pool", "a.b/c.d", &"a.".repeat(63).trim_end_matches('.')] {
+        for good in ["env", "a", "shorepass.dev/pool", "a.b/c.d", "a.".repeat(63).trim_end_matches('.')] {
             assert!(parse_pair(&format!("{good}=x")).is_ok(), "{good}");
         }
         let long = format!("{}{}", "a.".repeat(63), "ab");
