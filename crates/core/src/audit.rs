@@ -352,6 +352,7 @@ fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -
         caller: text(&block.caller),
         block: text(block.id),
         role: text(&block.role),
+        job: block.job.and_then(text),
         lease: text(block.lease),
         ..at(event, time)
     }

@@ -221,6 +221,7 @@ pub(crate) fn operator() -> SpiffeId {
 /// Set at second 0, until the lease's deadline.
 pub(crate) fn block(number: u8) -> Block {
     Block {
+        job: None,
         id: BlockId::generate(second(number.into()), &Seed::new(number)),
         caller: owner().spiffe_id,
         role: name("web-deployer"),

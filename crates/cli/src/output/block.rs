@@ -24,7 +24,7 @@ fn row(block: &BlockView) -> [String; 7] {
     [
         block.id.clone(),
         short_caller(&block.caller),
-        block.role.clone(),
+        block.refused(),
         to_the_second(block.until),
         to_the_second(block.lift_time),
         short_caller(&block.by),
@@ -48,6 +48,12 @@ mod tests {
     #[test]
     fn a_list_for_people() {
         assert_eq!(list_table(&blocks()), include_str!("golden/block-list.txt"));
+    }
+
+    #[test]
+    fn a_block_of_a_job_session_refuses_it_everything() {
+        let view = BlockView::of(v1::Block { job_id: "0198c5a2".to_owned(), ..block() });
+        assert!(list_table(&[view]).contains("all, job 0198c5a2"));
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub(crate) struct BlockView {
     pub(crate) by: String,
     pub(crate) reason: String,
     lease_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    job_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lift_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -303,6 +305,14 @@ impl TokenView {
 }
 
 impl BlockView {
+    /// What is refused: a role, or everything to one job session.
+    pub(crate) fn refused(&self) -> String {
+        match self.job_id.as_str() {
+            "" => self.role.clone(),
+            job => format!("all, job {job}"),
+        }
+    }
+
     /// From the wire.
     pub(crate) fn of(block: v1::Block) -> Self {
         Self {
@@ -314,6 +324,7 @@ impl BlockView {
             by: block.by,
             reason: block.reason,
             lease_id: block.lease_id,
+            job_id: block.job_id,
             lift_time: time(block.lift_time),
             lifted_by: block.lifted_by,
         }

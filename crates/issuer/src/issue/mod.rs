@@ -136,8 +136,7 @@ impl Issuing {
 
     fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
         let outside = &self.outside;
-        let mut blocks =
-            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        let mut blocks = outside.blocks_on(caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
         if mutants::is(Mutant::IgnoreBlocks) {
             blocks.clear();
         }

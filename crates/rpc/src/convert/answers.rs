@@ -249,6 +249,7 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        job_id: block.job.map(|job| job.to_string()).unwrap_or_default(),
         lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
         lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
     }

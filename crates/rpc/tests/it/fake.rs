@@ -236,6 +236,7 @@ pub(crate) fn minted() -> MintedToken {
 
 pub(crate) fn block() -> Block {
     Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: owner().spiffe_id,
         role: name("web-deployer"),

@@ -253,10 +253,11 @@ fn any_token() -> impl Strategy<Value = MintedToken> {
 
 fn any_block() -> impl Strategy<Value = Block> {
     let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
-    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId));
+    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId), option::of(any_id!(JobId)));
     let why = (any_time(), any_time(), any_spiffe_id(), any::<String>());
     (what, why, option::of(lifted), any_revision()).prop_map(
-        |((id, caller, role, lease), (set, until, by, reason), lifted, revision)| Block {
+        |((id, caller, role, lease, job), (set, until, by, reason), lifted, revision)| Block {
+            job,
             id,
             caller,
             role,
