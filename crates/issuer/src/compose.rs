@@ -51,6 +51,7 @@ use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
 use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
 use crate::records::Records;
@@ -239,6 +240,7 @@ impl Parts {
                 usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
                 &clock,
             ),
+            quotas: Quotas::new(clock.clone()),
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,
