@@ -1,4 +1,4 @@
-//! Leases, tokens and blocks as operators see them.
+//! Leases and tokens as operators see them.
 //!
 //! The job column shows the CI system and its id, marked as asserted: nobody but the runner says so. The job session's
 //! own id is in `lease show` and in JSON.
@@ -9,6 +9,8 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
+use super::block::BlockView;
+use super::not_removed::NotRemovedView;
 use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{
     Incomplete, adopted, document, fields, outliving, seconds, short_caller, spoken, table, time,
@@ -56,6 +58,8 @@ pub(crate) struct LeaseView {
     transitions: Vec<TransitionView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pins: Option<PinsView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_removed: Option<NotRemovedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) receipt: Option<ReceiptView>,
 }
@@ -109,24 +113,6 @@ pub(crate) struct TokenView {
     expires_at: Option<Timestamp>,
 }
 
-/// A block.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BlockView {
-    pub(crate) id: String,
-    pub(crate) caller: String,
-    pub(crate) role: String,
-    create_time: Option<Timestamp>,
-    pub(crate) until: Option<Timestamp>,
-    pub(crate) by: String,
-    pub(crate) reason: String,
-    lease_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lift_time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    lifted_by: String,
-}
-
 impl LeaseView {
     /// From the wire.
     pub(crate) fn of(record: v1::LeaseRecord) -> Result<Self, Incomplete> {
@@ -134,6 +120,7 @@ impl LeaseView {
         if record.job.is_none() && !lease.adopted {
             return Err(Incomplete("a lease's job"));
         }
+        let not_removed = record.not_removed.map(NotRemovedView::of);
         let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
         let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
         let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
@@ -160,7 +147,8 @@ impl LeaseView {
             block: record.block.map(BlockView::of),
             transitions: record.transitions.into_iter().map(TransitionView::of).collect(),
             pins: record.pins.map(PinsView::of),
-            receipt: record.receipt.map(ReceiptView::of),
+            receipt: record.receipt.map(|receipt| ReceiptView::of(receipt, not_removed.clone())),
+            not_removed,
         })
     }
 
@@ -254,6 +242,9 @@ impl LeaseView {
             fields.push(("ANCHOR", format!("{}/{}", self.namespace, self.anchor)));
         }
         fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
+        if let Some(rights) = &self.not_removed {
+            fields.extend(rights.sentences().map(|sentence| ("NOT REMOVED", sentence)));
+        }
         fields.extend([("CREATED", to_the_second(self.create_time))]);
         let has_anchor = !self.anchor.is_empty();
         fields.extend(self.transitions.iter().filter_map(|step| step.field(has_anchor)));
@@ -347,24 +338,6 @@ impl TokenView {
     }
 }
 
-impl BlockView {
-    /// From the wire.
-    pub(crate) fn of(block: v1::Block) -> Self {
-        Self {
-            id: block.id,
-            caller: block.caller,
-            role: block.role,
-            create_time: time(block.create_time),
-            until: time(block.until),
-            by: block.by,
-            reason: block.reason,
-            lease_id: block.lease_id,
-            lift_time: time(block.lift_time),
-            lifted_by: block.lifted_by,
-        }
-    }
-}
-
 /// A list for programs.
 pub(crate) fn list_document(items: &[LeaseView]) -> String {
     #[derive(Serialize)]
@@ -442,21 +415,6 @@ impl TokenOwner {
         lines.extend(self.lease.fields());
         fields(&lines)
     }
-}
-
-/// A lifted block for programs.
-pub(crate) fn block_document(block: &BlockView) -> String {
-    document("Block", block)
-}
-
-/// A lifted block for people.
-pub(crate) fn block_sentence(block: &BlockView) -> String {
-    format!(
-        "lifted {}: {} may have leases of {} again\n",
-        super::printable(&block.id),
-        super::printable(&block.caller),
-        super::printable(&block.role)
-    )
 }
 
 /// The name of a state.

@@ -9,6 +9,7 @@ pub(crate) mod ban;
 pub(crate) mod block;
 pub(crate) mod join_token;
 pub(crate) mod lease;
+mod not_removed;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;

@@ -46,6 +46,7 @@ fn lease() -> Lease {
         deadline: Timestamp::UNIX_EPOCH,
         state: State::Pending,
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
