@@ -233,7 +233,7 @@ impl KubeCluster {
                 let unbound = unbound
                     .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
                 let anchor = anchor().await;
-                effects::done(Effect::StrictAnchorDeleted);
+                effects::done_if(&anchor, Effect::StrictAnchorDeleted);
                 unbound.and(anchor).and(self.delete_account(namespace, &lease.target.service_account).await)
             }
         }

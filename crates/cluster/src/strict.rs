@@ -215,8 +215,9 @@ impl KubeCluster {
     pub(crate) async fn delete_bindings(&self, bindings: &[Binding]) -> Result<(), CutError> {
         let mut outcome = Ok(());
         for Binding { namespace, name, .. } in bindings {
-            outcome = outcome.and(self.delete_binding(namespace, name).await);
-            effects::done(Effect::BindingDeleted);
+            let deleted = self.delete_binding(namespace, name).await;
+            effects::done_if(&deleted, Effect::BindingDeleted);
+            outcome = outcome.and(deleted);
         }
         outcome
     }
