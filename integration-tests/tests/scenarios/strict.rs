@@ -143,7 +143,8 @@ async fn a_revoked_strict_lease_is_forbidden_in_milliseconds_and_dead_in_ten_sec
 }
 
 #[tokio::test]
-async fn what_a_group_gives_to_a_strict_lease_is_found_when_it_begins_and_told_as_not_removed() -> Result<()> {
+async fn what_a_group_gives_to_a_strict_lease_is_found_when_it_begins_and_told_as_not_removed() -> Result<()>
+{
     let scene = scene("bygroup").await?;
     let (runner, job, before) = scene.leased(RELEASE.name).await?;
     let show = |lease: &str| as_operator(&scene.issuer, &["lease", "show", lease])?.succeeded();
@@ -176,7 +177,9 @@ async fn what_a_group_gives_to_a_strict_lease_is_found_when_it_begins_and_told_a
     })
     .await?;
     let shown = show(&lease)?;
-    for right in [format!("configmaps in namespace {namespace}"), format!("get secrets in namespace {strict}")] {
+    for right in
+        [format!("configmaps in namespace {namespace}"), format!("get secrets in namespace {strict}")]
+    {
         ensure!(shown.contains(&format!("{right}: it has this from elsewhere")), "{right}: {shown}");
     }
 

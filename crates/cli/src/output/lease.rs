@@ -47,6 +47,8 @@ pub(crate) struct LeaseView {
     deadline: Option<Timestamp>,
     remaining_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    silence_limit_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     without_issuer_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
@@ -142,6 +144,7 @@ impl LeaseView {
             create_time: time(lease.create_time),
             deadline,
             remaining_seconds: seconds(lease.remaining),
+            silence_limit_seconds: record.silence_limit.map(|limit| seconds(Some(limit))),
             end: lease.end.map(EndView::of),
             tokens,
             block: record.block.map(BlockView::of),
@@ -214,6 +217,13 @@ impl LeaseView {
         }
     }
 
+    fn silence(&self) -> String {
+        match self.silence_limit_seconds {
+            Some(limit) => format!("ends it after {}", spoken(Duration::from_secs(limit))),
+            None => "ends nothing".to_owned(),
+        }
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("LEASE", self.id.clone()),
@@ -249,6 +259,9 @@ impl LeaseView {
         let has_anchor = !self.anchor.is_empty();
         fields.extend(self.transitions.iter().filter_map(|step| step.field(has_anchor)));
         fields.extend([("DEADLINE", to_the_second(self.deadline)), ("REMAINING", self.remaining())]);
+        if self.end.is_none() {
+            fields.push(("SILENCE", self.silence()));
+        }
         if self.without_issuer_until.is_some() {
             fields.push((
                 "WITHOUT ISSUER",

@@ -264,6 +264,7 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         block: view.block.as_ref().map(block),
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
+        silence_limit: view.silence.map(duration),
         not_removed: view
             .lease
             .not_removed

@@ -262,7 +262,13 @@ pub(crate) fn ban() -> Ban {
 }
 
 pub(crate) fn view() -> LeaseView {
-    LeaseView { lease: lease(), job: Some(job()), tokens: vec![minted()], block: Some(block()) }
+    LeaseView {
+        lease: lease(),
+        job: Some(job()),
+        tokens: vec![minted()],
+        block: Some(block()),
+        silence: Some(Duration::from_secs(900)),
+    }
 }
 
 fn delivery() -> Delivery {

@@ -70,6 +70,14 @@ fn what_the_end_of_a_lease_leaves_is_told_with_it_and_with_its_receipt() {
 }
 
 #[test]
+fn a_lease_that_silence_does_not_end_says_so_while_it_lives() {
+    let endless = view(v1::LeaseRecord { silence_limit: None, ..active() });
+    assert!(lease_table(&endless).contains("SILENCE         ends nothing\n"), "{}", lease_table(&endless));
+    assert!(!lease_document(&endless).contains("silenceLimitSeconds"));
+    assert!(!lease_table(&view(revoked())).contains("SILENCE"));
+}
+
+#[test]
 fn an_unbound_lease_is_marked_in_every_listing() {
     let list = list_table(&[view(unbound())]);
     assert!(list.contains("  UNBOUND  "), "{list}");
