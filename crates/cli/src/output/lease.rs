@@ -160,6 +160,11 @@ impl LeaseView {
         adopted::or_unknown(&short_caller(&self.caller))
     }
 
+    /// Why its revocation sets no block, where it does not; only of an adopted lease.
+    pub(crate) fn unblockable(&self) -> Option<String> {
+        adopted::unblockable(&self.caller, &self.role)
+    }
+
     /// The role's name.
     pub(crate) fn role(&self) -> String {
         adopted::or_unknown(&self.role)
