@@ -57,6 +57,12 @@ impl Client {
         self.api.reset();
     }
 
+    /// Opens a session with a job token; gives its id.
+    pub async fn start_job_with(&self, token: &str) -> Result<String, ClientError> {
+        let answer = self.call(ApiClient::start_job, start_job_with(token)).await?;
+        Ok(answer.job.map(|job| job.id).unwrap_or_default())
+    }
+
     /// Opens a job session; its id.
     pub async fn start_job(&self) -> Result<String, ClientError> {
         let answer = self.call(ApiClient::start_job, start_job("1")).await?;
@@ -169,6 +175,12 @@ pub fn start_job(id: &str) -> v1::StartJobRequest {
     v1::StartJobRequest { request_id: new_id(), evidence: Some(Evidence::Asserted(job)), expected: None }
 }
 
+/// Opens a session with a job token.
+pub fn start_job_with(token: &str) -> v1::StartJobRequest {
+    let token = v1::OidcToken { token: token.to_owned() };
+    v1::StartJobRequest { request_id: new_id(), evidence: Some(Evidence::Oidc(token)), expected: None }
+}
+
 /// Asks for a lease with the role's own lifetimes.
 pub fn issue(job: &str, role: &str) -> v1::IssueRequest {
     v1::IssueRequest {
@@ -182,7 +194,13 @@ pub fn issue(job: &str, role: &str) -> v1::IssueRequest {
 
 /// Asks for a join token that may be used for an hour.
 pub fn create_join_token(runners: &str, replace: bool) -> v1::CreateJoinTokenRequest {
-    v1::CreateJoinTokenRequest { request_id: new_id(), runners: runners.to_owned(), lifetime: None, replace }
+    v1::CreateJoinTokenRequest {
+        request_id: new_id(),
+        runners: runners.to_owned(),
+        lifetime: None,
+        replace,
+        labels: Vec::new(),
+    }
 }
 
 /// A UUIDv7 that nobody else has; all our ids have that form.

@@ -3,12 +3,16 @@
 //! The ledger adds a sequence number and writes the line as JSON in the same commit. Field names are for ever. Nothing
 //! in a line is a secret: tokens appear by `jti` and fingerprint.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
+use crate::claims::Claim;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
+use crate::labels::Labels;
 use crate::lease::{Binding, Lease};
 use crate::ledger::Change;
 use crate::name::Name;
@@ -38,7 +42,7 @@ pub struct Line {
     /// The job session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// The job's system, with `jobId` and `jobUrl` what the caller asserted.
+    /// The job's system, with `jobId` and `jobUrl` what the caller asserted; of a verified job the name of its issuer here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_system: Option<String>,
     /// The job's id in its system.
@@ -47,7 +51,10 @@ pub struct Line {
     /// Where to look at the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_url: Option<String>,
-    /// What shows that the job exists: `asserted`.
+    /// What a verified job's token says, such as `project_id="42"`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
+    /// What shows that the job exists: `asserted` or `verified`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_evidence: Option<&'static str>,
     /// The lease.
@@ -89,7 +96,7 @@ pub struct Line {
     /// The token's `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// SHA-256 of a token.
+    /// SHA-256 of a token; of a job token, what it is known by when it comes again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// SHA-256 of a certificate.
@@ -101,6 +108,9 @@ pub struct Line {
     /// Which runner names a join token enrols.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runners: Option<String>,
+    /// The labels of a runner, or that a join token gives.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
@@ -239,19 +249,32 @@ fn text(value: impl ToString) -> Option<String> {
     Some(value.to_string())
 }
 
+fn labels(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
-    let Evidence::Asserted(asserted) = &job.evidence;
+    let (evidence, verified) = match &job.evidence {
+        Evidence::Asserted(_) => ("asserted", None),
+        Evidence::Verified(verified) => ("verified", Some(verified)),
+    };
     Line {
         caller: text(&job.owner.spiffe_id),
         enrolment: text(job.owner.enrolment),
         job: text(job.id),
-        job_system: text(asserted.system()),
-        job_id: text(asserted.id()),
-        job_url: Some(asserted.url().to_owned()).filter(|url| !url.is_empty()),
-        job_evidence: Some("asserted"),
+        job_system: text(job.evidence.system()),
+        job_id: text(job.evidence.id()),
+        job_url: Some(job.evidence.url().to_owned()).filter(|url| !url.is_empty()),
+        job_evidence: Some(evidence),
+        claims: verified.map(|verified| verified.claims.iter().map(claim).collect()).unwrap_or_default(),
+        fingerprint: verified.and_then(|verified| text(verified.replay)),
         until: job.latest_end.map(|end| end.to_string()),
         ..at(event, time)
     }
+}
+
+fn claim((name, claim): (&str, &Claim)) -> String {
+    format!("{name}={claim}")
 }
 
 fn of_lease(event: &'static str, lease: &Lease) -> Line {
@@ -341,6 +364,7 @@ fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -
         caller: text(&block.caller),
         block: text(block.id),
         role: text(&block.role),
+        job: block.job.and_then(text),
         lease: text(block.lease),
         ..at(event, time)
     }
@@ -355,13 +379,19 @@ fn of_ban(event: &'static str, ban: &Ban, time: Timestamp) -> Line {
 }
 
 fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -> Line {
-    Line { runners: text(&join_token.runners), fingerprint: text(join_token.digest), ..at(event, time) }
+    Line {
+        runners: text(&join_token.runners),
+        labels: labels(&join_token.labels),
+        fingerprint: text(join_token.digest),
+        ..at(event, time)
+    }
 }
 
 fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> Line {
     Line {
         caller: text(&enrolment.spiffe_id),
         enrolment: text(enrolment.id),
+        labels: labels(&enrolment.labels),
         until: text(enrolment.certificate_expires),
         ..at(event, time)
     }

@@ -6,6 +6,7 @@
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
 use crate::id::EnrolmentId;
+use crate::labels::Labels;
 use crate::ledger::Revision;
 use crate::name::{Name, NamePattern};
 use crate::time::{Timestamp, for_people};
@@ -17,6 +18,8 @@ pub struct JoinToken {
     pub digest: Digest,
     /// Which names it may enrol.
     pub runners: NamePattern,
+    /// The labels of the enrolment that comes of it.
+    pub labels: Labels,
     /// Whether it may replace a live enrolment.
     pub replace: bool,
     /// When it was created.
@@ -100,6 +103,8 @@ pub struct Enrolment {
     pub spiffe_id: SpiffeId,
     /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of its newest certificate.
     pub key: Digest,
+    /// What whoever let it in says about it; a runner that is enrolled anew has those of the new enrolment.
+    pub labels: Labels,
     /// When it was made.
     pub created: Timestamp,
     /// When its newest certificate ends.
@@ -146,6 +151,7 @@ mod tests {
         JoinToken {
             digest: Digest::of_bytes(b"secret"),
             runners: NamePattern::parse("prod-*").unwrap(),
+            labels: Labels::default(),
             replace: false,
             created: second(0),
             expires: second(100),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::gives::Gives;
+use crate::job_requirement::JobRequirement;
+use crate::labels::Labels;
 use crate::name::{Name, NamePattern};
 use crate::silence::Silence;
 
@@ -74,12 +76,16 @@ pub struct Target {
 }
 
 /// Who may use a role: all conditions of one subject must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// Runners by name; none means no runner.
     pub runners: Vec<NamePattern>,
     /// Platforms by name; none means no platform.
     pub platforms: Vec<NamePattern>,
+    /// Labels that a runner's enrolment must have given it.
+    pub labels: Labels,
+    /// What the job must show; none takes jobs as the next field says.
+    pub jobs: Option<JobRequirement>,
     /// Whether a job that the caller merely asserts is enough.
     pub accept_asserted_jobs: bool,
 }
@@ -138,6 +144,21 @@ impl Role {
             return Err(RoleError {
                 field: "spec.subjects",
                 problem: "an item without runners or platforms does not load: it would name nobody"
+                    .to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| !subject.labels.is_empty() && !subject.platforms.is_empty()) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with labels and platforms does not load: platforms have no labels; write two items"
+                    .to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| subject.jobs.is_some() && subject.accept_asserted_jobs) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with jobs and `acceptJobs: asserted` does not load: an asserted job shows no claims; \
+                          write two items"
                     .to_owned(),
             });
         }
@@ -210,7 +231,7 @@ mod tests {
 
     fn somebody() -> Vec<Subject> {
         let runners = vec![NamePattern::parse("prod-*").unwrap()];
-        vec![Subject { runners, platforms: vec![], accept_asserted_jobs: true }]
+        vec![Subject { runners, accept_asserted_jobs: true, ..Subject::default() }]
     }
 
     fn lifetime(default: u64, max: u64) -> Lifetime {
@@ -240,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_role_without_a_subject_is_refused() {
-        let nobody = Subject { runners: vec![], platforms: vec![], accept_asserted_jobs: true };
+        let nobody = Subject { accept_asserted_jobs: true, ..Subject::default() };
         for subjects in [vec![], vec![nobody]] {
             assert_eq!(role(lifetime(600, 3600), subjects).unwrap_err().field, "spec.subjects");
         }

@@ -225,6 +225,12 @@ impl Parts {
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
             policy,
+            job_issuers: config
+                .job_issuers
+                .iter()
+                .map(|configured| (configured.issuer.name().clone(), configured.issuer.clone()))
+                .collect(),
+            job_tokens: Arc::new(shorepass_core::job_token::NoJobIssuers),
             seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),

@@ -12,7 +12,9 @@ use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::{AssertedJob, Job};
+use shorepass_core::job_token::JobToken;
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::mint::Issued;
@@ -31,6 +33,15 @@ pub struct RequestKey {
     pub id: RequestId,
     /// Of the content without the id.
     pub content: Digest,
+}
+
+/// What a caller shows for a job. `Debug` shows nothing of a token.
+#[derive(Debug)]
+pub enum Presented {
+    /// Its word.
+    Asserted(AssertedJob),
+    /// A token of its CI system.
+    Token(JobToken),
 }
 
 /// A token and where to use it.
@@ -68,7 +79,7 @@ pub trait Credentials: Send + Sync {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        evidence: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused>;
 
@@ -250,12 +261,27 @@ pub struct Shutout {
     pub connections: usize,
 }
 
+/// What a join token is to allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinTokenAsked {
+    /// Which runner names it may enrol.
+    pub runners: NamePattern,
+    /// The labels of who is enrolled with it.
+    pub labels: Labels,
+    /// How long it may be used.
+    pub lifetime: Duration,
+    /// Whether it may replace a live enrolment.
+    pub replace: bool,
+}
+
 /// A new join token. `Debug` shows the expiry only.
 pub struct NewJoinToken {
     /// The text to hand to the runner.
     pub text: zeroize::Zeroizing<String>,
     /// When it ends.
     pub expires: Timestamp,
+    /// The labels that it gives.
+    pub labels: Labels,
 }
 
 impl std::fmt::Debug for NewJoinToken {
@@ -317,8 +343,6 @@ pub trait Administration: Send + Sync {
         &self,
         caller: &Caller,
         request: RequestKey,
-        runners: NamePattern,
-        lifetime: Duration,
-        replace: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused>;
 }

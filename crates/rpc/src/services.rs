@@ -408,12 +408,9 @@ impl AdminService for AdminApi {
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
         let (caller, message) = authentic(request)?;
-        let requests::CreateJoinToken { request, runners, lifetime, replace } =
-            requests::create_join_token(message)?;
+        let (request, asked) = requests::create_join_token(message)?;
         let administration = self.administration.clone();
-        let call = async move {
-            administration.create_join_token(&caller, request, runners, lifetime, replace).await
-        };
+        let call = async move { administration.create_join_token(&caller, request, asked).await };
         let token = self.work.finish(call).await?;
         Ok(Response::new(answers::join_token(token)))
     }

@@ -333,6 +333,7 @@ fn roles_for(site: &Site, documents: &[Document]) -> Result<Vec<Role>> {
         runners: vec![shorepass_core::name::NamePattern::parse("test")?],
         platforms: vec![],
         accept_asserted_jobs: true,
+        ..shorepass_core::role::Subject::default()
     };
     roles(site)?
         .into_iter()

@@ -53,12 +53,15 @@ pub(super) async fn whois(args: &WhoisArgs, out: &mut dyn Write) -> Result<(), F
 pub(super) async fn create_join_token(args: &CreateArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let operator = Operator::new(&args.operator)?;
     let lifetime = prost_types::Duration::try_from(args.lifetime).ok();
+    let label = |(name, value): &(String, String)| v1::Label { name: name.clone(), value: value.clone() };
+    let labels = args.labels.iter().map(label);
     let request = v1::CreateJoinTokenRequest {
         request_id: request_id().to_string(),
         runners: args.runners.to_string(),
         // More than the wire can say is more than the issuer allows: it says so.
         lifetime: Some(lifetime.unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })),
         replace: args.replace,
+        labels: labels.collect(),
     };
     let answer = progress::during("the issuer", operator.client.create_join_token(request)).await?;
     let token = JoinToken::of(answer)?;

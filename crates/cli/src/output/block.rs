@@ -18,6 +18,8 @@ pub(crate) struct BlockView {
     pub(crate) by: String,
     pub(crate) reason: String,
     lease_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    job_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lift_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -25,6 +27,14 @@ pub(crate) struct BlockView {
 }
 
 impl BlockView {
+    /// What is refused: a role, or everything to one job session.
+    pub(crate) fn refused(&self) -> String {
+        match self.job_id.as_str() {
+            "" => self.role.clone(),
+            job => format!("all, job {job}"),
+        }
+    }
+
     /// From the wire.
     pub(crate) fn of(block: v1::Block) -> Self {
         Self {
@@ -36,6 +46,7 @@ impl BlockView {
             by: block.by,
             reason: block.reason,
             lease_id: block.lease_id,
+            job_id: block.job_id,
             lift_time: time(block.lift_time),
             lifted_by: block.lifted_by,
         }
@@ -76,7 +87,7 @@ fn row(block: &BlockView) -> [String; 7] {
     [
         block.id.clone(),
         short_caller(&block.caller),
-        block.role.clone(),
+        block.refused(),
         to_the_second(block.until),
         to_the_second(block.lift_time),
         short_caller(&block.by),
@@ -105,6 +116,12 @@ mod tests {
         let view = BlockView::of(block());
         assert_eq!(block_document(&view), include_str!("golden/block.json"));
         assert!(block_sentence(&view).contains("may have leases of web-deployer again"));
+    }
+
+    #[test]
+    fn a_block_of_a_job_session_refuses_it_everything() {
+        let view = BlockView::of(v1::Block { job_id: "0198c5a2".to_owned(), ..block() });
+        assert!(list_table(&[view]).contains("all, job 0198c5a2"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Its JSON is put together by hand: nothing that holds a secret can be serialized in passing.
 
+use shorepass_core::labels::Labels;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 use zeroize::Zeroizing;
@@ -12,6 +13,7 @@ use super::{API_VERSION, Incomplete, time, to_the_second};
 pub(crate) struct JoinToken {
     text: Zeroizing<String>,
     expires: Timestamp,
+    labels: Labels,
 }
 
 impl JoinToken {
@@ -24,7 +26,9 @@ impl JoinToken {
             return Err(Incomplete("a join token that this version knows"));
         }
         let expires = time(created.expires_at).ok_or(Incomplete("the join token's expiry"))?;
-        Ok(Self { text, expires })
+        let labels = std::mem::take(&mut created.labels).into_iter().map(|label| (label.name, label.value));
+        let labels = Labels::new(labels).map_err(|_| Incomplete("labels that this version knows"))?;
+        Ok(Self { text, expires, labels })
     }
 
     /// The token and a line break, so that it can be piped.
@@ -34,16 +38,24 @@ impl JoinToken {
 
     /// When it ends, for the person who pipes it.
     pub(crate) fn expiry(&self) -> String {
-        format!("shorepass: this join token can be used once, until {}\n", to_the_second(Some(self.expires)))
+        let until = to_the_second(Some(self.expires));
+        let labels = if self.labels.is_empty() {
+            String::new()
+        } else {
+            format!(", and gives the labels {}", self.labels)
+        };
+        format!("shorepass: this join token can be used once, until {until}{labels}\n")
     }
 
-    /// For programs. Neither text needs escaping.
+    /// For programs. No text needs escaping.
     pub(crate) fn document(&self) -> Zeroizing<String> {
         let text = self.text.as_str();
         let expires = self.expires;
+        let label = |(name, value): (&str, &str)| format!("\"{name}\": \"{value}\"");
+        let labels = self.labels.iter().map(label).collect::<Vec<_>>().join(", ");
         Zeroizing::new(format!(
             "{{\n  \"apiVersion\": \"{API_VERSION}\",\n  \"kind\": \"JoinToken\",\n  \"joinToken\": \"{text}\",\n  \
-             \"expiresAt\": \"{expires}\"\n}}\n"
+             \"expiresAt\": \"{expires}\",\n  \"labels\": {{{labels}}}\n}}\n"
         ))
     }
 }
@@ -57,6 +69,9 @@ mod tests {
         JoinToken::of(v1::CreateJoinTokenResponse {
             join_token: join_token.to_owned(),
             expires_at: at(3_600),
+            labels: [("env", "prod"), ("pool", "a")]
+                .map(|(name, value)| v1::Label { name: name.to_owned(), value: value.to_owned() })
+                .into(),
         })
     }
 
@@ -65,15 +80,17 @@ mod tests {
         let token = created("spjt1.a-b_c.d.e").unwrap();
         assert_eq!(*token.line(), "spjt1.a-b_c.d.e\n");
         assert!(!token.expiry().contains("spjt1"));
+        assert!(token.expiry().ends_with("gives the labels env=prod,pool=a\n"), "{}", token.expiry());
     }
 
     #[test]
-    fn programs_get_token_and_expiry() {
+    fn programs_get_token_expiry_and_labels() {
         let document: serde_json::Value =
             serde_json::from_str(&created("spjt1.a.b.c").unwrap().document()).unwrap();
         let expected = serde_json::json!({
             "apiVersion": "shorepass.dev/v1", "kind": "JoinToken",
             "joinToken": "spjt1.a.b.c", "expiresAt": "2026-09-21T15:13:20.25Z",
+            "labels": {"env": "prod", "pool": "a"},
         });
         assert_eq!(document, expected);
     }

@@ -1,7 +1,6 @@
 //! Leases and tokens as operators see them.
 //!
-//! The job column shows the CI system and its id, marked as asserted: nobody but the runner says so. The job session's
-//! own id is in `lease show` and in JSON.
+//! The job column is in [`super::job`]; the job session's own id is in `lease show` and in JSON.
 
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::block::BlockView;
+use super::job::JobView;
 use super::not_removed::NotRemovedView;
 use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{
@@ -66,17 +66,6 @@ pub(crate) struct LeaseView {
     pub(crate) receipt: Option<ReceiptView>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JobView {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    asserted: Option<AssertedView>,
-    start_time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    latest_end_time: Option<Timestamp>,
-}
-
 /// What the ServiceAccount of a strict lease is bound to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,14 +74,6 @@ struct BindingView {
     name: String,
     role_kind: String,
     role_name: String,
-}
-
-#[derive(Debug, Serialize)]
-struct AssertedView {
-    system: String,
-    id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    url: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,14 +220,7 @@ impl LeaseView {
         if self.adopted {
             fields.push(("ADOPTED", adopted::SENTENCE.to_owned()));
         }
-        if let Some(job) = &self.job {
-            fields.push(("JOB SESSION", job.id.clone()));
-        }
-        let asserted = self.job.as_ref().and_then(|job| job.asserted.as_ref());
-        let url = asserted.map_or("", |asserted| &asserted.url);
-        if !url.is_empty() {
-            fields.push(("JOB URL", url.to_owned()));
-        }
+        fields.extend(self.job.iter().flat_map(JobView::fields));
         fields.extend([
             ("ROLE", self.role()),
             ("CLUSTER", self.cluster.clone()),
@@ -286,25 +260,6 @@ impl LeaseView {
             fields.push(("BLOCK", format!("{} until {}", block.id, to_the_second(block.until))));
         }
         fields
-    }
-}
-
-impl JobView {
-    fn of(job: v1::Job) -> Self {
-        let asserted = |job: v1::AssertedJob| AssertedView { system: job.system, id: job.id, url: job.url };
-        Self {
-            id: job.id,
-            asserted: job.asserted.map(asserted),
-            start_time: time(job.start_time),
-            latest_end_time: time(job.latest_end_time),
-        }
-    }
-
-    fn label(&self) -> String {
-        match &self.asserted {
-            Some(asserted) => format!("{}/{} (asserted)", asserted.system, asserted.id),
-            None => self.id.clone(),
-        }
     }
 }
 

@@ -7,6 +7,7 @@ mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
+mod job;
 pub(crate) mod join_token;
 pub(crate) mod lease;
 mod not_removed;

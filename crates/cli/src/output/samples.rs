@@ -63,6 +63,7 @@ pub(crate) fn active() -> v1::LeaseRecord {
         job: Some(v1::Job {
             id: JOB.to_owned(),
             asserted: Some(asserted),
+            verified: None,
             start_time: at(-1),
             latest_end_time: None,
         }),

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, SpiffeId};
@@ -11,10 +10,10 @@ use shorepass_core::enrolment::JoinToken;
 use shorepass_core::id::{BlockId, LeaseId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, MintedToken, Revision};
-use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::{Timestamp, after};
-use shorepass_rpc::api::{BlocksAsked, LeaseView, NewJoinToken, Page, RequestKey};
+use shorepass_rpc::api::{BlocksAsked, JoinTokenAsked, LeaseView, NewJoinToken, Page, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::JoinTokenText;
 
@@ -140,7 +139,7 @@ impl Acts {
         Self { outside, ca }
     }
 
-    /// Lifts a block, and with it all others of the same runner and role, before their end. One that has ended by itself, or was lifted, stays as it is.
+    /// Lifts a block, and with it all others that refuse the same, before their end. One that has ended by itself, or was lifted, stays as it is.
     pub async fn unblock(&self, caller: &Caller, id: BlockId) -> Result<Block, Refused> {
         let found = self.outside.ledger.block(id).map_err(|cause| ledger_refused(&cause))?;
         let block =
@@ -149,11 +148,15 @@ impl Acts {
         if !block.in_force(now) {
             return Ok(block);
         }
-        // Several revocations may have blocked the same runner from the same role: it is free only without all of them.
-        let siblings = self.outside.ledger.blocks(&block.caller, &block.role);
+        // Several revocations may have blocked the same: it is free only without all of them.
+        let siblings = match block.job {
+            Some(job) => self.outside.ledger.blocks_of_job(job),
+            None => self.outside.ledger.blocks(&block.caller, &block.role),
+        };
         let siblings = siblings.map_err(|cause| ledger_refused(&cause))?;
+        let siblings = siblings.into_iter().filter(|sibling| sibling.refuses_as(&block));
         let lift = |block: Block| block.lift(now, caller.spiffe_id().clone());
-        let in_force = siblings.into_iter().filter(|sibling| sibling.in_force(now));
+        let in_force = siblings.filter(|sibling| sibling.in_force(now));
         let lifted = in_force.map(|sibling| Change::BlockLifted { block: lift(sibling) }).collect();
         self.outside.ledger.commit(lifted).await.map_err(|cause| ledger_refused(&cause))?;
         tracing::info!(block = %id, by = %caller.spiffe_id(), "blocks lifted");
@@ -165,9 +168,7 @@ impl Acts {
         &self,
         caller: &Caller,
         request: RequestKey,
-        runners: NamePattern,
-        lifetime: Duration,
-        replace: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused> {
         let owner = caller.owner();
         let earlier = self.outside.ledger.request(&owner, None, Method::CreateJoinToken, request.id);
@@ -177,10 +178,12 @@ impl Acts {
         }
         let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
         let now = self.outside.clock.now();
+        let JoinTokenAsked { runners, labels, lifetime, replace } = asked;
         let expires = after(now, lifetime);
         let join_token = JoinToken {
             digest: text.secret_digest(),
             runners,
+            labels: labels.clone(),
             replace,
             created: now,
             expires,
@@ -199,7 +202,7 @@ impl Acts {
         };
         let change = Change::JoinTokenCreated { join_token, request };
         self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
-        Ok(NewJoinToken { text: text.expose(), expires })
+        Ok(NewJoinToken { text: text.expose(), expires, labels })
     }
 }
 

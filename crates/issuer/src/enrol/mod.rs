@@ -210,6 +210,7 @@ impl Enrolling {
             id,
             spiffe_id: asked.spiffe_id.clone(),
             key: asked.request.key(),
+            labels: join_token.labels.clone(),
             created: now,
             certificate_expires: after(now, self.lifetime),
             replaced: None,

@@ -19,7 +19,7 @@ use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, LedgerError, Recorded};
 use shorepass_core::mint::{Order, Verified};
 use shorepass_core::name::Name;
-use shorepass_core::policy::{Ask, Denial, Grant};
+use shorepass_core::policy::{Ask, Asker, Denial, Grant};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::Refused;
@@ -103,13 +103,15 @@ impl Issuing {
         let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
         let (policy, now) = (&self.outside.policy, self.outside.clock.now());
+        let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
         let decided = match job {
-            Some(_) => policy.decide_refresh(caller, job, lease, token_lifetime, now),
+            Some(_) => policy.decide_refresh(asker, job, lease, token_lifetime, now),
             // Adopted: it may have ended before its record was lost, and who is blocked since does not get it back.
             None => {
                 let blocks = self.outside.ledger.blocks(caller.spiffe_id(), &role);
                 let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
-                policy.decide_again(caller, None, lease, token_lifetime, &blocks, now)
+                policy.decide_again(asker, None, lease, token_lifetime, &blocks, now)
             }
         };
         let order = match decided {
@@ -134,13 +136,14 @@ impl Issuing {
 
     fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
         let outside = &self.outside;
-        let mut blocks =
-            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        let mut blocks = outside.blocks_on(caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
         if mutants::is(Mutant::IgnoreBlocks) {
             blocks.clear();
         }
         let job = self.jobs.current(job)?;
-        Ok(outside.policy.decide(caller, &job, ask, &blocks, outside.clock.now()))
+        let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
+        Ok(outside.policy.decide(asker, &job, ask, &blocks, outside.clock.now()))
     }
 
     async fn turn(&self, caller: &Caller, cluster: &Name) -> Result<Turn, Refused> {

@@ -100,11 +100,8 @@ async fn some_cannot_be_banned() {
 }
 
 async fn join(bench: &Bench, runner: &str, replace: bool) -> Result<(), Refused> {
-    let runners = NamePattern::parse(runner).unwrap();
-    let lifetime = Duration::from_secs(600);
-    let operator = bench.operator();
-    let made =
-        bench.use_cases.create_join_token(&operator, bench.request(), runners, lifetime, replace).await;
+    let asked = join_token_asked(runner, replace);
+    let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await;
     let id = SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap();
     let join_token = Zeroizing::new(made.unwrap().text.to_string());
     let certificate_request_pem = shorepass_tls::KeyAndRequest::generate(&id).unwrap().request_pem;

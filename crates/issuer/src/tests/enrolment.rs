@@ -1,17 +1,16 @@
 //! Join tokens and enrolments.
 
-use shorepass_rpc::api::{Administration as _, Certificate, Enrolling, Enrolments as _};
+use shorepass_rpc::api::{Administration as _, Certificate, Enrolling, Enrolments as _, JoinTokenAsked};
 use shorepass_tls::KeyAndRequest;
 use zeroize::Zeroizing;
 
 use super::*;
 
 async fn join_token(bench: &Bench, replace: bool) -> Zeroizing<String> {
-    let runners = NamePattern::parse("prod-*").unwrap();
-    let lifetime = Duration::from_secs(600);
-    let operator = bench.operator();
-    let made =
-        bench.use_cases.create_join_token(&operator, bench.request(), runners, lifetime, replace).await;
+    let made = bench
+        .use_cases
+        .create_join_token(&bench.operator(), bench.request(), join_token_asked("prod-*", replace))
+        .await;
     made.unwrap().text
 }
 
@@ -172,12 +171,40 @@ async fn a_join_tokens_secret_cannot_be_asked_for_twice() {
     let bench = Bench::new();
     let request = bench.request();
     let operator = bench.operator();
-    let create = || {
-        let runners = NamePattern::parse("prod-*").unwrap();
-        bench.use_cases.create_join_token(&operator, request, runners, Duration::from_secs(600), false)
-    };
+    let create = || bench.use_cases.create_join_token(&operator, request, join_token_asked("prod-*", false));
     let made = create().await.unwrap();
     assert_eq!(reason(create().await), Reason::RequestIdReused);
     let lines = bench.ledger.audit_lines().join("\n");
     assert!(!lines.contains(made.text.as_str()), "the secret is in the audit file");
+}
+
+#[tokio::test]
+async fn a_runner_has_the_labels_of_the_join_token_that_enrolled_it_last() {
+    let bench = Bench::new();
+    let runner = SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/prod-1")).unwrap();
+    for labels in [["env=prod", "pool=a"].as_slice(), &["env=test"], &[]] {
+        let labels = Labels::parse(labels.iter().copied()).unwrap();
+        let asked = JoinTokenAsked { labels: labels.clone(), ..join_token_asked("prod-*", true) };
+        let made =
+            bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await.unwrap();
+        assert_eq!(made.labels, labels);
+        let certificate_request = request_for(&runner.to_string());
+        assert!(enroll_with(&bench, &made.text, "prod-1", certificate_request).await.is_ok());
+        let enrolment = bench.ledger.latest_enrolment(&runner).unwrap().unwrap();
+        assert_eq!(enrolment.labels, labels);
+        let caller = bench.caller_of(&enrolment);
+        bench.use_cases.renew(&caller, request_for(&runner.to_string())).await.unwrap();
+        assert_eq!(bench.ledger.enrolment(enrolment.id).unwrap().unwrap().labels, labels);
+    }
+    let lines = bench.ledger.audit_lines();
+    let with = |event: &str| {
+        let told =
+            |line: &&String| line.contains(event) && line.contains(r#""labels":{"env":"prod","pool":"a"}"#);
+        lines.iter().filter(told).count()
+    };
+    for (event, expected) in
+        [("join-token.created", 1), ("join-token.taken", 1), ("runner.enrolled", 1), ("runner.renewed", 1)]
+    {
+        assert_eq!(with(event), expected, "{event}: {lines:#?}");
+    }
 }

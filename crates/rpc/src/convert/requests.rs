@@ -6,7 +6,9 @@ use std::time::Duration;
 use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{BlockId, JobId, LeaseId};
-use shorepass_core::job::{AssertedJob, Evidence};
+use shorepass_core::job::AssertedJob;
+use shorepass_core::job_token::{JOB_TOKEN_LIMIT, JobToken};
+use shorepass_core::labels::Labels;
 use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::policy::Ask;
@@ -14,16 +16,16 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, RequestKey, Revocation};
+use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, RequestKey, Revocation};
 use crate::refused::Refused;
 
 /// Longer than any join token.
 const JOIN_TOKEN_LIMIT: usize = 300;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct StartJob {
     pub(crate) request: RequestKey,
-    pub(crate) evidence: Evidence,
+    pub(crate) evidence: Presented,
     pub(crate) expected: Option<Duration>,
 }
 
@@ -35,7 +37,10 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
         Some(v1::start_job_request::Evidence::Asserted(asserted)) => {
             let v1::AssertedJob { system, id, url } = asserted;
             let asserted = AssertedJob::new(system, id, url);
-            Evidence::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
+            Presented::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
+        }
+        Some(v1::start_job_request::Evidence::Oidc(v1::OidcToken { token })) => {
+            Presented::Token(job_token(token)?)
         }
         None => return Err(Refused::field("evidence", "is missing")),
     };
@@ -44,6 +49,15 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
         return Err(Refused::field("expected", "must be more than 0, or unset"));
     }
     Ok(StartJob { request, evidence, expected })
+}
+
+fn job_token(text: String) -> Result<JobToken, Refused> {
+    let (token, length) = (JobToken::new(text), |token: &JobToken| token.expose().len());
+    match length(&token) {
+        0 => Err(Refused::field("oidc.token", "is missing")),
+        1..=JOB_TOKEN_LIMIT => Ok(token),
+        _ => Err(Refused::field("oidc.token", format!("is longer than {JOB_TOKEN_LIMIT} bytes"))),
+    }
 }
 
 pub(crate) fn end_job(message: v1::EndJobRequest) -> Result<JobId, Refused> {
@@ -223,21 +237,15 @@ pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refuse
     fields::token_id("token_id", token_id)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct CreateJoinToken {
-    pub(crate) request: RequestKey,
-    pub(crate) runners: NamePattern,
-    pub(crate) lifetime: Duration,
-    pub(crate) replace: bool,
-}
-
-pub(crate) fn create_join_token(mut message: v1::CreateJoinTokenRequest) -> Result<CreateJoinToken, Refused> {
+pub(crate) fn create_join_token(
+    mut message: v1::CreateJoinTokenRequest,
+) -> Result<(RequestKey, JoinTokenAsked), Refused> {
     const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     let request_id = take(&mut message.request_id);
     let request = fields::request_key(&request_id, &message)?;
-    let v1::CreateJoinTokenRequest { request_id: _, runners, lifetime, replace } = message;
+    let v1::CreateJoinTokenRequest { request_id: _, runners, lifetime, replace, labels } = message;
     let runners = fields::required("runners", &runners, NamePattern::parse)?;
     let lifetime = match lifetime {
         Some(wire) => fields::duration("lifetime", wire)?,
@@ -246,5 +254,7 @@ pub(crate) fn create_join_token(mut message: v1::CreateJoinTokenRequest) -> Resu
     if !(MINUTE..=WEEK).contains(&lifetime) {
         return Err(Refused::field("lifetime", "must be 1 min to 7 days, or unset for 1 h"));
     }
-    Ok(CreateJoinToken { request, runners, lifetime, replace })
+    let labels = labels.into_iter().map(|v1::Label { name, value }| (name, value));
+    let labels = Labels::new(labels).map_err(|problem| Refused::field("labels", problem))?;
+    Ok((request, JoinTokenAsked { runners, labels, lifetime, replace }))
 }

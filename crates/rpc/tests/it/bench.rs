@@ -191,12 +191,17 @@ pub(crate) fn ban() -> v1::BanRequest {
     v1::BanRequest { subject, reason: "stolen".to_owned() }
 }
 
+pub(crate) fn label(name: &str, value: &str) -> v1::Label {
+    v1::Label { name: name.to_owned(), value: value.to_owned() }
+}
+
 pub(crate) fn create_join_token() -> v1::CreateJoinTokenRequest {
     v1::CreateJoinTokenRequest {
         request_id: ID.to_owned(),
         runners: "prod-*".to_owned(),
         lifetime: None,
         replace: true,
+        labels: vec![label("env", "prod")],
     }
 }
 

@@ -280,11 +280,18 @@ async fn operators_ban_and_see_bans_whole() {
 }
 
 #[tokio::test]
-async fn a_join_token_is_shown_with_its_end() {
+async fn a_join_token_is_shown_with_its_end_and_labels() {
     let bench = Bench::api();
     let client = bench.client(Some(Kind::Operator));
-    let created = client.create_join_token(bench::create_join_token()).await.unwrap();
-    let expected = v1::CreateJoinTokenResponse { join_token: JOIN_TOKEN.to_owned(), expires_at: at(3_600) };
+    let (env, pool) = (bench::label("env", "prod"), bench::label("example.org/pool", "a"));
+    let request =
+        v1::CreateJoinTokenRequest { labels: vec![pool.clone(), env.clone()], ..bench::create_join_token() };
+    let created = client.create_join_token(request).await.unwrap();
+    let expected = v1::CreateJoinTokenResponse {
+        join_token: JOIN_TOKEN.to_owned(),
+        expires_at: at(3_600),
+        labels: vec![env, pool],
+    };
     assert_eq!(created, expected);
 }
 

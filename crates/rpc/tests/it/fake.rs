@@ -237,6 +237,7 @@ pub(crate) fn minted() -> MintedToken {
 
 pub(crate) fn block() -> Block {
     Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: owner().spiffe_id,
         role: name("web-deployer"),
@@ -288,6 +289,7 @@ fn offered() -> OfferedRole {
         runners: vec![NamePattern::parse("one").unwrap()],
         platforms: Vec::new(),
         accept_asserted_jobs: true,
+        ..Subject::default()
     };
     let digest = Digest::of_bytes(b"role");
     let role = Role::new(name("web-deployer"), target(), lifetime, lifetime, vec![subject], digest);
@@ -304,12 +306,16 @@ impl Credentials for Fake {
         &self,
         _: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        presented: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
         let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
+        let evidence = match presented {
+            Presented::Asserted(asserted) => Evidence::Asserted(asserted),
+            Presented::Token(_) => job().evidence,
+        };
         Ok(Job { evidence, latest_end, ..job() })
     }
 
@@ -486,13 +492,12 @@ impl Administration for Fake {
         &self,
         _: &Caller,
         request: RequestKey,
-        _: NamePattern,
-        lifetime: Duration,
-        _: bool,
+        asked: JoinTokenAsked,
     ) -> Result<NewJoinToken, Refused> {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
+        let JoinTokenAsked { lifetime, labels, .. } = asked;
         let expires = second(0).checked_add(lifetime).unwrap();
-        Ok(NewJoinToken { text: Zeroizing::new(JOIN_TOKEN.to_owned()), expires })
+        Ok(NewJoinToken { text: Zeroizing::new(JOIN_TOKEN.to_owned()), expires, labels })
     }
 }

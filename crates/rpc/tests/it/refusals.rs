@@ -189,6 +189,13 @@ async fn join_tokens_are_created_within_bounds() {
         let request = v1::CreateJoinTokenRequest { lifetime: seconds(bad), ..bench::create_join_token() };
         assert_eq!(refused_field(client.create_join_token(request).await), "lifetime");
     }
+    let many = (0..17).map(|index| bench::label(&format!("a{index}"), "x")).collect();
+    let twice = vec![bench::label("env", "a"), bench::label("env", "b")];
+    let (name, value) = (vec![bench::label("ENV", "a")], vec![bench::label("env", "*")]);
+    for bad in [many, twice, name, value] {
+        let request = v1::CreateJoinTokenRequest { labels: bad, ..bench::create_join_token() };
+        assert_eq!(refused_field(client.create_join_token(request).await), "labels");
+    }
     assert_eq!(bench.fake.begun(), 0);
 }
 

@@ -3,8 +3,9 @@
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
-use shorepass_core::id::{BlockId, EnrolmentId, LeaseId};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::identity::CreatedIdentity;
+use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_proto::store::v1 as stored;
 
@@ -23,6 +24,7 @@ impl Stored for JoinToken {
             by: self.by.to_string(),
             taken: self.taken.as_ref().map(Stored::to_record),
             revision: self.revision.number(),
+            labels: labels(&self.labels),
         }
     }
 
@@ -30,6 +32,7 @@ impl Stored for JoinToken {
         Ok(Self {
             digest: digest("digest", &record.digest)?,
             runners: parse("runners", NamePattern::parse(&record.runners))?,
+            labels: read_labels(record.labels)?,
             replace: record.replace,
             created: time("created", record.created)?,
             expires: time("expires", record.expires)?,
@@ -72,6 +75,7 @@ impl Stored for Enrolment {
             certificate_expires: nanoseconds(self.certificate_expires),
             replaced: self.replaced.map(nanoseconds),
             revision: self.revision.number(),
+            labels: labels(&self.labels),
         }
     }
 
@@ -80,12 +84,23 @@ impl Stored for Enrolment {
             id: parse("id", EnrolmentId::parse(&record.id))?,
             spiffe_id: parse("spiffe_id", SpiffeId::parse(&record.spiffe_id))?,
             key: digest("public_key_digest", &record.public_key_digest)?,
+            labels: read_labels(record.labels)?,
             created: time("created", record.created)?,
             certificate_expires: time("certificate_expires", record.certificate_expires)?,
             replaced: optional_time("replaced", record.replaced)?,
             revision: revision(record.revision)?,
         })
     }
+}
+
+fn labels(labels: &Labels) -> Vec<stored::Label> {
+    let label =
+        |(name, value): (&str, &str)| stored::Label { name: name.to_owned(), value: value.to_owned() };
+    labels.iter().map(label).collect()
+}
+
+fn read_labels(records: Vec<stored::Label>) -> Result<Labels, Malformed> {
+    parse("labels", Labels::new(records.into_iter().map(|label| (label.name, label.value))))
 }
 
 impl Stored for CreatedIdentity {
@@ -122,6 +137,7 @@ impl Stored for Block {
             id: self.id.to_string(),
             caller: self.caller.to_string(),
             role: self.role.to_string(),
+            job: self.job.map(|job| job.to_string()).unwrap_or_default(),
             set: nanoseconds(self.set),
             until: nanoseconds(self.until),
             by: self.by.to_string(),
@@ -137,6 +153,10 @@ impl Stored for Block {
             id: parse("id", BlockId::parse(&record.id))?,
             caller: parse("caller", SpiffeId::parse(&record.caller))?,
             role: parse("role", Name::parse(&record.role))?,
+            job: match record.job.as_str() {
+                "" => None,
+                job => Some(parse("job", JobId::parse(job))?),
+            },
             set: time("set", record.set)?,
             until: time("until", record.until)?,
             by: parse("by", SpiffeId::parse(&record.by))?,

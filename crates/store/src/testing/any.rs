@@ -5,12 +5,15 @@ use proptest::prelude::*;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
+use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job_issuer::System;
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
@@ -54,8 +57,9 @@ fn any_revision() -> impl Strategy<Value = Revision> {
 }
 
 fn any_job() -> impl Strategy<Value = Job> {
-    let evidence = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
+    let asserted = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
         .prop_map(|(system, id, url)| Evidence::Asserted(AssertedJob::new(system, id, url).unwrap()));
+    let evidence = prop_oneof![asserted, any_verified_job().prop_map(Evidence::Verified)];
     let times = (any_time(), option::of(any_time()), option::of(any_time()));
     (any_id!(JobId), any_owner(), evidence, times, any_revision()).prop_map(
         |(id, owner, evidence, (started, latest_end, ended), revision)| Job {
@@ -66,6 +70,34 @@ fn any_job() -> impl Strategy<Value = Job> {
             latest_end,
             ended,
             revision,
+        },
+    )
+}
+
+fn any_verified_job() -> impl Strategy<Value = VerifiedJob> {
+    let claim = prop_oneof![
+        ".{0,20}".prop_map(Claim::Text),
+        any::<i64>().prop_map(Claim::Number),
+        any::<bool>().prop_map(Claim::Flag),
+        proptest::collection::vec("[a-z]{0,5}", 0..3).prop_map(Claim::Texts),
+    ];
+    let claims = proptest::collection::btree_map("[a-z_]{1,10}", claim, 0..5).prop_map(|all| {
+        let mut claims = Claims::default();
+        for (name, claim) in all {
+            let _ = claims.insert(&name, claim); // what cannot be shown is no claim
+        }
+        claims
+    });
+    let system = (0..System::ALL.len()).prop_map(|index| System::ALL[index]);
+    (any_name(), system, ".{1,20}", claims, any_digest(), (any_time(), any_time())).prop_map(
+        |(issuer, system, id, claims, replay, (issued, spent_until))| VerifiedJob {
+            issuer,
+            system,
+            id,
+            claims,
+            replay,
+            issued,
+            spent_until,
         },
     )
 }
@@ -229,10 +261,11 @@ fn any_token() -> impl Strategy<Value = MintedToken> {
 
 fn any_block() -> impl Strategy<Value = Block> {
     let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
-    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId));
+    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId), option::of(any_id!(JobId)));
     let why = (any_time(), any_time(), any_spiffe_id(), any::<String>());
     (what, why, option::of(lifted), any_revision()).prop_map(
-        |((id, caller, role, lease), (set, until, by, reason), lifted, revision)| Block {
+        |((id, caller, role, lease, job), (set, until, by, reason), lifted, revision)| Block {
+            job,
             id,
             caller,
             role,
@@ -255,18 +288,24 @@ fn any_ban() -> impl Strategy<Value = Ban> {
     )
 }
 
+fn any_labels() -> impl Strategy<Value = Labels> {
+    let pair = ("[a-z]{1,9}([./][a-z]{1,9})?", "[a-zA-Z0-9]([a-zA-Z0-9._-]{0,9}[a-zA-Z0-9])?");
+    prop::collection::btree_map(pair.0, pair.1, 0..4).prop_map(|pairs| Labels::new(pairs).unwrap())
+}
+
 fn any_join_token() -> impl Strategy<Value = JoinToken> {
     let taken = (any_time(), any_id!(EnrolmentId), any_digest()).prop_map(|(at, enrolment, key)| Taken {
         at,
         enrolment,
         key,
     });
-    let runners = "[a-z]{3,10}[*]?".prop_map(|text| NamePattern::parse(&text).unwrap());
+    let runners = ("[a-z]{3,10}[*]?".prop_map(|text| NamePattern::parse(&text).unwrap()), any_labels());
     let when = (any_time(), any_time(), any_spiffe_id());
     (any_digest(), runners, any::<bool>(), when, option::of(taken), any_revision()).prop_map(
-        |(digest, runners, replace, (created, expires, by), taken, revision)| JoinToken {
+        |(digest, (runners, labels), replace, (created, expires, by), taken, revision)| JoinToken {
             digest,
             runners,
+            labels,
             replace,
             created,
             expires,
@@ -279,11 +318,12 @@ fn any_join_token() -> impl Strategy<Value = JoinToken> {
 
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     let times = (any_time(), any_time(), option::of(any_time()));
-    (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), times, any_revision()).prop_map(
-        |(id, spiffe_id, key, (created, certificate_expires, replaced), revision)| Enrolment {
+    (any_id!(EnrolmentId), any_spiffe_id(), (any_digest(), any_labels()), times, any_revision()).prop_map(
+        |(id, spiffe_id, (key, labels), (created, certificate_expires, replaced), revision)| Enrolment {
             id,
             spiffe_id,
             key,
+            labels,
             created,
             certificate_expires,
             replaced,
