@@ -136,6 +136,7 @@ impl Grant {
             deadline: self.deadline,
             state: State::Pending,
             receipt: None,
+            not_removed: None,
             revision: Revision::FIRST,
         };
         Order { lease, owner: self.owner, token_lifetime: self.token_lifetime }

@@ -192,6 +192,7 @@ pub(crate) fn lease() -> Lease {
         deadline: second(600),
         state: State::Active { pins, since: second(0) },
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -262,7 +263,13 @@ pub(crate) fn ban() -> Ban {
 }
 
 pub(crate) fn view() -> LeaseView {
-    LeaseView { lease: lease(), job: Some(job()), tokens: vec![minted()], block: Some(block()) }
+    LeaseView {
+        lease: lease(),
+        job: Some(job()),
+        tokens: vec![minted()],
+        block: Some(block()),
+        silence: Some(Duration::from_secs(900)),
+    }
 }
 
 fn delivery() -> Delivery {
