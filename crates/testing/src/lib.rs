@@ -4,5 +4,4 @@
 
 pub mod certificates;
 pub mod job_tokens;
-pub mod jwt;
 pub mod outside;
