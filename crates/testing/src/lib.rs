@@ -4,4 +4,5 @@
 
 pub mod certificates;
 pub mod job_tokens;
+pub mod oidc;
 pub mod outside;
