@@ -63,7 +63,7 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
         Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
-        Reason::JobTokenRejected => (Code::Unauthenticated, "ask"),
+        Reason::JobTokenRejected => (Code::Unauthenticated, "CI system"),
         Reason::JobTokenExpired => (Code::Unauthenticated, "use it at once"),
         Reason::JobTokenUsed => (Code::Unauthenticated, "ask the CI system for a new one"),
         Reason::JobIssuerUnavailable => (Code::Unavailable, "try again later"),

@@ -19,7 +19,7 @@ metadata: {name: ship}
 spec:
   cluster: test
   target: {namespace: @NAMESPACE@, serviceAccount: deployer}
-  lifetimes: {token: {default: 10m, max: 1h}, lease: {default: 1h, max: 1h}}
+  lifetimes: {token: {default: 10m, max: 20m}, lease: {default: 1h, max: 1h}}
   subjects:
     - runners: [test-*]
       labels: {pool: production}
@@ -42,6 +42,7 @@ metadata: {name: build}
 spec:
   cluster: test
   target: {namespace: @NAMESPACE@, serviceAccount: deployer}
+  lifetimes: {token: {default: 10m, max: 20m}}
   subjects:
     - runners: [test-*]
       jobs: {issuer: own, claims: {project: 7}}
