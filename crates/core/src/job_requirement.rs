@@ -172,3 +172,89 @@ impl fmt::Display for Values<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::Claims;
+    use crate::digest::Digest;
+    use crate::job_issuer::{Declared, RunnerBinding, System};
+    use crate::time::Timestamp;
+
+    fn issuer(system: System) -> JobIssuer {
+        let (name, text) = (Name::parse(system.as_str()).unwrap(), |text: &str| text.to_owned());
+        let declared = Declared::default();
+        JobIssuer::new(name, system, text("https://ci"), text("us"), RunnerBinding::FirstUse, declared)
+            .unwrap()
+    }
+
+    fn requirement(system: System, claims: &[(&str, &[&str])]) -> Result<JobRequirement, RequirementError> {
+        let values = |all: &[&str]| all.iter().map(|value| Claim::Text((*value).to_owned())).collect();
+        let claims = claims.iter().map(|(claim, all)| ((*claim).to_owned(), values(all))).collect();
+        JobRequirement::new(&issuer(system), claims, None)
+    }
+
+    fn job(system: System, claims: &[(&str, &str)]) -> VerifiedJob {
+        let mut known = Claims::default();
+        for (claim, value) in claims {
+            known.insert(claim, Claim::Text((*value).to_owned())).unwrap();
+        }
+        VerifiedJob {
+            issuer: issuer(system).name().clone(),
+            system,
+            id: "1".to_owned(),
+            claims: known,
+            replay: Digest::of_bytes(b""),
+            issued: Timestamp::UNIX_EPOCH,
+            spent_until: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn an_event_that_may_run_somebody_elses_code_has_to_be_named() {
+        for (system, project, event, guarded) in [
+            (System::Github, "repository_id", "event_name", "pull_request_target"),
+            (System::Gitlab, "project_id", "pipeline_source", "merge_request_event"),
+        ] {
+            let silent = requirement(system, &[(project, &["42"])]).unwrap();
+            let naming = requirement(system, &[(project, &["42"]), (event, &[guarded])]).unwrap();
+            let such = job(system, &[(project, "42"), (event, guarded)]);
+            let told = silent.unmet(&such).unwrap().told;
+            assert!(told.contains(guarded) && told.contains("only if it says so"), "{told}");
+            assert_eq!(naming.unmet(&such), None);
+            assert_eq!(silent.unmet(&job(system, &[(project, "42"), (event, "push")])), None);
+        }
+    }
+
+    #[test]
+    fn a_job_of_another_issuer_meets_nothing() {
+        let github = requirement(System::Github, &[("repository_id", &["42"])]).unwrap();
+        let unmet =
+            github.unmet(&job(System::Gitlab, &[("repository_id", "42"), ("project_id", "42")])).unwrap();
+        assert!(unmet.told.contains("does not take jobs of gitlab"), "{unmet:?}");
+    }
+
+    #[test]
+    fn the_caller_is_told_its_own_value_and_the_operator_what_would_do() {
+        let wanted = requirement(System::Gitlab, &[("project_id", &["42", "43"])]).unwrap();
+        let unmet = wanted.unmet(&job(System::Gitlab, &[("project_id", "44")])).unwrap();
+        assert!(unmet.told.contains("\"44\"") && !unmet.told.contains("42"), "{unmet:?}");
+        assert!(unmet.explanation.contains("\"42\" or \"43\""), "{unmet:?}");
+        assert_eq!(wanted.unmet(&job(System::Gitlab, &[("project_id", "43")])), None);
+    }
+
+    #[test]
+    fn a_requirement_without_a_project_or_with_half_a_claim_is_none() {
+        let refused = |claims: &[(&str, &[&str])]| requirement(System::Gitlab, claims).unwrap_err().problem;
+        assert!(refused(&[("ref_protected", &["true"])]).contains("any project"));
+        assert!(refused(&[("project_id", &["42"]), ("ref", &["main"])]).contains("ref_type"));
+        assert!(refused(&[("project_id", &[])]).contains("at least one"));
+        assert!(refused(&[("no_such", &["1"])]).contains("no claim"));
+    }
+
+    #[test]
+    fn nobody_meets_what_stands_for_an_unknown_issuer() {
+        let nobody = JobRequirement::that_nobody_meets(issuer(System::Gitlab).name().clone());
+        assert!(nobody.unmet(&job(System::Gitlab, &[("project_id", "42")])).is_some());
+    }
+}

@@ -44,6 +44,18 @@ async fn no_role_has_more_leases_than_it_says_however_many_ask_at_once() {
     }
 }
 
+#[test]
+fn a_place_that_is_not_recorded_yet_is_taken() {
+    let quotas = Quotas::new(ManualClock::new());
+    let few = &roles()[0];
+    let (first, second) = (quotas.place(few, || 0), quotas.place(few, || 0));
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(reason(quotas.place(few, || 0)), Reason::RateLimited);
+    drop(first);
+    assert!(quotas.place(few, || 0).is_ok());
+    assert_eq!(reason(quotas.place(few, || 1)), Reason::RateLimited);
+}
+
 #[tokio::test]
 async fn a_place_comes_back_when_a_lease_ends_and_counts_again_after_a_restart() {
     let bench = Bench::new();
