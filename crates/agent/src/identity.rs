@@ -1,4 +1,4 @@
-//! The runner's identity: enrolment with a join token, renewal at half life with a new key each time.
+//! The runner's identity: enrolment with a join token, renewal at half life with a new key for each certificate.
 //!
 //! An identity is used only after it is stored; when renewal fails, the old one stays. Enrolment that the issuer refuses
 //! ends the agent, because no retry helps; an issuer that cannot be reached is tried again for ever.
@@ -24,7 +24,7 @@ use shorepass_tls::{
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::issuer::IssuerError;
 use crate::private::{self, PrivateError};
@@ -45,6 +45,9 @@ pub(crate) trait Enrolment: Send + Sync {
 
     /// Renews the certificate of the identity that is in use.
     async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError>;
+
+    /// Makes a call with the identity that is in use, so that the issuer sees it.
+    async fn show(&self, call: &CallId) -> Result<(), IssuerError>;
 
     /// From now on, this identity is used.
     fn adopt(&self, identity: &Identity);
@@ -209,10 +212,10 @@ impl Keeper {
         loop {
             let due = renew_at(since, identity.expires(), crate::jitter(&*self.entropy));
             self.sleep_until(due).await;
-            let mut attempt = 0;
+            let (mut attempt, mut asking) = (0, None);
             let (call, renewed) = loop {
                 let call = self.call_id();
-                let error = match self.renew(&call).await {
+                let error = match self.renew(&call, &mut asking).await {
                     Ok(renewed) => break (call, renewed),
                     Err(error) => error,
                 };
@@ -233,13 +236,32 @@ impl Keeper {
             self.enrolment.adopt(&identity);
             self.stand(&identity);
             info!(request_id = %call, expires = %identity.expires(), "certificate renewed");
+            self.show().await;
         }
     }
 
-    async fn renew(&self, call: &CallId) -> Result<Identity, RenewError> {
-        let KeyAndRequest { key, request_pem } =
-            KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?;
-        let granted = self.enrolment.renew(call, &request_pem).await.map_err(RenewError::Issuer)?;
+    /// The sooner the issuer sees the renewed certificate, the sooner a copy of the one before is found out.
+    async fn show(&self) {
+        let call = self.call_id();
+        if let Err(error) = self.enrolment.show(&call).await {
+            debug!(request_id = %call, error = %Chain(&error), "the renewed certificate was not shown; the next call does that");
+        }
+    }
+
+    /// `asking` is what was asked for and not answered: an answer that was lost is given again to the same key.
+    async fn renew(&self, call: &CallId, asking: &mut Option<KeyAndRequest>) -> Result<Identity, RenewError> {
+        let made = match asking.take() {
+            Some(made) => made,
+            None => KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?,
+        };
+        let granted = match self.enrolment.renew(call, &made.request_pem).await {
+            Ok(granted) => granted,
+            Err(error) => {
+                *asking = Some(made);
+                return Err(RenewError::Issuer(error));
+            }
+        };
+        let KeyAndRequest { key, request_pem: _ } = made;
         let identity =
             Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(RenewError::Identity)?;
         self.file.store(&identity).map_err(RenewError::Store)?;

@@ -181,6 +181,11 @@ impl IssuerError {
         if matches!(self.reason(), Some(Reason::EnrolmentEnded | Reason::CertificateExpired)) {
             return "get a new join token, move identity.pem away and restart the agent".to_owned();
         }
+        if self.reason() == Some(Reason::RunnerCloned) {
+            return "ask an operator, who finds out where the copy is and makes a new join token with --replace; \
+                    then move identity.pem away and restart the agent"
+                .to_owned();
+        }
         if self.reason() == Some(Reason::Banned) {
             return "ask an operator, who lifts a ban with `shorepass unban`".to_owned();
         }
@@ -234,6 +239,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::EnrolmentExists
         | Reason::EnrolmentEnded
         | Reason::Banned
+        | Reason::RunnerCloned
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

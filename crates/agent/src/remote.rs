@@ -223,6 +223,12 @@ impl Enrolment for Remote {
         Ok(Granted { chain_pem: answer.certificate_chain_pem, bundle_pem: answer.trust_bundle_pem })
     }
 
+    /// A heartbeat for no lease asks for nothing.
+    async fn show(&self, call: &CallId) -> Result<(), IssuerError> {
+        self.client("Heartbeat", call)?.heartbeat(v1::HeartbeatRequest::default()).await?;
+        Ok(())
+    }
+
     fn adopt(&self, identity: &Identity) {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         match &*connection {

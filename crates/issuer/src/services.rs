@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
+use shorepass_core::enrolment::Enrolment;
+use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -188,6 +189,12 @@ impl Enrolments for UseCases {
         to_the_end(async move { this.enrolling.renew(&caller, &certificate_request_pem).await }).await
     }
 
+    async fn admit(&self, caller: &Caller) -> Result<(), Refused> {
+        let Some(noticed) = self.enrolling.admit(caller)? else { return Ok(()) };
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.enrolling.note(&caller, noticed).await }).await
+    }
+
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused> {
         self.enrolling.check(caller)
     }
@@ -259,6 +266,16 @@ impl Administration for UseCases {
         limit: usize,
     ) -> Result<Page<Ban, BanKey>, Refused> {
         self.banning.page(include_lifted, after, limit)
+    }
+
+    async fn list_runners(
+        &self,
+        _caller: &Caller,
+        include_ended: bool,
+        before: Option<EnrolmentId>,
+        limit: usize,
+    ) -> Result<Page<Enrolment, EnrolmentId>, Refused> {
+        self.views.runners(include_ended, before, limit)
     }
 
     async fn find_token(&self, _caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {

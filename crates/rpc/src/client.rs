@@ -209,6 +209,14 @@ impl ApiClient {
         self.call(request, |channel, request| async move { admin(channel).list_bans(request).await }).await
     }
 
+    /// AdminService.ListRunners
+    pub async fn list_runners(
+        &self,
+        request: v1::ListRunnersRequest,
+    ) -> Result<v1::ListRunnersResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_runners(request).await }).await
+    }
+
     /// AdminService.FindToken
     pub async fn find_token(
         &self,

@@ -57,7 +57,7 @@ macro_rules! row {
 }
 
 /// All methods.
-pub const METHODS: [Method; 20] = [
+pub const METHODS: [Method; 21] = [
     row!(Credential, "CredentialService", "StartJob", CLIENTS, false),
     row!(Credential, "CredentialService", "EndJob", CLIENTS, false),
     row!(Credential, "CredentialService", "Issue", CLIENTS, false),
@@ -76,6 +76,7 @@ pub const METHODS: [Method; 20] = [
     row!(Admin, "AdminService", "Ban", OPERATORS, false),
     row!(Admin, "AdminService", "Unban", OPERATORS, false),
     row!(Admin, "AdminService", "ListBans", OPERATORS, false),
+    row!(Admin, "AdminService", "ListRunners", OPERATORS, false),
     row!(Admin, "AdminService", "FindToken", OPERATORS, false),
     row!(Admin, "AdminService", "CreateJoinToken", OPERATORS, false),
 ];

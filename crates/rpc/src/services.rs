@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use shorepass_core::caller::Caller;
+use shorepass_core::enrolment::Enrolment;
 use shorepass_core::time::{Clock, Timestamp};
 use shorepass_proto::v1;
 use tokio_util::task::TaskTracker;
@@ -387,6 +388,21 @@ impl AdminService for AdminApi {
         let page = self.work.finish(call).await?;
         let (bans, next_page_token) = pages::write(page, answers::ban, |ban| ban.banned.key());
         Ok(Response::new(v1::ListBansResponse { bans, next_page_token }))
+    }
+
+    async fn list_runners(
+        &self,
+        request: Request<v1::ListRunnersRequest>,
+    ) -> Result<Response<v1::ListRunnersResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let (include_ended, before, limit) = requests::list_runners(message)?;
+        let administration = self.administration.clone();
+        let call = async move { administration.list_runners(&caller, include_ended, before, limit).await };
+        let page = self.work.finish(call).await?;
+        let now = self.work.now();
+        let runner = |enrolment: &Enrolment| answers::runner(enrolment, now);
+        let (runners, next_page_token) = pages::write(page, runner, |enrolment| enrolment.id);
+        Ok(Response::new(v1::ListRunnersResponse { runners, next_page_token }))
     }
 
     async fn find_token(

@@ -55,7 +55,8 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::JobNotAvailable
         | Reason::RunnerNameNotAllowed
         | Reason::Blocked
-        | Reason::Banned => Code::PermissionDenied,
+        | Reason::Banned
+        | Reason::RunnerCloned => Code::PermissionDenied,
         Reason::LeaseEnded
         | Reason::JobEnded
         | Reason::EnrolmentExists
@@ -320,7 +321,7 @@ mod tests {
             (
                 Code::PermissionDenied,
                 "CALLER_KIND ROLE_NOT_AVAILABLE LEASE_NOT_AVAILABLE BLOCKED JOB_NOT_AVAILABLE \
-                 RUNNER_NAME_NOT_ALLOWED BANNED",
+                 RUNNER_NAME_NOT_ALLOWED BANNED RUNNER_CLONED",
             ),
             (
                 Code::FailedPrecondition,

@@ -47,6 +47,7 @@ fn declared(method: &str) -> Result<&'static [Kind]> {
         | "AdminService/Ban"
         | "AdminService/Unban"
         | "AdminService/ListBans"
+        | "AdminService/ListRunners"
         | "AdminService/FindToken"
         | "AdminService/CreateJoinToken" => &[Kind::Operator],
         other => bail!("{other} has no declared callers: say here who may call it, and in the method table"),
@@ -154,7 +155,8 @@ impl Scene {
             "CredentialService/ListRoles"
             | "AdminService/ListLeases"
             | "AdminService/ListBlocks"
-            | "AdminService/ListBans" => Vec::new(),
+            | "AdminService/ListBans"
+            | "AdminService/ListRunners" => Vec::new(),
             other => bail!("{other} has no message here"),
         })
     }

@@ -7,11 +7,13 @@ mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
+pub(crate) mod cause;
 pub(crate) mod join_token;
 pub(crate) mod lease;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;
+pub(crate) mod runner;
 #[cfg(test)]
 pub(crate) mod samples;
 mod table;

@@ -6,6 +6,7 @@ mod enrolment;
 mod follow;
 mod identities;
 mod issuing;
+mod lineage;
 mod model;
 mod modes;
 mod receipts;
@@ -21,12 +22,12 @@ use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::caller::{Caller, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::Enrolment;
+use shorepass_core::enrolment::{Enrolment, Life};
 use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Lease};
-use shorepass_core::ledger::{Change, Ledger, Revision};
+use shorepass_core::ledger::{Change, Ledger};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
@@ -211,6 +212,7 @@ impl Bench {
             issued: self.clock.now(),
             expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
             certificate: Digest::of_bytes(id.as_bytes()),
+            key: Digest::of_bytes(b"key"),
         })
     }
 
@@ -222,6 +224,7 @@ impl Bench {
             issued: self.clock.now(),
             expires: enrolment.certificate_expires,
             certificate: Digest::of_bytes(b"newest"),
+            key: enrolment.next.unwrap_or(enrolment.key),
         })
     }
 
@@ -308,16 +311,9 @@ impl Bench {
 
     /// Puts an enrolment of the caller into the ledger.
     async fn enrol(&self, caller: &Caller) {
-        let enrolment = Enrolment {
-            id: caller.enrolment(),
-            spiffe_id: caller.spiffe_id().clone(),
-            key: Digest::of_bytes(b"key"),
-            labels: Labels::default(),
-            created: self.clock.now(),
-            certificate_expires: caller.expires(),
-            replaced: None,
-            revision: Revision::FIRST,
-        };
+        let life = Life { from: self.clock.now(), until: caller.expires() };
+        let (id, spiffe_id) = (caller.enrolment(), caller.spiffe_id().clone());
+        let enrolment = Enrolment::first(id, spiffe_id, Labels::default(), caller.key(), life);
         self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
     }
 }

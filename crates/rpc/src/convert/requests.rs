@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence};
 use shorepass_core::labels::Labels;
 use shorepass_core::ledger::LeaseFilter;
@@ -217,6 +217,14 @@ pub(crate) fn list_bans(message: v1::ListBansRequest) -> Result<(bool, Option<Ba
     let v1::ListBansRequest { include_lifted, page_size, page_token } = message;
     let after = pages::read_token("page_token", &page_token, BanKey::parse)?;
     Ok((include_lifted, after, pages::size("page_size", page_size)?))
+}
+
+pub(crate) fn list_runners(
+    message: v1::ListRunnersRequest,
+) -> Result<(bool, Option<EnrolmentId>, usize), Refused> {
+    let v1::ListRunnersRequest { include_ended, page_size, page_token } = message;
+    let before = pages::read_token("page_token", &page_token, EnrolmentId::parse)?;
+    Ok((include_ended, before, pages::size("page_size", page_size)?))
 }
 
 pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refused> {

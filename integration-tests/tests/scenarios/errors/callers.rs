@@ -241,6 +241,33 @@ pub(super) async fn replaced_enrolment(stage: &Stage) -> Refusals {
     Ok(vec![on_the_old_connection, refused(before.start_job().await)?])
 }
 
+pub(super) async fn cloned_runner(stage: &Stage) -> Refusals {
+    const NAME: &str = "test-cloned";
+    let identity = client::enroll(&stage.issuer, &stage.issuer.join_token(NAME, false).await?, NAME).await?;
+    let before = Client::new(&stage.issuer, &identity)?;
+    let renewal = || KeyAndRequest::generate(&before.spiffe_id);
+    let asked = |made: &KeyAndRequest| v1::RenewRequest { certificate_request_pem: made.request_pem.clone() };
+    let made = renewal()?;
+    let answer = before.call(ApiClient::renew, asked(&made)).await?;
+    let renewed = Identity::new(made.key, &answer.certificate_chain_pem, &answer.trust_bundle_pem)?;
+    let after = Client::new(&stage.issuer, &renewed)?;
+    after.start_job().await?;
+    // The connections of both are closed; the answer may be lost with its own.
+    ensure!(
+        before.call(ApiClient::renew, asked(&renewal()?)).await.is_err(),
+        "an older certificate is renewed"
+    );
+    let mut errors = Vec::new();
+    for half in [&before, &after] {
+        half.reset();
+        errors.push(refused(half.start_job().await)?);
+        errors.push(refused(half.call(ApiClient::renew, asked(&renewal()?)).await)?);
+    }
+    let join_token = stage.issuer.join_token(NAME, false).await?;
+    errors.push(refused(try_enroll(&stage.issuer, &join_token, NAME).await?)?);
+    Ok(errors)
+}
+
 pub(super) async fn unknown_records(stage: &Stage) -> Refusals {
     let operator = &stage.operator;
     let nothing = stage.nothing();
