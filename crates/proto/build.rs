@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// Messages that hold a secret: their `Debug` is written by hand in `secret.rs`.
-const SECRET: [&str; 4] = [
+const SECRET: [&str; 6] = [
+    ".shorepass.local.v1.StartJobRequest",
+    ".shorepass.v1.OidcToken",
     ".shorepass.v1.Credential",
     ".shorepass.v1.EnrollRequest",
     ".shorepass.v1.CreateJoinTokenResponse",

@@ -33,8 +33,11 @@ pub fn role(
         namespace: namespace.clone(),
         service_account: service_account.to_owned(),
     };
-    let subject =
-        Subject { runners: vec![NamePattern::parse("test")?], platforms: vec![], accept_asserted_jobs: true };
+    let subject = Subject {
+        runners: vec![NamePattern::parse("test")?],
+        accept_asserted_jobs: true,
+        ..Subject::default()
+    };
     let token = Lifetime { default: Duration::from_secs(600), max: longest };
     let lease = Lifetime { default: HOUR, max: HOUR };
     let digest = Digest::of_bytes(name.as_bytes());

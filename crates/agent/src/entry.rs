@@ -383,6 +383,13 @@ impl Entry {
         }
     }
 
+    /// Tells everybody who waits that there will be nothing.
+    pub(crate) fn dismiss(self, denial: &Denial) {
+        for asker in self.waiting {
+            asker.tell(Err(denial.clone()));
+        }
+    }
+
     /// What `status` tells.
     pub(crate) fn show(&self, now: Moment) -> Shown {
         Shown {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
-use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
@@ -16,7 +15,7 @@ use shorepass_rpc::client::Refusal;
 use shorepass_rpc::status::{Code, code_of};
 use tokio::time::Instant;
 
-use crate::issuer::{Issuer, IssuerError, Leased};
+use crate::issuer::{Issuer, IssuerError, Leased, Shown, Started};
 
 /// A folder that is gone at the end of a test, also when a task of the test is still writing into it.
 pub(crate) struct Folder(tempfile::TempDir);
@@ -102,6 +101,8 @@ pub(crate) enum Mood {
     Works,
     Silent,
     Refuses(Reason),
+    /// The next call alone.
+    RefusesOnce(Reason),
     /// With a time to come back.
     Postpones(Reason, Duration),
     /// With no reason, as a proxy does.
@@ -122,6 +123,8 @@ pub(crate) struct Books {
     /// Their ids.
     pub(crate) ids: Vec<CallId>,
     pub(crate) requests: Vec<RequestId>,
+    /// Of each StartJob with a token.
+    pub(crate) starts: Vec<RequestId>,
     jobs: HashMap<RequestId, JobId>,
     leases: HashMap<RequestId, (LeaseId, Instant)>,
     job_of: HashMap<LeaseId, JobId>,
@@ -149,6 +152,7 @@ impl FakeIssuer {
             calls: Vec::new(),
             ids: Vec::new(),
             requests: Vec::new(),
+            starts: Vec::new(),
             jobs: HashMap::new(),
             leases: HashMap::new(),
             job_of: HashMap::new(),
@@ -171,6 +175,10 @@ impl FakeIssuer {
     pub(crate) fn first_lease(&self) -> LeaseId {
         let books = self.books();
         books.leases.values().min_by_key(|(_, since)| *since).unwrap().0
+    }
+
+    pub(crate) fn has_ended(&self, lease: LeaseId) -> bool {
+        self.books().ended.contains(&lease)
     }
 
     /// Revokes everything, and blocks.
@@ -201,6 +209,10 @@ impl FakeIssuer {
             Mood::Works => Ok(()),
             Mood::Silent => std::future::pending().await,
             Mood::Refuses(reason) => Err(refused(reason)),
+            Mood::RefusesOnce(reason) => {
+                self.books().mood = Mood::Works;
+                Err(refused(reason))
+            }
             Mood::Postpones(reason, span) => Err(refusal(code_of(reason), Some(reason), Some(span))),
             Mood::Breaks(code) => Err(refused_without_reason(code)),
         }
@@ -231,11 +243,18 @@ impl Issuer for FakeIssuer {
         &self,
         call: &CallId,
         request: RequestId,
-        _: &AssertedJob,
-    ) -> Result<JobId, IssuerError> {
-        self.enter("start", call).await?;
+        shown: &Shown,
+    ) -> Result<Started, IssuerError> {
+        let call_name = match shown {
+            Shown::Asserted(_) => "start",
+            Shown::Token(_) => {
+                self.books().starts.push(request);
+                "start with a token"
+            }
+        };
+        self.enter(call_name, call).await?;
         let fresh = JobId::generate(Timestamp::UNIX_EPOCH, &self.entropy);
-        Ok(*self.books().jobs.entry(request).or_insert(fresh))
+        Ok(Started { id: *self.books().jobs.entry(request).or_insert(fresh), ends: None })
     }
 
     async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError> {

@@ -4,12 +4,15 @@
 //! gives the same job or lease. Nothing here retries. The id of a call is another thing: by it alone the issuer's log
 //! and ours know which call was which.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::job::AssertedJob;
+use shorepass_core::job_token::JobToken;
 use shorepass_core::name::Name;
+use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
 use shorepass_proto::local::v1::ErrorClass;
 use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
@@ -20,12 +23,8 @@ use shorepass_rpc::status::Code;
 #[async_trait]
 pub trait Issuer: Send + Sync + 'static {
     /// Opens a job session.
-    async fn start_job(
-        &self,
-        call: &CallId,
-        request: RequestId,
-        job: &AssertedJob,
-    ) -> Result<JobId, IssuerError>;
+    async fn start_job(&self, call: &CallId, request: RequestId, job: &Shown)
+    -> Result<Started, IssuerError>;
 
     /// Ends a job session; gives how many leases ended with it.
     async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError>;
@@ -44,6 +43,24 @@ pub trait Issuer: Send + Sync + 'static {
 
     /// Where a role's tokens are used; none where the role is not offered to this runner.
     async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Cluster>, IssuerError>;
+}
+
+/// What is shown to the issuer for a job.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// Our word.
+    Asserted(AssertedJob),
+    /// A token of its CI system.
+    Token(Arc<JobToken>),
+}
+
+/// A job session that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Its id.
+    pub id: JobId,
+    /// When it ends by itself, by the issuer's clock.
+    pub ends: Option<Timestamp>,
 }
 
 /// A token and its lease. Both lives are counted from before the request was sent.
@@ -89,6 +106,9 @@ pub enum IssuerError {
     /// The request could not be recorded, so it was not sent.
     #[error("cannot record the request in the agent's state directory, so it was not sent: {0}")]
     NotRecorded(String),
+    /// The session that a token opened is over, and the token is spent.
+    #[error("the job session that was opened with a job token is over")]
+    SessionOver,
 }
 
 impl From<ClientError> for IssuerError {
@@ -125,6 +145,7 @@ impl IssuerError {
             | Self::Silent(_)
             | Self::Garbled(_)
             | Self::NoLife
+            | Self::SessionOver
             | Self::NotRecorded(_) => None,
         }
     }
@@ -138,6 +159,7 @@ impl IssuerError {
             | Self::Silent(_)
             | Self::Garbled(_)
             | Self::NoLife
+            | Self::SessionOver
             | Self::NotRecorded(_) => None,
         }
     }
@@ -147,6 +169,7 @@ impl IssuerError {
         match self {
             Self::NotEnrolled(_) | Self::Unreachable(_) | Self::Silent(_) => ErrorClass::Unreachable,
             Self::Garbled(_) | Self::NoLife | Self::NotRecorded(_) => ErrorClass::Failure,
+            Self::SessionOver => ErrorClass::LeaseEnded,
             Self::Refused(refusal) => match refusal.reason {
                 Some(reason) => class_of(reason),
                 None if says_nothing(refusal.code) => ErrorClass::Unreachable,
@@ -185,6 +208,9 @@ impl IssuerError {
             return "ask an operator, who finds out where the copy is and makes a new join token with --replace; \
                     then move identity.pem away and restart the agent"
                 .to_owned();
+        }
+        if matches!(self, Self::SessionOver) {
+            return "start the job again with a new token: `shorepass job start`".to_owned();
         }
         if self.reason() == Some(Reason::Banned) {
             return "ask an operator, who lifts a ban with `shorepass unban`".to_owned();
@@ -243,12 +269,16 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
+        | Reason::JobTokenRejected
+        | Reason::JobTokenExpired
+        | Reason::JobTokenUsed
         | Reason::JobNotAvailable => ErrorClass::Denied,
         // A block exists only because a lease was revoked.
         Reason::Blocked | Reason::LeaseEnded | Reason::JobEnded => ErrorClass::LeaseEnded,
         Reason::ClusterUnreachable
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
+        | Reason::JobIssuerUnavailable
         | Reason::ShuttingDown
         | Reason::RateLimited
         | Reason::ClusterBusy

@@ -7,7 +7,7 @@ use shorepass_core::name::Name;
 use shorepass_daemon::telemetry::Chain;
 use tracing::{info, warn};
 
-use crate::issuer::{Denial, Issuer, IssuerError};
+use crate::issuer::{Denial, Issuer, IssuerError, Shown};
 use crate::session::{JobKey, JobRecord};
 
 /// What was given back.
@@ -67,10 +67,10 @@ async fn end(
         (None, Some(request)) => {
             let key = JobKey::parse(job.uid, &job.name).map_err(|_| IssuerError::Garbled("job name"))?;
             let asserted = key.asserted(system.as_str()).map_err(|_| IssuerError::Garbled("job name"))?;
-            match issuer.start_job(call, request, &asserted).await {
+            match issuer.start_job(call, request, &Shown::Asserted(asserted)).await {
                 // Nothing was ever sent.
                 Err(IssuerError::NotEnrolled(_)) => return Ok(0),
-                started => started?,
+                started => started?.id,
             }
         }
         (None, None) => return Ok(0),

@@ -6,6 +6,7 @@
 
 mod ends;
 mod handle;
+mod jobs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::entry::{Call, Entry, Moment, Pace, Shown, Verdict, Waiting};
-use crate::issuer::{Denial, Issuer, IssuerError, Leased};
+use crate::issuer::{Denial, Issuer, IssuerError, Leased, Started};
 use crate::leave::{GivenBack, give_back};
-use crate::session::{JobKey, JobRecord, Key, LeaseRecord, Recorder, Recording, Sessions};
+use crate::session::{JobKey, JobRecord, Key, Recorder, Recording, Sessions};
 
 use self::ends::EarlyEnds;
 use self::handle::Question;
 pub use self::handle::{Handle, Kept, Overview};
+use self::jobs::{Ending, Job, Opening};
 
 /// Questions that wait for the task.
 const QUEUE: usize = 128;
@@ -67,7 +69,9 @@ pub struct Parts {
 }
 
 enum Done {
-    Job { key: JobKey, serial: u64, id: CallId, result: Result<JobId, IssuerError> },
+    Job { key: JobKey, serial: u64, id: CallId, result: Result<Started, IssuerError> },
+    Opened { opening: Opening, result: Result<Started, IssuerError> },
+    JobEnded { ending: Ending, result: Result<usize, IssuerError> },
     Lease { key: Key, out: Out, result: Result<Leased, IssuerError> },
     Left { given_back: GivenBack, answer: oneshot::Sender<GivenBack> },
     IdleJob { key: JobKey, id: CallId, result: Result<usize, IssuerError> },
@@ -80,14 +84,6 @@ struct Out {
     call: Call,
     job: Option<JobId>,
     sent: Moment,
-}
-
-struct Job {
-    serial: u64,
-    request: Option<RequestId>,
-    id: Option<JobId>,
-    /// The StartJob that is out for it.
-    starting: Option<CallId>,
 }
 
 /// The task, before it runs.
@@ -147,8 +143,7 @@ impl Refresher {
         let now = self.now();
         for record in sessions.jobs {
             let Ok(key) = JobKey::parse(record.uid, &record.name) else { continue };
-            let job =
-                Job { serial: self.next_serial(), request: record.request, id: record.id, starting: None };
+            let job = Job::restored(self.next_serial(), &record);
             for lease in record.leases {
                 let entry = Entry::new(self.next_serial(), lease.id, lease.request, now);
                 self.entries.insert(Key { job: key.clone(), role: lease.role }, entry);
@@ -169,6 +164,8 @@ impl Refresher {
                 let _ = answer.send(Overview { leases, outage: self.outage.clone() });
             }
             Question::Leave { id, answer } => self.leave(id, answer),
+            Question::StartJob(opening) => self.open(opening),
+            Question::EndJob(ending) => self.end_job(ending),
             Question::Ended { ended, call } => self.ended(ended, &call),
             Question::Unavailable { lease, call } => self.unavailable(lease, &call),
             Question::RoleChanged { lease } => self.role_changed(lease),
@@ -259,7 +256,7 @@ impl Refresher {
         let wanted_by = self.entries.get(&key).and_then(|entry| entry.wanted_by(call)).cloned();
         let id = wanted_by.unwrap_or_else(|| self.call_id());
         let job = match (call, self.jobs.get(&key.job).and_then(|job| job.id)) {
-            (Call::Issue, None) => return self.start_job(key.job, id),
+            (Call::Issue, None) => return self.start_job(key, id),
             (Call::Issue | Call::Refresh(_), job) => job,
         };
         let request = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
@@ -288,32 +285,11 @@ impl Refresher {
         }
     }
 
-    fn start_job(&mut self, key: JobKey, id: CallId) {
-        let serial = self.next_serial();
-        let fresh = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
-        let new = || Job { serial, request: None, id: None, starting: None };
-        let job = self.jobs.entry(key.clone()).or_insert_with(new);
-        if job.starting.is_some() {
-            return;
-        }
-        job.starting = Some(id.clone());
-        let serial = job.serial;
-        let request = *job.request.get_or_insert(fresh);
-        let recording = self.record();
-        let (issuer, system) = (self.parts.issuer.clone(), self.parts.job_system.clone());
-        self.calls.spawn(async move {
-            let asked = async {
-                durable(recording).await?;
-                let asserted = key.asserted(system.as_str()).map_err(|_| IssuerError::Garbled("job name"))?;
-                issuer.start_job(&id, request, &asserted).await
-            };
-            Done::Job { result: limited(asked).await, key, serial, id }
-        });
-    }
-
     fn settle(&mut self, done: Done) {
         match done {
             Done::Job { key, serial, id, result } => self.settle_job(&key, serial, &id, result),
+            Done::Opened { opening, result } => self.settle_opened(opening, result),
+            Done::JobEnded { ending, result } => self.settle_ended(ending, result),
             Done::Lease { key, out, result } => self.settle_lease(&key, out, result),
             Done::Left { given_back, answer } => {
                 self.leaving.clear();
@@ -326,32 +302,6 @@ impl Refresher {
                     debug!(request_id = %id, job = key.name(), error = %Chain(&error), "idle job forgotten")
                 }
             },
-        }
-    }
-
-    fn settle_job(&mut self, key: &JobKey, serial: u64, call: &CallId, result: Result<JobId, IssuerError>) {
-        self.notice(&result);
-        let (now, jitter) = (self.now(), self.jitter());
-        let Some(job) = self.jobs.get_mut(key).filter(|job| job.serial == serial) else { return };
-        job.starting = None;
-        match result {
-            Ok(id) => {
-                info!(request_id = %call, job = key.name(), job_id = %id, "job started");
-                job.id = Some(id);
-                job.request = None;
-            }
-            Err(error) => {
-                warn!(request_id = %call, job = key.name(), error = %Chain(&error), "cannot start the job");
-                if !error.outcome_unknown() {
-                    job.request = None;
-                }
-                let entries = self.entries.iter_mut().filter(|(entry, _)| entry.job == *key);
-                for (_, entry) in entries {
-                    if entry.next_call(now) == Some(Call::Issue) {
-                        entry.give_up(call, &error, now, jitter);
-                    }
-                }
-            }
         }
     }
 
@@ -385,11 +335,8 @@ impl Refresher {
                 debug!(%request_id, %role, job, reason = %chain, "that request is spent: making another one")
             }
             Verdict::JobOver => {
-                info!(%request_id, %role, job, reason = %chain, "the job session is over: opening another one");
-                // Another call may have opened it already.
-                if self.jobs.get(&key.job).is_some_and(|job| job.id == session) {
-                    self.jobs.remove(&key.job);
-                }
+                info!(%request_id, %role, job, reason = %chain, "the job session is over");
+                self.job_is_over(&key.job, session);
             }
             Verdict::Failed => match (error.class(), call) {
                 (ErrorClass::Denied | ErrorClass::LeaseEnded | ErrorClass::Usage, Call::Issue) => {
@@ -415,40 +362,8 @@ impl Refresher {
         }
     }
 
-    fn end_idle_jobs(&mut self) {
-        let used = |key: &JobKey| self.entries.keys().any(|entry| entry.job == *key);
-        let idle: Vec<_> =
-            self.jobs.iter().filter(|(key, job)| job.starting.is_none() && !used(key)).collect();
-        let room = CALLS.saturating_sub(self.calls.len());
-        let idle: Vec<_> = idle.into_iter().take(room).map(|(key, job)| (key.clone(), job.id)).collect();
-        for (key, job) in idle {
-            self.jobs.remove(&key);
-            let Some(job) = job else { continue };
-            let (issuer, id) = (self.parts.issuer.clone(), self.call_id());
-            self.calls.spawn(async move {
-                Done::IdleJob { result: limited(issuer.end_job(&id, job)).await, key, id }
-            });
-        }
-    }
-
     fn record(&self) -> Recording {
         self.recorder.record(self.snapshot())
-    }
-
-    fn snapshot(&self) -> Sessions {
-        let leases = |key: &JobKey| {
-            let entries = self.entries.iter().filter(|(entry, _)| entry.job == *key);
-            let known = entries.filter(|(_, entry)| entry.lease().is_some() || entry.request.is_some());
-            known
-                .map(|(key, entry)| LeaseRecord {
-                    role: key.role.clone(),
-                    request: entry.request,
-                    id: entry.lease(),
-                })
-                .collect()
-        };
-        let jobs = self.jobs.iter().map(|(key, job)| key.record(job.request, job.id, leases(key)));
-        Sessions::of(self.leaving.iter().cloned().chain(jobs).collect())
     }
 
     fn pause(&self) -> Duration {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
-use shorepass_core::job::AssertedJob;
 use shorepass_core::name::Name;
+use shorepass_core::time::Timestamp;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_core::token::Token;
 use shorepass_proto::v1;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::identity::{EnrolFailure, Enrolment, Granted, Standing};
-use crate::issuer::{Issuer, IssuerError, Leased};
+use crate::issuer::{Issuer, IssuerError, Leased, Shown, Started};
 use crate::suspend::Awake;
 
 /// Roles in one answer, the most that the issuer gives.
@@ -114,21 +114,25 @@ impl Issuer for Remote {
         &self,
         call: &CallId,
         request: RequestId,
-        job: &AssertedJob,
-    ) -> Result<JobId, IssuerError> {
-        let asserted = v1::AssertedJob {
-            system: job.system().to_owned(),
-            id: job.id().to_owned(),
-            url: job.url().to_owned(),
+        job: &Shown,
+    ) -> Result<Started, IssuerError> {
+        let evidence = match job {
+            Shown::Asserted(job) => Evidence::Asserted(v1::AssertedJob {
+                system: job.system().to_owned(),
+                id: job.id().to_owned(),
+                url: job.url().to_owned(),
+            }),
+            Shown::Token(token) => Evidence::Oidc(v1::OidcToken { token: token.expose().to_owned() }),
         };
-        let request = v1::StartJobRequest {
-            request_id: request.to_string(),
-            evidence: Some(Evidence::Asserted(asserted)),
-            expected: None,
-        };
+        let request =
+            v1::StartJobRequest { request_id: request.to_string(), evidence: Some(evidence), expected: None };
         let answer = self.client("StartJob", call)?.start_job(request).await?;
         let job = answer.job.ok_or(IssuerError::Garbled("job"))?;
-        JobId::parse(&job.id).map_err(|_| IssuerError::Garbled("job"))
+        let ends = job.latest_end_time.map(|end| Timestamp::new(end.seconds, end.nanos));
+        Ok(Started {
+            id: JobId::parse(&job.id).map_err(|_| IssuerError::Garbled("job"))?,
+            ends: ends.transpose().map_err(|_| IssuerError::Garbled("job"))?,
+        })
     }
 
     async fn end_job(&self, call: &CallId, job: JobId) -> Result<usize, IssuerError> {

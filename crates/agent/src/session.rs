@@ -70,13 +70,9 @@ impl JobKey {
     }
 
     /// As it is recorded.
-    pub(crate) fn record(
-        &self,
-        request: Option<RequestId>,
-        id: Option<JobId>,
-        leases: Vec<LeaseRecord>,
-    ) -> JobRecord {
-        JobRecord { uid: self.uid, name: self.name.clone(), request, id, leases }
+    pub(crate) fn record(&self) -> JobRecord {
+        let Self { uid, name } = self.clone();
+        JobRecord { uid, name, request: None, id: None, opening: None, by_token: None, leases: Vec::new() }
     }
 
     /// What the agent tells the issuer about it.
@@ -113,7 +109,31 @@ pub(crate) struct JobRecord {
     pub(crate) request: Option<RequestId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<JobId>,
+    /// A StartJob with a token that was not answered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) opening: Option<Unanswered>,
+    /// Where a token opened the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by_token: Option<ByToken>,
     pub(crate) leases: Vec<LeaseRecord>,
+}
+
+/// A StartJob with a token that may have opened a session. With the same token it is sent again under the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unanswered {
+    pub(crate) request: RequestId,
+    /// When it was sent first, in seconds of Unix time.
+    pub(crate) sent: i64,
+}
+
+/// A session that a token opened. The token is spent: nothing opens the session again when it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ByToken {
+    /// When it ends by itself, in seconds of Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ends: Option<i64>,
 }
 
 /// A lease that was issued, or is to be.
@@ -255,8 +275,7 @@ mod tests {
     use super::*;
 
     fn sessions(uid: u32) -> Sessions {
-        let name = format!("default:{uid}");
-        Sessions::of(vec![JobRecord { uid, name, request: None, id: None, leases: Vec::new() }])
+        Sessions::of(vec![JobKey::parse(uid, "").unwrap().record()])
     }
 
     #[test]

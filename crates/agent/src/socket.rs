@@ -16,14 +16,16 @@ use std::time::Duration;
 
 use prost::Message as _;
 use shorepass_core::id::CallId;
+use shorepass_core::job_token::JobToken;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
 use shorepass_proto::local::MESSAGE_LIMIT;
 use shorepass_proto::local::v1::request::Request as Question;
 use shorepass_proto::local::v1::response::Response as Answer;
 use shorepass_proto::local::v1::{
-    CredentialRequest, CredentialResponse, Error, ErrorClass, LeaseStatus, LeaveResponse, Request, Response,
-    RoleResponse, StatusResponse, WatchStatus,
+    CredentialRequest, CredentialResponse, EndJobRequest, EndJobResponse, Error, ErrorClass, LeaseStatus,
+    LeaveResponse, Request, Response, RoleResponse, StartJobRequest, StartJobResponse, StatusResponse,
+    WatchStatus,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -76,7 +78,7 @@ impl Access {
         let user = self.users.contains(&uid);
         let administrator = uid == 0 || uid == self.own;
         let allowed = match question {
-            Question::Credential(_) | Question::Role(_) => user,
+            Question::Credential(_) | Question::Role(_) | Question::StartJob(_) | Question::EndJob(_) => user,
             Question::Status(_) => user || administrator,
             Question::Leave(_) => administrator,
         };
@@ -85,7 +87,11 @@ impl Access {
         }
         Err(match question {
             Question::Leave(_) => refusal(uid, format!("ask as root or as uid {}", self.own)),
-            Question::Credential(_) | Question::Role(_) | Question::Status(_) => not_a_user(uid),
+            Question::Credential(_)
+            | Question::Role(_)
+            | Question::Status(_)
+            | Question::StartJob(_)
+            | Question::EndJob(_) => not_a_user(uid),
         })
     }
 }
@@ -233,6 +239,8 @@ impl Server {
             Question::Status(_) => Ok(Answer::Status(self.status().await)),
             Question::Role(request) => self.role(id, &request.role).await.map(Answer::Role),
             Question::Leave(_) => self.leave(id).await.map(Answer::Leave),
+            Question::StartJob(request) => self.start_job(uid, id, request).await.map(Answer::StartJob),
+            Question::EndJob(request) => self.end_job(uid, id, request).await.map(Answer::EndJob),
         }
     }
 
@@ -243,19 +251,36 @@ impl Server {
         request: CredentialRequest,
     ) -> Result<CredentialResponse, Denial> {
         let role = role_name(&request.role)?;
-        let job = JobKey::parse(uid, &request.job).map_err(|error| {
-            denial(
-                ErrorClass::Usage,
-                error.to_string(),
-                "choose another name in SHOREPASS_JOB or --job".to_owned(),
-            )
-        })?;
+        let job = job_key(uid, &request.job)?;
         let key = Key { job, role };
         let lent = match in_time(PATIENCE, self.handle.credential(key.clone(), id.clone())).await {
             Ok(lent) => lent?,
             Err(late) => return Err(Denial { call: self.handle.call_out(key).await, ..late }),
         };
         Ok(CredentialResponse { token: lent.token.expose().to_owned(), valid_for: duration(lent.valid_for) })
+    }
+
+    async fn start_job(
+        &self,
+        uid: u32,
+        id: &CallId,
+        request: StartJobRequest,
+    ) -> Result<StartJobResponse, Denial> {
+        let StartJobRequest { job, job_token } = request;
+        let token = JobToken::new(job_token);
+        if token.is_empty() {
+            let remedy = "hand over the token that the CI system gave to the job".to_owned();
+            return Err(denial(ErrorClass::Usage, "there is no job token".to_owned(), remedy));
+        }
+        let key = job_key(uid, &job)?;
+        let started = in_time(PATIENCE, self.handle.start_job(key, token, id.clone())).await??;
+        Ok(StartJobResponse { job_id: started.id.to_string(), latest_end_time: started.ends.map(timestamp) })
+    }
+
+    async fn end_job(&self, uid: u32, id: &CallId, request: EndJobRequest) -> Result<EndJobResponse, Denial> {
+        let key = job_key(uid, &request.job)?;
+        let leases = in_time(PATIENCE, self.handle.end_job(key, id.clone())).await??;
+        Ok(EndJobResponse { leases: count(leases) })
     }
 
     async fn status(&self) -> StatusResponse {
@@ -363,6 +388,16 @@ fn role_name(text: &str) -> Result<Name, Denial> {
         let message = "this is no role: a role's name is 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both \
                        ends";
         denial(ErrorClass::Usage, message.to_owned(), "check the name of the role".to_owned())
+    })
+}
+
+fn job_key(uid: u32, name: &str) -> Result<JobKey, Denial> {
+    JobKey::parse(uid, name).map_err(|error| {
+        denial(
+            ErrorClass::Usage,
+            error.to_string(),
+            "choose another name in SHOREPASS_JOB or --job".to_owned(),
+        )
     })
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Environment:
-  SHOREPASS_SOCKET  the agent's socket, for kubeconfig and status
+  SHOREPASS_SOCKET  the agent's socket, for kubeconfig, status and job
   SHOREPASS_CONFIG  the operator's config.yaml, for all other commands
 Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoked, 6 degraded";
 
@@ -40,6 +40,9 @@ pub(crate) enum Command {
     Kubeconfig(KubeconfigArgs),
     /// Show how this machine's agent is (exit code 6 when it is degraded)
     Status(StatusArgs),
+    /// Begin and end this machine's job sessions, for roles that ask for a job's token
+    #[command(subcommand)]
+    Job(JobCommand),
     /// List, show and revoke leases (operators)
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -79,6 +82,34 @@ pub(crate) struct KubeconfigArgs {
     /// The context's name [default: shorepass-ROLE]
     #[arg(long, value_name = "CONTEXT", value_parser = context_name)]
     pub(crate) name: Option<String>,
+}
+
+/// What to do with a job session.
+#[derive(Subcommand)]
+pub(crate) enum JobCommand {
+    /// Open a session with the token that the CI system gave to this job; what was under its name before is over
+    Start(JobStartArgs),
+    /// End the session and give its leases back
+    End(JobEndArgs),
+}
+
+/// Which session to open.
+#[derive(Args)]
+pub(crate) struct JobStartArgs {
+    /// The file that holds the token, or - for standard input [default: the environment's SHOREPASS_JOB_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The job's name on this machine [default: this user's job]
+    #[arg(long, env = "SHOREPASS_JOB", default_value = "", hide_default_value = true)]
+    pub(crate) job: String,
+}
+
+/// Which session to end.
+#[derive(Args)]
+pub(crate) struct JobEndArgs {
+    /// The job's name on this machine [default: this user's job]
+    #[arg(long, env = "SHOREPASS_JOB", default_value = "", hide_default_value = true)]
+    pub(crate) job: String,
 }
 
 /// How to show the status.

@@ -19,6 +19,7 @@ use shorepass_rpc::refused::Reason;
 use shorepass_rpc::status::{ClientError, Code, Refusal};
 use shorepass_tls::{ConnectError, IdentityFileError};
 
+use crate::commands::jobs::NoJobToken;
 use crate::kubeconfig::{UnusableCluster, WriteError};
 use crate::output::{Incomplete, printable};
 use crate::pasted::Pasted;
@@ -42,6 +43,9 @@ pub(crate) enum Failure {
     /// The asynchronous runtime did not start.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
+    /// There is no job token to show.
+    #[error(transparent)]
+    NoJobToken(#[from] NoJobToken),
     /// No operator's config was named.
     #[error("this command needs an operator's identity, and none is named")]
     NoConfig,
@@ -94,7 +98,7 @@ impl Failure {
     /// The one table of exit codes.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Pasted(_) | Self::NoConfig | Self::Config(_) => USAGE,
+            Self::Pasted(_) | Self::NoJobToken(_) | Self::NoConfig | Self::Config(_) => USAGE,
             Self::Call(error) => code_of_call(error),
             Self::Agent(error) => error.exit_code(),
             Self::Degraded(_) => DEGRADED,
@@ -156,6 +160,9 @@ impl Failure {
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Pasted(pasted) => Some(pasted_remedy(pasted)),
+            Self::NoJobToken(_) => Some(
+                "have the CI system give the job a token for this issuer, and put it into SHOREPASS_JOB_TOKEN or a file".to_owned(),
+            ),
             Self::NoConfig => Some(
                 "name its folder in SHOREPASS_CONFIG or with --config; \
                  `shorepass-issuer identity create --kind operator` makes one"

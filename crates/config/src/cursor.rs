@@ -153,6 +153,26 @@ impl<'a> Cursor<'a> {
         Some(Fields { report: self.report, path: self.path.clone(), label: self.label, known, found })
     }
 
+    /// All keys with their values, whatever they are called; repeated ones too.
+    pub(crate) fn pairs(&self, what: &str) -> Option<Vec<(&'a str, Cursor<'a>)>> {
+        let Value::Map(entries) = &self.node.value else { return self.unexpected(what) };
+        let pair = |entry: &'a Entry| {
+            let path = join(&self.path, &entry.key);
+            (entry.key.as_str(), Cursor { report: self.report, path, label: entry.key_at, node: &entry.node })
+        };
+        Some(entries.iter().map(pair).collect())
+    }
+
+    /// Whether it is a list.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
+    /// Whether it is text in quotes, which can be nothing but text.
+    pub(crate) fn is_quoted(&self) -> bool {
+        matches!(self.node.value, Value::Scalar { quoted: true, .. })
+    }
+
     /// The items, each read by `read`.
     pub(crate) fn list<T>(&self, read: impl Fn(&Cursor<'a>) -> Option<T>) -> Option<Vec<T>> {
         let Value::List(items) = &self.node.value else {

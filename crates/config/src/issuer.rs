@@ -4,18 +4,23 @@
 //! except for the roles, which [`IssuerConfig::load_roles`] checks against the clusters. The bounds of the tunables are
 //! here, so that no one has to ask elsewhere whether a number makes sense.
 
+mod job_issuers;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shorepass_core::condition::Conditions;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
+
+pub use self::job_issuers::JobIssuerConfig;
 
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
-use crate::role::{self, Roles};
+use crate::role::{self, Known, Roles};
 use crate::scalar::{Host, HostPort, parse_server_url};
 
 const KIND: &str = "IssuerConfig";
@@ -56,6 +61,8 @@ pub struct IssuerConfig {
     pub history_retention: Option<Duration>,
     /// The clusters, at least one, no name twice.
     pub clusters: Vec<ClusterConfig>,
+    /// Whose job tokens are taken.
+    pub job_issuers: Vec<JobIssuerConfig>,
     /// Where the role documents are.
     pub role_directory: PathBuf,
     /// How long the certificates of its peers live.
@@ -159,10 +166,11 @@ impl IssuerConfig {
         envelope::load(file, KIND, issuer_config)
     }
 
-    /// The roles of the configured directory; one of an unknown cluster is refused.
-    pub fn load_roles(&self) -> Result<Roles, ConfigErrors> {
-        let clusters: Vec<Name> = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-        role::load_directory_for(&self.role_directory, &clusters)
+    /// The roles of the configured directory; one of an unknown cluster or job issuer is refused.
+    pub fn load_roles(&self, conditions: &dyn Conditions) -> Result<Roles, ConfigErrors> {
+        let clusters = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+        let job_issuers = self.job_issuers.iter().map(|configured| configured.issuer.clone()).collect();
+        role::load_directory_for(&self.role_directory, &Known { clusters, job_issuers, conditions })
     }
 }
 
@@ -173,6 +181,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         "listen",
         "state",
         "clusters",
+        "jobIssuers",
         "roles",
         "certificates",
         "limits",
@@ -183,6 +192,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let listen = fields.required("listen", listen);
     let state = fields.required("state", state);
     let clusters = fields.required("clusters", clusters);
+    let job_issuers = fields.optional("jobIssuers", job_issuers::job_issuers).unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
     let limits = fields.optional("limits", limits);
@@ -198,6 +208,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         on_store_failure,
         history_retention,
         clusters: clusters?,
+        job_issuers,
         role_directory: role_directory?,
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
         limits: limits.unwrap_or_default(),

@@ -46,6 +46,7 @@ pub fn adopt(
         deadline: sealed.deadline.min(after(found.created, longest)),
         state: State::Active { pins, since: now },
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -103,8 +104,8 @@ mod tests {
     fn role(gives: impl Into<Gives>) -> Role {
         let subject = Subject {
             runners: vec![NamePattern::parse("prod-*").unwrap()],
-            platforms: vec![],
             accept_asserted_jobs: true,
+            ..Subject::default()
         };
         let token = Lifetime { default: HOUR, max: HOUR };
         let lifetime = Lifetime { default: HOUR, max: HOUR };

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
+use crate::claims::Claim;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::job::{Evidence, Job};
 use crate::labels::Labels;
@@ -41,7 +42,7 @@ pub struct Line {
     /// The job session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// The job's system, with `jobId` and `jobUrl` what the caller asserted.
+    /// The job's system, with `jobId` and `jobUrl` what the caller asserted; of a verified job the name of its issuer here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_system: Option<String>,
     /// The job's id in its system.
@@ -50,7 +51,10 @@ pub struct Line {
     /// Where to look at the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_url: Option<String>,
-    /// What shows that the job exists: `asserted`.
+    /// What a verified job's token says, such as `project_id="42"`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
+    /// What shows that the job exists: `asserted` or `verified`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_evidence: Option<&'static str>,
     /// The lease.
@@ -80,6 +84,9 @@ pub struct Line {
     /// The RoleBindings of a strict lease's ServiceAccount, such as `web/shorepass-...-0=Role/deployer`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bindings: Vec<String>,
+    /// Rights that the end of a strict lease leaves to its ServiceAccount, such as `get pods in namespace web`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_removed: Vec<String>,
     /// Until when tokens of an unbound lease that has ended go on working, because nothing can stop them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_until: Option<String>,
@@ -89,7 +96,7 @@ pub struct Line {
     /// The token's `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// SHA-256 of a token.
+    /// SHA-256 of a token; of a job token, what it is known by when it comes again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// SHA-256 of a certificate.
@@ -153,7 +160,9 @@ pub fn line(change: &Change) -> Line {
             until: Some(lease.deadline.to_string()),
             ..of_lease("lease.pending", lease)
         },
-        Change::LeaseActive { lease } => of_lease("lease.active", lease),
+        Change::LeaseActive { lease } => {
+            Line { not_removed: not_removed(lease), ..of_lease("lease.active", lease) }
+        }
         Change::LeaseAdopted { lease } => Line {
             bindings: bindings(lease),
             role_digest: Some(lease.role_digest.to_string()),
@@ -258,18 +267,27 @@ fn labels(labels: &Labels) -> BTreeMap<String, String> {
 }
 
 fn of_job(event: &'static str, job: &Job, time: Timestamp) -> Line {
-    let Evidence::Asserted(asserted) = &job.evidence;
+    let (evidence, verified) = match &job.evidence {
+        Evidence::Asserted(_) => ("asserted", None),
+        Evidence::Verified(verified) => ("verified", Some(verified)),
+    };
     Line {
         caller: text(&job.owner.spiffe_id),
         enrolment: text(job.owner.enrolment),
         job: text(job.id),
-        job_system: text(asserted.system()),
-        job_id: text(asserted.id()),
-        job_url: Some(asserted.url().to_owned()).filter(|url| !url.is_empty()),
-        job_evidence: Some("asserted"),
+        job_system: text(job.evidence.system()),
+        job_id: text(job.evidence.id()),
+        job_url: Some(job.evidence.url().to_owned()).filter(|url| !url.is_empty()),
+        job_evidence: Some(evidence),
+        claims: verified.map(|verified| verified.claims.iter().map(claim).collect()).unwrap_or_default(),
+        fingerprint: verified.and_then(|verified| text(verified.replay)),
         until: job.latest_end.map(|end| end.to_string()),
         ..at(event, time)
     }
+}
+
+fn claim((name, claim): (&str, &Claim)) -> String {
+    format!("{name}={claim}")
 }
 
 fn of_lease(event: &'static str, lease: &Lease) -> Line {
@@ -318,6 +336,12 @@ fn bindings(lease: &Lease) -> Vec<String> {
     }
 }
 
+fn not_removed(lease: &Lease) -> Vec<String> {
+    let Some(rights) = &lease.not_removed else { return Vec::new() };
+    let others = Some(rights.others()).filter(|others| *others > 0);
+    rights.named().iter().cloned().chain(others.map(|others| format!("and {others} more"))).collect()
+}
+
 /// Its reason is that of the verdict, not that of the end.
 fn of_receipt(lease: &Lease) -> Line {
     let line = Line { by: None, reason: None, ..of_lease("lease.receipt", lease) };
@@ -328,6 +352,7 @@ fn of_receipt(lease: &Lease) -> Line {
         verdict: Some(receipt.verdict.word()),
         observed_at: death.map(|death| death.observed_at.to_string()),
         dead_by: death.map(|death| death.dead_by.to_string()),
+        not_removed: not_removed(lease),
         endpoints: receipt.endpoints.clone(),
         canaries: receipt.canaries.clone(),
         reason: match &receipt.verdict {
@@ -352,6 +377,7 @@ fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -
         caller: text(&block.caller),
         block: text(block.id),
         role: text(&block.role),
+        job: block.job.and_then(text),
         lease: text(block.lease),
         ..at(event, time)
     }

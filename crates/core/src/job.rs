@@ -1,8 +1,12 @@
 //! Job sessions: one CI job at one caller; all leases of the job hang on it.
 
 use crate::caller::Owner;
+use crate::claims::Claims;
+use crate::digest::Digest;
 use crate::id::JobId;
+use crate::job_issuer::System;
 use crate::ledger::Revision;
+use crate::name::Name;
 use crate::time::Timestamp;
 
 /// A job that the caller vouches for.
@@ -59,11 +63,78 @@ impl AssertedJob {
     }
 }
 
+/// A job whose token was verified; what is kept of the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedJob {
+    /// The issuer of the token, by its name in the configuration.
+    pub issuer: Name,
+    /// Whose tokens these are.
+    pub system: System,
+    /// The job's id there.
+    pub id: String,
+    /// Its claims, as far as the issuer's are known.
+    pub claims: Claims,
+    /// What its token is known by when it comes again: SHA-256 of (`iss`, `jti`), or of the decoded header and payload where
+    /// there is no `jti`; never of the signature, which can be spelt in several ways.
+    pub replay: Digest,
+    /// When the token was made, by its issuer's clock.
+    pub issued: Timestamp,
+    /// Until when the token could come again: its expiry and the leeway.
+    pub spent_until: Timestamp,
+}
+
 /// What shows that the job exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// The caller's word.
     Asserted(AssertedJob),
+    /// A token of its CI system.
+    Verified(VerifiedJob),
+}
+
+impl Evidence {
+    /// The CI system, as people call it: of an asserted job what the caller says, of a verified one its issuer's name here.
+    pub fn system(&self) -> &str {
+        match self {
+            Self::Asserted(asserted) => asserted.system(),
+            Self::Verified(verified) => verified.issuer.as_str(),
+        }
+    }
+
+    /// The job's id at its system.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Asserted(asserted) => asserted.id(),
+            Self::Verified(verified) => &verified.id,
+        }
+    }
+
+    /// Where to look at it; may be empty.
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Asserted(asserted) => asserted.url(),
+            Self::Verified(_) => "",
+        }
+    }
+
+    /// What was verified, if anything was.
+    pub fn verified(&self) -> Option<&VerifiedJob> {
+        match self {
+            Self::Asserted(_) => None,
+            Self::Verified(verified) => Some(verified),
+        }
+    }
+}
+
+/// A job token that has opened a session, and opens no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpentToken {
+    /// What it is known by: [`VerifiedJob::replay`].
+    pub replay: Digest,
+    /// The session.
+    pub job: JobId,
+    /// Until when it could come again.
+    pub until: Timestamp,
 }
 
 /// A job session.
@@ -89,6 +160,12 @@ impl Job {
     /// Whether it yields leases.
     pub fn is_open(&self, now: Timestamp) -> bool {
         self.ended.is_none() && self.latest_end.is_none_or(|end| now < end)
+    }
+
+    /// The token that opened it, if one did.
+    pub fn spent_token(&self) -> Option<SpentToken> {
+        let VerifiedJob { replay, spent_until, .. } = self.evidence.verified()?;
+        Some(SpentToken { replay: *replay, job: self.id, until: *spent_until })
     }
 
     /// The session after its end.

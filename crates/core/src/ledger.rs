@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use crate::identity::CreatedIdentity;
-use crate::job::Job;
+use crate::job::{Job, SpentToken};
 use crate::lease::Lease;
 use crate::name::Name;
 use crate::receipt::Control;
@@ -358,8 +358,11 @@ pub trait Ledger: Send + Sync {
     /// A block.
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError>;
 
-    /// The blocks of a caller and role, whether in force or not, newest first.
+    /// The blocks of a caller and role, whether in force or not, newest first: also those of a single job session.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// The blocks of a job session, whether in force or not, newest first.
+    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError>;
 
     /// The controls of a cluster that are not known to be gone.
     fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;
@@ -377,6 +380,9 @@ pub trait Ledger: Send + Sync {
 
     /// Up to `limit` bans, whether in force or not, in the reverse order of their keys, after `after` in it.
     fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError>;
+
+    /// A job token that has opened a session, by what it is known by.
+    fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError>;
 
     /// A join token by the digest of its secret.
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError>;

@@ -5,6 +5,7 @@
 //! forbidden one look the same from outside.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::block::Block;
@@ -12,6 +13,7 @@ use crate::caller::{Caller, Kind, Owner};
 use crate::gives::{Gives, Strict};
 use crate::id::{JobId, LeaseId};
 use crate::job::{Evidence, Job};
+use crate::labels::Labels;
 use crate::lease::{AnchorName, Lease, Mode, State};
 use crate::ledger::Revision;
 use crate::mint::Order;
@@ -28,6 +30,23 @@ pub struct Ask {
     pub lease_lifetime: Option<Duration>,
     /// How long each token may last; at least 600 s, more than the role's maximum is cut to it.
     pub token_lifetime: Option<Duration>,
+}
+
+/// Who asks, with what its enrolment says about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Who.
+    pub caller: &'a Caller,
+    /// Its labels; whoever has none is refused what asks for one.
+    pub labels: &'a Labels,
+}
+
+/// Somebody without labels.
+impl<'a> From<&'a Caller> for Asker<'a> {
+    fn from(caller: &'a Caller) -> Self {
+        static NONE: LazyLock<Labels> = LazyLock::new(Labels::default);
+        Self { caller, labels: &NONE }
+    }
 }
 
 /// All roles of an issuer.
@@ -69,8 +88,8 @@ pub struct Denial {
 /// What a caller is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenialReason {
-    /// There is no such role, or not for this caller and job.
-    RoleNotAvailable,
+    /// There is no such role, or not for this caller and job. Where the role names the caller, with what its job lacks.
+    RoleNotAvailable(Option<String>),
     /// An operator's revocation is in force.
     Blocked(Box<Block>),
     /// The job session is over.
@@ -96,6 +115,11 @@ impl Grant {
         self.role.cluster()
     }
 
+    /// What is granted.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
     /// The lease as it is recorded before anything exists in the cluster, and the order that goes there next.
     pub fn into_order(self, id: LeaseId, anchor: AnchorName) -> Order {
         let (target, mode) = target_and_mode(&self.role, &anchor);
@@ -112,6 +136,7 @@ impl Grant {
             deadline: self.deadline,
             state: State::Pending,
             receipt: None,
+            not_removed: None,
             revision: Revision::FIRST,
         };
         Order { lease, owner: self.owner, token_lifetime: self.token_lifetime }
@@ -151,26 +176,35 @@ impl Policy {
         self.roles.values()
     }
 
+    /// The role of that name, whoever asks.
+    pub fn role(&self, name: &Name) -> Option<&Role> {
+        self.roles.get(name)
+    }
+
     /// The roles whose subjects the caller matches, by name, whatever its job.
-    pub fn roles_of(&self, caller: &Caller) -> impl Iterator<Item = &Role> {
-        self.roles.values().filter(move |role| role.subjects().iter().any(|subject| names(subject, caller)))
+    pub fn roles_of<'a>(&self, asker: impl Into<Asker<'a>>) -> impl Iterator<Item = &Role> {
+        let asker = asker.into();
+        self.roles
+            .values()
+            .filter(move |role| role.subjects().iter().any(|subject| unnamed(subject, asker).is_none()))
     }
 
     /// A role that the caller may know of.
-    pub fn role_of(&self, caller: &Caller, name: &Name) -> Option<&Role> {
-        self.roles_of(caller).find(|role| role.name() == name)
+    pub fn role_of<'a>(&self, asker: impl Into<Asker<'a>>, name: &Name) -> Option<&Role> {
+        self.roles_of(asker).find(|role| role.name() == name)
     }
 
     /// Decides on a new lease. `job` belongs to `caller`; `blocks` are those of the caller and the role.
-    pub fn decide(
+    pub fn decide<'a>(
         &self,
-        caller: &Caller,
+        asker: impl Into<Asker<'a>>,
         job: &Job,
         ask: &Ask,
         blocks: &[Block],
         now: Timestamp,
     ) -> Result<Grant, Denial> {
-        let role = self.permit(caller, Some(job), &ask.role, now)?;
+        let asker = asker.into();
+        let role = self.permit(asker, Some(job), &ask.role, now)?;
         if let Some(denial) = blocked(blocks, now) {
             return Err(denial);
         }
@@ -178,7 +212,7 @@ impl Policy {
         let deadline = after(now, wanted);
         let deadline = job.latest_end.map_or(deadline, |end| deadline.min(end));
         Ok(Grant {
-            owner: caller.owner(),
+            owner: asker.caller.owner(),
             job: job.id,
             role: role.clone(),
             created: now,
@@ -189,14 +223,15 @@ impl Policy {
 
     /// Decides on another token of a lease that the caller owns: the policy may have changed since it was granted. There is no
     /// job if the lease was adopted: then the role must take an asserted one, because nothing shows that it is more.
-    pub fn decide_refresh(
+    pub fn decide_refresh<'a>(
         &self,
-        caller: &Caller,
+        asker: impl Into<Asker<'a>>,
         job: Option<&Job>,
         lease: Lease,
         wanted: Option<Duration>,
         now: Timestamp,
     ) -> Result<Order, Denial> {
+        let asker = asker.into();
         let over = |how: String| Denial { explanation: how.clone(), reason: DenialReason::LeaseEnded(how) };
         if let Some((cause, _)) = lease.end_cause() {
             return Err(over(cause.describe()));
@@ -206,36 +241,36 @@ impl Policy {
         }
         let Some(role) = &lease.role else {
             let explanation = format!("lease {} was adopted, and no role is as its role was", lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
+            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
         };
-        let role = self.permit(caller, job, role, now)?;
+        let role = self.permit(asker, job, role, now)?;
         if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable, explanation });
+            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
         }
         let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
-        Ok(Order { lease, owner: caller.owner(), token_lifetime })
+        Ok(Order { lease, owner: asker.caller.owner(), token_lifetime })
     }
 
     /// Decides on a request that led to a lease before, or on a lease that was adopted: as on a refresh, but who is blocked
     /// meanwhile gets nothing. `blocks` are those of the caller and the role.
-    pub fn decide_again(
+    pub fn decide_again<'a>(
         &self,
-        caller: &Caller,
+        asker: impl Into<Asker<'a>>,
         job: Option<&Job>,
         lease: Lease,
         wanted: Option<Duration>,
         blocks: &[Block],
         now: Timestamp,
     ) -> Result<Order, Denial> {
-        let order = self.decide_refresh(caller, job, lease, wanted, now)?;
+        let order = self.decide_refresh(asker, job, lease, wanted, now)?;
         blocked(blocks, now).map_or(Ok(order), Err)
     }
 
     fn permit(
         &self,
-        caller: &Caller,
+        asker: Asker<'_>,
         job: Option<&Job>,
         role: &Name,
         now: Timestamp,
@@ -244,22 +279,24 @@ impl Policy {
             let explanation = format!("job {} has ended", job.id);
             return Err(Denial { reason: DenialReason::JobEnded, explanation });
         }
-        let not_available = |explanation| Denial { reason: DenialReason::RoleNotAvailable, explanation };
+        let not_available =
+            |explanation| Denial { reason: DenialReason::RoleNotAvailable(None), explanation };
         let Some(role) = self.roles.get(role) else {
             return Err(not_available(format!("there is no role {role}")));
         };
-        let refusals: Vec<String> = role
-            .subjects()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, subject)| {
-                refusal(subject, caller, job).map(|why| format!("subjects[{index}]: {why}"))
-            })
-            .collect();
-        if refusals.len() == role.subjects().len() {
-            return Err(not_available(format!("role {}: {}", role.name(), refusals.join("; "))));
+        let refusals: Vec<Refusal> =
+            role.subjects().iter().filter_map(|subject| refusal(subject, asker, job)).collect();
+        if refusals.len() < role.subjects().len() {
+            return Ok(role);
         }
-        Ok(role)
+        let explained =
+            |(index, refusal): (usize, &Refusal)| format!("subjects[{index}]: {}", refusal.explanation);
+        let explained: Vec<String> = refusals.iter().enumerate().map(explained).collect();
+        let explanation = format!("role {}: {}", role.name(), explained.join("; "));
+        let mut told: Vec<String> = refusals.into_iter().filter_map(|refusal| refusal.told).collect();
+        told.dedup();
+        let told = (!told.is_empty()).then(|| told.join("; or "));
+        Err(Denial { reason: DenialReason::RoleNotAvailable(told), explanation })
     }
 }
 
@@ -286,29 +323,64 @@ fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
     Some(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation })
 }
 
+/// Why a subject does not give its role.
+struct Refusal {
+    /// What the caller may know: what its job lacks, where the subject names the caller.
+    told: Option<String>,
+    explanation: String,
+}
+
 /// The first requirement of the subject that is not met; none if all are.
-fn refusal(subject: &Subject, caller: &Caller, job: Option<&Job>) -> Option<String> {
-    if !names(subject, caller) {
-        return Some(format!("it does not name {}", caller.spiffe_id()));
+fn refusal(subject: &Subject, asker: Asker<'_>, job: Option<&Job>) -> Option<Refusal> {
+    if let Some(explanation) = unnamed(subject, asker) {
+        return Some(Refusal { told: None, explanation });
     }
-    match (job.map(|job| &job.evidence), caller.kind()) {
-        (Some(Evidence::Asserted(_)), Kind::Runner) if !subject.accept_asserted_jobs => {
-            Some("the job is asserted and acceptJobs is not 'asserted'".to_owned())
+    let evidence = job.map(|job| &job.evidence);
+    let refused = |told: &str, explanation: &str| {
+        Some(Refusal { told: Some(told.to_owned()), explanation: explanation.to_owned() })
+    };
+    match (&subject.jobs, evidence) {
+        (Some(required), Some(Evidence::Verified(verified))) => required
+            .unmet(verified)
+            .map(|unmet| Refusal { told: Some(unmet.told), explanation: unmet.explanation }),
+        (Some(_), Some(Evidence::Asserted(_))) => refused(
+            "the role takes no job without a token of its CI system: hand one over when the job starts",
+            "the job is asserted, and the item names jobs",
+        ),
+        (Some(_), None) => refused(
+            "the role takes no job without a token of its CI system, and this one's is not known any more",
+            "the job is not known any more, and the item names jobs",
+        ),
+        (None, _) if asker.caller.kind() != Kind::Runner || subject.accept_asserted_jobs => None,
+        (None, Some(Evidence::Verified(_))) => {
+            refused("the role names no jobs", "it names no jobs, and acceptJobs is not 'asserted'")
         }
-        (None, Kind::Runner) if !subject.accept_asserted_jobs => {
-            Some("the job is not known any more and acceptJobs is not 'asserted'".to_owned())
-        }
-        (Some(Evidence::Asserted(_)) | None, _) => None,
+        (None, Some(Evidence::Asserted(_))) => refused(
+            "the role takes no job that is merely asserted",
+            "the job is asserted and acceptJobs is not 'asserted'",
+        ),
+        (None, None) => refused(
+            "the role takes no job that is merely asserted, and this one is not known any more",
+            "the job is not known any more and acceptJobs is not 'asserted'",
+        ),
     }
 }
 
-fn names(subject: &Subject, caller: &Caller) -> bool {
+/// Why the subject does not name who asks, whatever the job; none if it does.
+fn unnamed(subject: &Subject, Asker { caller, labels }: Asker<'_>) -> Option<String> {
     let patterns = match caller.kind() {
         Kind::Runner => &subject.runners,
         Kind::Platform => &subject.platforms,
-        Kind::Operator | Kind::Issuer => return false,
+        Kind::Operator | Kind::Issuer => &Vec::new(),
     };
-    patterns.iter().any(|pattern| pattern.matches(&caller.spiffe_id().name))
+    if !patterns.iter().any(|pattern| pattern.matches(&caller.spiffe_id().name)) {
+        return Some(format!("it does not name {}", caller.spiffe_id()));
+    }
+    let lacking = subject.labels.iter().find(|(name, value)| labels.get(name) != Some(value));
+    lacking.map(|(name, value)| {
+        let has = labels.get(name).map_or_else(|| "none".to_owned(), |has| format!("{has:?}"));
+        format!("label {name} of {} is {has}, not {value:?}", caller.spiffe_id())
+    })
 }
 
 /// No longer than the lease, so that an issuer that is down at the deadline leaves little behind; but Kubernetes gives

@@ -3,10 +3,13 @@
 //! A [`Role`] that exists can be decided on: what makes a document unfit (no subject, a lifetime out of bounds) is
 //! refused by [`Role::new`], whoever read it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::gives::Gives;
+use crate::job_requirement::JobRequirement;
+use crate::labels::Labels;
 use crate::name::{Name, NamePattern};
 use crate::silence::Silence;
 
@@ -74,14 +77,27 @@ pub struct Target {
 }
 
 /// Who may use a role: all conditions of one subject must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// Runners by name; none means no runner.
     pub runners: Vec<NamePattern>,
     /// Platforms by name; none means no platform.
     pub platforms: Vec<NamePattern>,
+    /// Labels that a runner's enrolment must have given it.
+    pub labels: Labels,
+    /// What the job must show; none takes jobs as the next field says.
+    pub jobs: Option<JobRequirement>,
     /// Whether a job that the caller merely asserts is enough.
     pub accept_asserted_jobs: bool,
+}
+
+/// How much of a role there is, for all callers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Leases that live at once; none sets no limit.
+    pub leases: Option<NonZeroU32>,
+    /// Tokens that are minted in a minute, refreshes among them; none sets no limit.
+    pub mints_per_minute: Option<NonZeroU32>,
 }
 
 /// A policy document.
@@ -93,6 +109,7 @@ pub struct Role {
     lease: Lifetime,
     subjects: Vec<Subject>,
     silence: Silence,
+    limits: Limits,
     digest: Digest,
 }
 
@@ -141,12 +158,46 @@ impl Role {
                     .to_owned(),
             });
         }
-        Ok(Self { name, gives, token, lease, subjects, silence: Silence::default(), digest })
+        if subjects.iter().any(|subject| !subject.labels.is_empty() && !subject.platforms.is_empty()) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with labels and platforms does not load: platforms have no labels; write two items"
+                    .to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| subject.jobs.is_some() && subject.accept_asserted_jobs) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with jobs and `acceptJobs: asserted` does not load: an asserted job shows no claims; \
+                          write two items"
+                    .to_owned(),
+            });
+        }
+        Ok(Self {
+            name,
+            gives,
+            token,
+            lease,
+            subjects,
+            silence: Silence::default(),
+            limits: Limits::default(),
+            digest,
+        })
     }
 
     /// The same, with what it says about silence.
     pub fn with_silence(self, silence: Silence) -> Self {
         Self { silence, ..self }
+    }
+
+    /// The same, with what it limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What it limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Its name.
@@ -210,7 +261,7 @@ mod tests {
 
     fn somebody() -> Vec<Subject> {
         let runners = vec![NamePattern::parse("prod-*").unwrap()];
-        vec![Subject { runners, platforms: vec![], accept_asserted_jobs: true }]
+        vec![Subject { runners, accept_asserted_jobs: true, ..Subject::default() }]
     }
 
     fn lifetime(default: u64, max: u64) -> Lifetime {
@@ -240,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_role_without_a_subject_is_refused() {
-        let nobody = Subject { runners: vec![], platforms: vec![], accept_asserted_jobs: true };
+        let nobody = Subject { accept_asserted_jobs: true, ..Subject::default() };
         for subjects in [vec![], vec![nobody]] {
             assert_eq!(role(lifetime(600, 3600), subjects).unwrap_err().field, "spec.subjects");
         }

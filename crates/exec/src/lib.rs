@@ -14,8 +14,8 @@ use shorepass_proto::local::MESSAGE_LIMIT;
 use shorepass_proto::local::v1::request::Request as Question;
 use shorepass_proto::local::v1::response::Response as Answer;
 use shorepass_proto::local::v1::{
-    CredentialRequest, ErrorClass, LeaveRequest, LeaveResponse, Request, Response, RoleRequest, RoleResponse,
-    StatusRequest, StatusResponse,
+    CredentialRequest, EndJobRequest, EndJobResponse, ErrorClass, LeaveRequest, LeaveResponse, Request,
+    Response, RoleRequest, RoleResponse, StartJobRequest, StartJobResponse, StatusRequest, StatusResponse,
 };
 use zeroize::Zeroizing;
 
@@ -193,6 +193,23 @@ impl Agent {
         }
     }
 
+    /// Opens a session for the job with a token of its CI system.
+    pub fn start_job(&self, job: &str, job_token: &str) -> Result<StartJobResponse, AskError> {
+        let question = StartJobRequest { job: job.to_owned(), job_token: job_token.to_owned() };
+        match self.ask(Question::StartJob(question))? {
+            Answer::StartJob(started) => Ok(started),
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// Ends the job's session and gives its leases back.
+    pub fn end_job(&self, job: &str) -> Result<EndJobResponse, AskError> {
+        match self.ask(Question::EndJob(EndJobRequest { job: job.to_owned() }))? {
+            Answer::EndJob(ended) => Ok(ended),
+            _ => Err(self.garbled()),
+        }
+    }
+
     /// Makes the agent end all its jobs.
     pub fn leave(&self) -> Result<LeaveResponse, AskError> {
         match self.ask(Question::Leave(LeaveRequest {}))? {
@@ -204,9 +221,9 @@ impl Agent {
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
         let deadline = Instant::now() + self.patience;
         let mut stream = self.connect(deadline)?;
-        let request = Request { request: Some(question) }.encode_to_vec();
+        let request = Zeroizing::new(Request { request: Some(question) }.encode_to_vec());
         let length = u32::try_from(request.len()).map_err(|_| self.garbled())?;
-        let mut frame = length.to_be_bytes().to_vec();
+        let mut frame = Zeroizing::new(length.to_be_bytes().to_vec());
         frame.extend_from_slice(&request);
         self.within(deadline, &stream)?;
         stream.write_all(&frame).map_err(|source| self.lost(source))?;

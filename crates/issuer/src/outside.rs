@@ -10,9 +10,13 @@ use std::time::Duration;
 
 use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::ban::Ban;
-use shorepass_core::caller::{Caller, Owner, SpiffeId};
+use shorepass_core::block::Block;
+use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
-use shorepass_core::id::{DecisionId, EnrolmentId};
+use shorepass_core::id::{DecisionId, EnrolmentId, JobId};
+use shorepass_core::job_issuer::JobIssuer;
+use shorepass_core::job_token::JobTokens;
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
@@ -28,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::{NoTurn, Turns};
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
@@ -59,6 +64,10 @@ pub struct Outside {
     pub clusters: BTreeMap<Name, Arc<dyn Cluster>>,
     /// The roles.
     pub policy: Policy,
+    /// Whose job tokens are taken, by name.
+    pub job_issuers: BTreeMap<Name, JobIssuer>,
+    /// Verifies them.
+    pub job_tokens: Arc<dyn JobTokens>,
     /// Seals anchors.
     pub seal: Box<dyn Seal>,
     /// Tells the time.
@@ -69,6 +78,8 @@ pub struct Outside {
     pub gate: RwLock<()>,
     /// Who may ask which cluster for a token.
     pub turns: Turns,
+    /// What is left of the roles' limits.
+    pub quotas: Quotas,
     /// Whose first token is being minted.
     pub attempts: Attempts,
     /// Who is banned.
@@ -154,6 +165,22 @@ impl Outside {
             explanation: format!("an earlier request with this id led to {led_to}"),
         })
         .await
+    }
+
+    /// The labels that the caller's enrolment gave it; platforms have none.
+    pub fn labels_of(&self, caller: &Caller) -> Result<Labels, LedgerError> {
+        if caller.kind() != Kind::Runner {
+            return Ok(Labels::default());
+        }
+        Ok(self.ledger.enrolment(caller.owner().enrolment)?.map(|found| found.labels).unwrap_or_default())
+    }
+
+    /// The blocks that may refuse the caller a lease of the role for this job.
+    pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
+        let mut blocks = self.ledger.blocks(caller.spiffe_id(), role)?;
+        blocks.retain(|block| block.job.is_none());
+        blocks.extend(self.ledger.blocks_of_job(job)?);
+        Ok(blocks)
     }
 
     /// Refuses whoever is banned, without waiting for anything; and everybody while it is not known who is.

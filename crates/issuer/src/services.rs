@@ -12,14 +12,15 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
 use shorepass_core::name::{Name, TrustDomain};
-use shorepass_core::policy::Ask;
+use shorepass_core::policy::{Ask, Asker};
 use shorepass_rpc::api::{
     Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
-    JoinTokenAsked, LeaseView, NewJoinToken, OfferedRole, Page, RequestKey, Revocation, RevokeStep, Shutout,
+    JoinTokenAsked, LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation,
+    RevokeStep, Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -31,7 +32,7 @@ use crate::ban::Banning;
 use crate::enrol::Enrolling;
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
-use crate::outside::{Outside, Refusing};
+use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::prove::Proving;
 use crate::revoke::Ends;
 use crate::revoke::operators::Revoking;
@@ -112,7 +113,7 @@ impl Credentials for UseCases {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        evidence: Shown,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         self.jobs.start(caller, request, evidence, expected).await
@@ -164,7 +165,9 @@ impl Credentials for UseCases {
         limit: usize,
     ) -> Result<Page<OfferedRole, Name>, Refused> {
         let later = |name: &Name| after.as_ref().is_none_or(|after| name > after);
-        let mut roles = self.outside.policy.roles_of(caller).filter(|role| later(role.name()));
+        let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
+        let mut roles = self.outside.policy.roles_of(asker).filter(|role| later(role.name()));
         let offer = |role: &shorepass_core::role::Role| {
             let endpoint = self.outside.cluster(role.cluster())?.endpoint().clone();
             Ok(OfferedRole { role: role.clone(), endpoint })

@@ -26,6 +26,12 @@ impl fmt::Debug for v1::Credential {
     }
 }
 
+impl fmt::Debug for v1::OidcToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OidcToken").field("token", &Redacted).finish()
+    }
+}
+
 impl fmt::Debug for v1::EnrollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnrollRequest")
@@ -55,6 +61,12 @@ impl fmt::Debug for local::v1::CredentialResponse {
     }
 }
 
+impl fmt::Debug for local::v1::StartJobRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartJobRequest").field("job", &self.job).field("job_token", &Redacted).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
@@ -64,8 +76,10 @@ mod tests {
     use super::*;
 
     /// The fields that hold a secret: `message.field`.
-    const SECRET_FIELDS: [&str; 4] = [
+    const SECRET_FIELDS: [&str; 6] = [
+        "StartJobRequest.job_token",
         "Credential.token",
+        "OidcToken.token",
         "EnrollRequest.join_token",
         "CreateJoinTokenResponse.join_token",
         "CredentialResponse.token",
@@ -79,6 +93,8 @@ mod tests {
             format!("{:?}", v1::IssueResponse { lease: None, credential: Some(credential.clone()) }),
             format!("{:?}", v1::RefreshResponse { lease: None, credential: Some(credential) }),
             format!("{:?}", v1::EnrollRequest { join_token: secret.clone(), ..Default::default() }),
+            format!("{:?}", local::v1::StartJobRequest { job_token: secret.clone(), ..Default::default() }),
+            format!("{:?}", v1::OidcToken { token: secret.clone() }),
             format!("{:?}", v1::CreateJoinTokenResponse { join_token: secret.clone(), ..Default::default() }),
             format!("{:?}", local::v1::CredentialResponse { token: secret.clone(), ..Default::default() }),
         ];

@@ -13,7 +13,8 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId, RequestId};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::{AssertedJob, Job};
+use shorepass_core::job_token::JobToken;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -33,6 +34,15 @@ pub struct RequestKey {
     pub id: RequestId,
     /// Of the content without the id.
     pub content: Digest,
+}
+
+/// What a caller shows for a job. `Debug` shows nothing of a token.
+#[derive(Debug)]
+pub enum Presented {
+    /// Its word.
+    Asserted(AssertedJob),
+    /// A token of its CI system.
+    Token(JobToken),
 }
 
 /// A token and where to use it.
@@ -70,7 +80,7 @@ pub trait Credentials: Send + Sync {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        evidence: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused>;
 
@@ -168,6 +178,8 @@ pub struct LeaseView {
     pub tokens: Vec<MintedToken>,
     /// The block that its revocation set, while in force.
     pub block: Option<Block>,
+    /// It ends when its owner is silent for longer; none where silence ends nothing, and when it has ended.
+    pub silence: Option<Duration>,
 }
 
 /// What became of a lease that was to be revoked.

@@ -46,6 +46,9 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::JoinTokenUnknown
         | Reason::JoinTokenUsed
         | Reason::JoinTokenExpired
+        | Reason::JobTokenRejected
+        | Reason::JobTokenExpired
+        | Reason::JobTokenUsed
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
         | Reason::EnrolmentEnded => Code::Unauthenticated,
@@ -71,6 +74,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::ClusterUnreachable
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
+        | Reason::JobIssuerUnavailable
         | Reason::ShuttingDown => Code::Unavailable,
         Reason::RateLimited | Reason::ClusterBusy | Reason::QuotaExceeded => Code::ResourceExhausted,
         Reason::ClusterAnswerRejected | Reason::Unspecified => Code::Internal,
@@ -295,7 +299,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 35);
+        assert_eq!(all_reasons().count(), 39);
     }
 
     #[test]
@@ -316,7 +320,7 @@ mod tests {
             (
                 Code::Unauthenticated,
                 "JOIN_TOKEN_UNKNOWN JOIN_TOKEN_USED JOIN_TOKEN_EXPIRED TRUST_DOMAIN_UNKNOWN CERTIFICATE_EXPIRED \
-                 ENROLMENT_ENDED",
+                 ENROLMENT_ENDED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
             ),
             (
                 Code::PermissionDenied,
@@ -329,7 +333,10 @@ mod tests {
                  ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT \
                  NAMESPACE_UNAVAILABLE",
             ),
-            (Code::Unavailable, "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN"),
+            (
+                Code::Unavailable,
+                "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN JOB_ISSUER_UNAVAILABLE",
+            ),
             (Code::ResourceExhausted, "RATE_LIMITED CLUSTER_BUSY QUOTA_EXCEEDED"),
             (Code::Internal, "CLUSTER_ANSWER_REJECTED"),
             (Code::NotFound, "RECORD_NOT_FOUND"),

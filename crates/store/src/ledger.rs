@@ -76,6 +76,17 @@ macro_rules! ledger_over {
                 self.read(|view| rows::bans(view, after, limit))
             }
 
+            fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::blocks_of_job(view, job))
+            }
+
+            fn spent_token(
+                &self,
+                replay: Digest,
+            ) -> Result<Option<shorepass_core::job::SpentToken>, LedgerError> {
+                self.read(|view| rows::spent_token(view, replay))
+            }
+
             fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {
                 self.read(|view| rows::join_token(view, digest))
             }

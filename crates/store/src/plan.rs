@@ -25,8 +25,8 @@ use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, index_of_lease,
-    token_of_lease_key,
+    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
+    block_of_job_key, index_of_lease, token_of_lease_key,
 };
 use crate::trim;
 
@@ -101,6 +101,10 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put(job, rows);
             trim::put(trim::Kind::Job, job.started, &job.key(), rows);
             put_request(request, job.latest_end.unwrap_or(job.started), rows);
+            if let Some(spent) = job.spent_token() {
+                put(&spent, rows);
+                trim::put(trim::Kind::SpentToken, spent.until, &spent.key(), rows);
+            }
         }
         Change::JobEnded { job } => put(job, rows),
         Change::LeasePending { lease, request } => {
@@ -124,6 +128,9 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             trim::put(trim::Kind::Block, block.until, &block.key(), rows);
             let index = block_of_caller_key(&block.caller, &block.role, block.id);
             rows.put(Table::BlocksOfCaller.key(&index), Vec::new());
+            if let Some(index) = block_of_job_key(block) {
+                rows.put(Table::BlocksOfJob.key(&index), Vec::new());
+            }
         }
         Change::JoinTokenCreated { join_token, request } => {
             put(join_token, rows);
@@ -213,6 +220,7 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
         Change::JobStarted { job, request } => {
             follows(job, view)?;
             follows(request, view)?;
+            job.spent_token().map_or(Ok(()), |spent| follows(&spent, view))?;
             not_banned(&job.owner, view)
         }
         Change::JobEnded { job } => follows(job, view),
@@ -288,7 +296,9 @@ fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
     if let Some(enrolment) = over(owner, view)? {
         return Err(LedgerError::Conflict(enrolment.name()));
     }
-    let blocks = rows::blocks(view, &owner.spiffe_id, role)?;
+    let mut blocks = rows::blocks(view, &owner.spiffe_id, role)?;
+    blocks.retain(|block| block.job.is_none());
+    blocks.extend(rows::blocks_of_job(view, job)?);
     match blocks.iter().find(|block| block.in_force(lease.created)) {
         Some(block) => Err(LedgerError::Conflict(block.name())),
         None => Ok(()),

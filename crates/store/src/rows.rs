@@ -9,7 +9,7 @@ use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::Job;
+use shorepass_core::job::{Job, SpentToken};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, LeaseFilter, MintedToken, Revision};
 use shorepass_core::name::Name;
@@ -83,12 +83,19 @@ row!(MintedToken, Token, "token",
 row!(Control, Control, "control",
     key: |control| control.anchor.as_str().as_bytes().to_vec(),
     name: |control| control.anchor.as_str().to_owned(), revision: |_| None);
+row!(SpentToken, SpentToken, "job token",
+    key: |spent| spent.replay.as_bytes().to_vec(), name: |spent| spent.replay.to_string(), revision: |_| None);
 row!(Request, Request, "request",
     key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
     revision: |_| None);
 row!(CreatedIdentity, Identity, "identity",
     key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
     revision: |_| None);
+
+/// A job token that has opened a session.
+pub(crate) fn spent_token(view: &dyn View, replay: Digest) -> Result<Option<SpentToken>, ReadError> {
+    fetch(view, replay.as_bytes())
+}
 
 /// A row by its key.
 pub(crate) fn fetch<R: Row>(view: &dyn View, key: &[u8]) -> Result<Option<R>, ReadError> {
@@ -132,9 +139,11 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Token => read::<MintedToken>(key, value).map(|_| ()),
         Table::TokensOfLease => jti_of(key).map(|_| ()).map_err(damaged),
         Table::Block => read::<Block>(key, value).map(|_| ()),
-        Table::BlocksOfCaller | Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
-            id_of(key).map(|_| ()).map_err(damaged)
-        }
+        Table::BlocksOfCaller
+        | Table::BlocksOfJob
+        | Table::UnfinishedLeases
+        | Table::LeasesOfJob
+        | Table::LeasesOfCaller => id_of(key).map(|_| ()).map_err(damaged),
         Table::JoinToken => read::<JoinToken>(key, value).map(|_| ()),
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
@@ -142,6 +151,7 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Control => read::<Control>(key, value).map(|_| ()),
         Table::Identity => read::<CreatedIdentity>(key, value).map(|_| ()),
         Table::Ban => read::<Ban>(key, value).map(|_| ()),
+        Table::SpentToken => read::<SpentToken>(key, value).map(|_| ()),
         Table::Due => key.get(9..).map(|_| ()).ok_or(damaged(Damage::Short)),
     }
 }
@@ -151,7 +161,7 @@ pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(
     let damaged = |damage| ReadError::Damaged { table: index, damage };
     let named = match index {
         Table::TokensOfLease => (Table::Token, jti_of(key).map_err(damaged)?),
-        Table::BlocksOfCaller => (Table::Block, id_of(key).map_err(damaged)?),
+        Table::BlocksOfCaller | Table::BlocksOfJob => (Table::Block, id_of(key).map_err(damaged)?),
         Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
             (Table::Lease, id_of(key).map_err(damaged)?)
         }
@@ -167,6 +177,7 @@ pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(
         | Table::Control
         | Table::Identity
         | Table::Ban
+        | Table::SpentToken
         // What it names may be gone before its time: a job with its last lease.
         | Table::Due => return Ok(()),
     };
@@ -300,6 +311,12 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// The blocks of a job session, newest first.
+pub(crate) fn blocks_of_job(view: &dyn View, job: JobId) -> Result<Vec<Block>, ReadError> {
+    let entries = view.newest_first(Table::BlocksOfJob, job.as_bytes(), None);
+    entries.map(|entry| indexed(view, Table::BlocksOfJob, id_of(&entry?.0))).collect()
 }
 
 /// The controls of a cluster that are not known to be gone. There are few, and mostly none.

@@ -10,12 +10,14 @@ use std::time::Duration;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
+use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Life, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job_issuer::System;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Binding, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
@@ -113,6 +115,7 @@ pub(crate) fn lease(number: u8) -> Lease {
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -149,6 +152,27 @@ pub(crate) fn request(number: u8, method: Method, outcome: Outcome) -> Request {
 
 pub(crate) fn job_started(number: u8) -> Change {
     let job = job(number);
+    Change::JobStarted { request: request(number, Method::StartJob, Outcome::Job(job.id)), job }
+}
+
+/// The same session, opened by a token; tokens of one number are the same token.
+pub(crate) fn job_by_token(number: u8, token: u8) -> Job {
+    let mut claims = Claims::default();
+    claims.insert("project_id", Claim::Text("4711".to_owned())).unwrap();
+    let verified = VerifiedJob {
+        issuer: name("gitlab"),
+        system: System::Gitlab,
+        id: format!("{number}"),
+        claims,
+        replay: Digest::of_bytes(&[token, 77]),
+        issued: second(number.into()),
+        spent_until: second(i64::from(number) + 300),
+    };
+    Job { evidence: Evidence::Verified(verified), ..job(number) }
+}
+
+pub(crate) fn job_started_by_token(number: u8, token: u8) -> Change {
+    let job = job_by_token(number, token);
     Change::JobStarted { request: request(number, Method::StartJob, Outcome::Job(job.id)), job }
 }
 
@@ -198,6 +222,7 @@ pub(crate) fn operator() -> SpiffeId {
 /// Set at second 0, until the lease's deadline.
 pub(crate) fn block(number: u8) -> Block {
     Block {
+        job: None,
         id: BlockId::generate(second(number.into()), &Seed::new(number)),
         caller: owner().spiffe_id,
         role: name("web-deployer"),

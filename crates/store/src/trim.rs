@@ -19,14 +19,16 @@ use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
-use shorepass_core::job::Job;
+use shorepass_core::job::{Job, SpentToken};
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Timestamp, after, until as time_until};
 
 use crate::convert::{nanoseconds, time_of};
 use crate::rows;
-use crate::tables::{Overlay, ReadError, Table, Writes, block_of_caller_key, index_of_lease, jti_of};
+use crate::tables::{
+    Overlay, ReadError, Table, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
+};
 
 /// How long a request is kept after what came of it ended.
 pub(crate) const ANSWERS_KEPT: Duration = Duration::from_secs(3600);
@@ -43,6 +45,7 @@ pub(crate) enum Kind {
     JoinToken = 3,
     Block = 4,
     Enrolment = 5,
+    SpentToken = 6,
 }
 
 const HISTORY: [Kind; 5] = [Kind::Lease, Kind::Job, Kind::JoinToken, Kind::Block, Kind::Enrolment];
@@ -69,6 +72,7 @@ fn over_of(due: &[u8]) -> Option<Timestamp> {
 pub(crate) fn trim(batch: &mut Overlay<'_>, now: Timestamp, retention: Option<Duration>) -> bool {
     let mut trimming = Trimming { batch, now, left: AT_ONCE };
     trimming.queue(Kind::Request, ANSWERS_KEPT);
+    trimming.queue(Kind::SpentToken, Duration::ZERO); // it is good for nothing any more, whoever has it
     for kind in HISTORY {
         if let Some(retention) = retention {
             trimming.queue(kind, retention);
@@ -110,6 +114,10 @@ impl Trimming<'_, '_> {
                 Ok(())
             }
             Kind::Block => self.block(key),
+            Kind::SpentToken => {
+                self.remove(Table::SpentToken, key);
+                Ok(())
+            }
             Kind::Enrolment => self.enrolment(key, until),
         }
     }
@@ -173,6 +181,9 @@ impl Trimming<'_, '_> {
     fn block(&mut self, key: &[u8]) -> Result<(), ReadError> {
         let Some(block) = rows::fetch::<Block>(&*self.batch, key)? else { return Ok(()) };
         self.remove(Table::BlocksOfCaller, &block_of_caller_key(&block.caller, &block.role, block.id));
+        if let Some(index) = block_of_job_key(&block) {
+            self.remove(Table::BlocksOfJob, &index);
+        }
         self.remove(Table::Block, key);
         Ok(())
     }
@@ -203,6 +214,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
         Table::Request => put(Kind::Request, Timestamp::UNIX_EPOCH, key, rows),
         Table::Job => put(Kind::Job, rows::read::<Job>(key, value)?.started, key, rows),
         Table::JoinToken => put(Kind::JoinToken, rows::read::<JoinToken>(key, value)?.expires, key, rows),
+        Table::SpentToken => put(Kind::SpentToken, rows::read::<SpentToken>(key, value)?.until, key, rows),
         Table::Block => put(Kind::Block, rows::read::<Block>(key, value)?.until, key, rows),
         Table::Enrolment => {
             let enrolment = rows::read::<Enrolment>(key, value)?;
@@ -217,6 +229,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
         | Table::Token
         | Table::TokensOfLease
         | Table::BlocksOfCaller
+        | Table::BlocksOfJob
         | Table::LatestEnrolment
         | Table::UnfinishedLeases
         | Table::LeasesOfJob

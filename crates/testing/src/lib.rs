@@ -3,4 +3,6 @@
 //! What is here is shared by the tests of several crates; what one crate needs stays with it.
 
 pub mod certificates;
+pub mod job_tokens;
+pub mod jwt;
 pub mod outside;

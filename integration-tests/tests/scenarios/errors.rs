@@ -6,6 +6,7 @@
 mod callers;
 mod clusters;
 mod daemons;
+mod jobs;
 mod stage;
 
 use anyhow::{Context, Result, ensure};
@@ -63,6 +64,10 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
         Reason::RunnerCloned => (Code::PermissionDenied, "to make a join token with --replace"),
         Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
+        Reason::JobTokenRejected => (Code::Unauthenticated, "ask"),
+        Reason::JobTokenExpired => (Code::Unauthenticated, "use it at once"),
+        Reason::JobTokenUsed => (Code::Unauthenticated, "ask the CI system for a new one"),
+        Reason::JobIssuerUnavailable => (Code::Unavailable, "try again later"),
     }
 }
 
@@ -109,6 +114,10 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
         Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
         Reason::RunnerCloned => callers::cloned_runner(stage).await,
         Reason::QuotaExceeded => clusters::used_up_quota(stage).await,
+        Reason::JobTokenRejected => jobs::rejected_tokens(stage).await,
+        Reason::JobTokenExpired => jobs::expired_token(stage).await,
+        Reason::JobTokenUsed => jobs::used_token(stage).await,
+        Reason::JobIssuerUnavailable => jobs::unreachable_job_issuer(stage).await,
     }
 }
 

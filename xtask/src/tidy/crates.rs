@@ -15,6 +15,7 @@ const ROOMS: &[(&str, Ours)] = &[
     ("shorepass-proto", Ours::Only(&[])),
     ("shorepass-tls", Ours::Only(&[CORE])),
     ("shorepass-cluster", Ours::Only(&[CORE])),
+    ("shorepass-conditions", Ours::Only(&[CORE])),
     ("shorepass-config", Ours::Only(&[CORE])),
     ("shorepass-daemon", Ours::Only(&[CORE])),
     ("shorepass-rpc", Ours::Only(&[CORE, PROTO])),
@@ -53,6 +54,7 @@ const HEAVY: &[Heavy] = &[
     // Certificates for tests, and those of the test control plane.
     Heavy { names: &["rcgen"], rooms: &["shorepass-tls", TESTING, "xtask"], tests_of: &[] },
     Heavy { names: &["kube*", "k8s-openapi"], rooms: &["shorepass-cluster", INTEGRATION], tests_of: &[] },
+    Heavy { names: &["cel"], rooms: &["shorepass-conditions"], tests_of: &[] },
     Heavy { names: &["sled"], rooms: &["shorepass-store"], tests_of: &[] },
     // The kubeconfig that the command renders is read back as YAML.
     Heavy { names: &["serde-saphyr"], rooms: &["shorepass-config"], tests_of: &["shorepass-cli"] },
@@ -197,6 +199,8 @@ mod tests {
             ("shorepass-agent", "rustls", Kind::Normal),
             ("shorepass-rpc", "kube-client", Kind::Normal),
             ("shorepass-issuer", "sled", Kind::Normal),
+            ("shorepass-config", "cel", Kind::Normal),
+            ("shorepass-conditions", "shorepass-config", Kind::Normal),
             ("shorepass-cli", "serde-saphyr", Kind::Normal),
             ("shorepass-new", "serde", Kind::Normal),
         ] {

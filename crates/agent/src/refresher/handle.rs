@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use shorepass_core::id::{CallId, LeaseId};
+use shorepass_core::job_token::JobToken;
 use shorepass_proto::local::v1::ErrorClass;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::entry::{Lent, Waiting};
 use crate::follow::Ended;
-use crate::issuer::{Denial, IssuerError};
+use crate::issuer::{Denial, IssuerError, Started};
 use crate::leave::GivenBack;
-use crate::session::Key;
+use crate::session::{JobKey, Key};
+
+use super::jobs::{Ending, Opening};
 
 /// How to ask the task.
 #[derive(Clone)]
@@ -53,12 +56,6 @@ impl Handle {
     pub async fn credential(&self, key: Key, id: CallId) -> Result<Lent, Denial> {
         let (answer, answered) = oneshot::channel();
         let asked = self.questions.send(Question::Credential { key, asker: Waiting { id, answer } }).await;
-        let stopping = || Denial {
-            class: ErrorClass::Unreachable,
-            message: "the agent is stopping".to_owned(),
-            remedy: "try again when it runs".to_owned(),
-            call: None,
-        };
         asked.map_err(|_| stopping())?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
@@ -76,6 +73,20 @@ impl Handle {
         // A task that has ended drops the question, and then there is no answer.
         let _ = self.questions.send(Question::Overview { answer }).await;
         answered.await.unwrap_or_default()
+    }
+
+    /// Opens a session for a job with a token of its CI system. What was under the job's name before is over then.
+    pub async fn start_job(&self, key: JobKey, token: JobToken, id: CallId) -> Result<Started, Denial> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Question::StartJob(Opening::new(key, token, id, answer))).await;
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Ends the session of a job; gives how many leases ended with it.
+    pub async fn end_job(&self, key: JobKey, id: CallId) -> Result<usize, Denial> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Question::EndJob(Ending::new(key, id, answer))).await;
+        answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// Wipes all tokens and ends all jobs, with calls under `id`. None when the agent is stopping.
@@ -123,12 +134,23 @@ impl Handle {
     }
 }
 
+fn stopping() -> Denial {
+    Denial {
+        class: ErrorClass::Unreachable,
+        message: "the agent is stopping".to_owned(),
+        remedy: "try again when it runs".to_owned(),
+        call: None,
+    }
+}
+
 /// What is asked of the task, or told.
 pub(super) enum Question {
     Credential { key: Key, asker: Waiting },
     CallOut { key: Key, answer: oneshot::Sender<Option<CallId>> },
     Overview { answer: oneshot::Sender<Overview> },
     Leave { id: CallId, answer: oneshot::Sender<GivenBack> },
+    StartJob(Opening),
+    EndJob(Ending),
     Ended { ended: Ended, call: CallId },
     Unavailable { lease: LeaseId, call: CallId },
     RoleChanged { lease: LeaseId },

@@ -44,7 +44,7 @@ pub(super) async fn status(agent: Agent, args: &StatusArgs, out: &mut dyn Write)
 }
 
 /// The agent's client blocks, so it gets a thread.
-async fn ask<T: Send + 'static>(
+pub(super) async fn ask<T: Send + 'static>(
     agent: Agent,
     question: impl FnOnce(&Agent) -> Result<T, AskError> + Send + 'static,
 ) -> Result<T, Failure> {

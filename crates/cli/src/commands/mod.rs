@@ -2,6 +2,7 @@
 
 mod agent;
 mod bans;
+pub(crate) mod jobs;
 mod leases;
 mod others;
 mod pages;
@@ -12,7 +13,9 @@ use std::io::Write;
 
 use clap::CommandFactory as _;
 
-use crate::args::{BlockCommand, Cli, Command, Format, JoinTokenCommand, LeaseCommand, RunnerCommand};
+use crate::args::{
+    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RunnerCommand,
+};
 use crate::failure::Failure;
 
 /// Runs a command.
@@ -21,6 +24,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Kubeconfig(args) => agent::kubeconfig(agent::local(), &args, &mut out).await,
         Command::Status(args) => agent::status(agent::local(), &args, &mut out).await,
+        Command::Job(JobCommand::Start(args)) => jobs::start(agent::local(), args, &mut out).await,
+        Command::Job(JobCommand::End(args)) => jobs::end(agent::local(), args, &mut out).await,
         Command::Lease(LeaseCommand::List(args)) => leases::list(&args, &mut out).await,
         Command::Lease(LeaseCommand::Show(args)) => leases::show(&args, &mut out).await,
         Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,

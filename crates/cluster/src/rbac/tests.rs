@@ -26,7 +26,7 @@ fn role(role: &str, cluster: &str, namespace: &str, service_account: &str, minut
         service_account: service_account.to_owned(),
     };
     let runners = vec![NamePattern::parse("prod-*").unwrap()];
-    let subject = Subject { runners, platforms: vec![], accept_asserted_jobs: true };
+    let subject = Subject { runners, accept_asserted_jobs: true, ..Subject::default() };
     let digest = Digest::of_bytes(role.as_bytes());
     Role::new(name(role), target, lifetime(minutes), lifetime(minutes), vec![subject], digest).unwrap()
 }

@@ -1,10 +1,23 @@
 //! What an issuer's config may say, and what is said where it may not.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
+use shorepass_core::condition::Condition;
+use shorepass_core::job_issuer::JobIssuer;
 
 use super::*;
 
 const ISSUER: &str = include_str!("../../../../deploy/examples/issuer.yaml");
+
+/// A language that has no conditions.
+struct NoConditions;
+
+impl Conditions for NoConditions {
+    fn compile(&self, _: &str, _: &JobIssuer) -> Result<Arc<dyn Condition>, String> {
+        Err("there are no conditions".to_owned())
+    }
+}
 
 fn read(text: &str) -> Result<IssuerConfig, ConfigErrors> {
     envelope::parse(Path::new("/etc/shorepass/issuer.yaml"), text, KIND, issuer_config)
@@ -35,6 +48,8 @@ fn the_example_loads_and_shows_the_defaults() {
     let alone = ISSUER.replace("      endpoints: [10.0.0.1:6443, 10.0.0.2:6443]", "");
     assert!(read(&alone).unwrap().clusters[0].endpoints.is_empty());
     assert_eq!(config.history_retention, Some(Duration::from_secs(90 * 86_400)));
+    let gitlab = &config.job_issuers[0].issuer;
+    assert_eq!((gitlab.name().as_str(), gitlab.audience()), ("gitlab", "https://issuer.example.org/jobs"));
     let shorter = ISSUER
         .replace("    historyRetention: 2160h", "    #")
         .replace("    onStoreFailure: continue", "    #");
@@ -149,7 +164,7 @@ fn what_is_wrong_is_named_with_its_place() {
 #[test]
 fn two_clusters_of_one_name_are_refused() {
     let from = ISSUER.find("    - name: staging").unwrap();
-    let to = ISSUER.find("  roles:").unwrap();
+    let to = ISSUER.find("  jobIssuers:").unwrap();
     let text = format!("{}{}", &ISSUER[..to], &ISSUER[from..]);
     let errors = read(&text).unwrap_err().to_string();
     assert!(
@@ -181,9 +196,9 @@ fn a_role_of_an_unknown_cluster_is_refused_where_it_stands() {
     let role = include_str!("../../../../deploy/examples/role.yaml");
     std::fs::write(directory.path().join("web.yaml"), role).unwrap();
     let mut config = IssuerConfig { role_directory: directory.path().to_owned(), ..read(ISSUER).unwrap() };
-    assert_eq!(config.load_roles().unwrap().roles.len(), 1);
+    assert_eq!(config.load_roles(&NoConditions).unwrap().roles.len(), 1);
     config.clusters[0].name = Name::parse("stagin").unwrap();
-    let errors = config.load_roles().unwrap_err().to_string();
+    let errors = config.load_roles(&NoConditions).unwrap_err().to_string();
     for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {
         assert!(errors.contains(fragment), "{fragment}\n{errors}");
     }

@@ -83,7 +83,7 @@ mod tests {
     const ROLE: &str = include_str!("../../../../deploy/examples/role-strict.yaml");
 
     fn read(text: &str) -> Result<Vec<Role>, ConfigErrors> {
-        Ok(Reader { clusters: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)?.roles)
+        Ok(Reader { known: None, seen: BTreeMap::new() }.text(Path::new("web.yaml"), text)?.roles)
     }
 
     fn given(text: &str) -> Strict {

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::enrolment::{Enrolment, JoinToken};
 use crate::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use crate::identity::CreatedIdentity;
-use crate::job::Job;
+use crate::job::{Job, SpentToken};
 use crate::lease::Lease;
 use crate::name::Name;
 use crate::receipt::Control;
@@ -102,6 +102,14 @@ impl<L: Layer> Ledger for L {
 
     fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError> {
         self.below().bans(after, limit)
+    }
+
+    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
+        self.below().blocks_of_job(job)
+    }
+
+    fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError> {
+        self.below().spent_token(replay)
     }
 
     fn join_token(&self, digest: Digest) -> Result<Option<JoinToken>, LedgerError> {

@@ -36,6 +36,7 @@ fn policy(accept_asserted_jobs: bool) -> Policy {
         runners: vec![NamePattern::parse("prod-*").unwrap()],
         platforms: vec![NamePattern::parse("portal").unwrap()],
         accept_asserted_jobs,
+        ..Subject::default()
     };
     let target =
         Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
@@ -85,7 +86,7 @@ fn denies_everything_else_alike() {
     ];
     for (accept_asserted, id, role) in cases {
         let denial = decide(accept_asserted, id, role).unwrap_err();
-        assert_eq!(denial.reason, DenialReason::RoleNotAvailable, "{id} {role}");
+        assert!(matches!(denial.reason, DenialReason::RoleNotAvailable(_)), "{id} {role}");
         assert!(!denial.explanation.is_empty());
     }
 }
@@ -94,6 +95,7 @@ fn denies_everything_else_alike() {
 fn a_block_in_force_denies_and_says_who() {
     let caller = caller("runner/prod-1");
     let block = Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: caller.spiffe_id().clone(),
         role: name("deploy"),
@@ -224,8 +226,8 @@ fn a_refresh_is_decided_again() {
     };
     let lease = order.lease.clone();
     assert_eq!(refresh(policy(true), lease.clone(), 1), Ok(()));
-    assert_eq!(refresh(Policy::default(), lease.clone(), 1), Err(DenialReason::RoleNotAvailable));
-    assert_eq!(refresh(policy(false), lease.clone(), 1), Err(DenialReason::RoleNotAvailable));
+    assert_eq!(refresh(Policy::default(), lease.clone(), 1), Err(DenialReason::RoleNotAvailable(None)));
+    assert!(matches!(refresh(policy(false), lease.clone(), 1), Err(DenialReason::RoleNotAvailable(Some(_)))));
     assert!(matches!(refresh(policy(true), lease.clone(), 3600), Err(DenialReason::LeaseEnded(_))));
     let ended = lease.begin_end(crate::lease::EndCause::Released, second(1)).unwrap();
     assert!(matches!(refresh(policy(true), ended, 2), Err(DenialReason::LeaseEnded(_))));
@@ -242,7 +244,7 @@ fn an_adopted_lease_is_refreshed_by_who_could_have_it_for_an_asserted_job() {
     assert_eq!(order.owner, caller.owner());
     let denied = |policy, lease| refresh(policy, lease).unwrap_err();
     assert!(denied(policy(false), adopted.clone()).explanation.contains("the job is not known any more"));
-    assert_eq!(denied(Policy::default(), adopted.clone()).reason, DenialReason::RoleNotAvailable);
+    assert_eq!(denied(Policy::default(), adopted.clone()).reason, DenialReason::RoleNotAvailable(None));
     let without_role = Lease { role: None, ..adopted };
     assert!(denied(policy(true), without_role).explanation.contains("no role is as its role was"));
 }

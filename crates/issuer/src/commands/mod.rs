@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use shorepass_conditions::CelConditions;
 use shorepass_config::role::Roles;
 use shorepass_config::{ConfigErrors, IssuerConfig};
 use shorepass_daemon::telemetry::TelemetryError;
@@ -89,7 +90,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings } = config.load_roles()?;
+    let Roles { roles, warnings } = config.load_roles(&CelConditions)?;
     for warning in warnings {
         eprintln!("shorepass-issuer: warning: {warning}");
     }

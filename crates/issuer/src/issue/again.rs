@@ -14,7 +14,7 @@ use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::Order;
-use shorepass_core::policy::Ask;
+use shorepass_core::policy::{Ask, Asker};
 use shorepass_core::request::{Method, Outcome};
 use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
@@ -85,13 +85,15 @@ impl Issuing {
         let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?;
         let read = || {
-            let blocks = outside.ledger.blocks(caller.spiffe_id(), &ask.role)?;
+            let blocks = outside.blocks_on(caller, &ask.role, job.id)?;
             Ok((blocks, outside.ledger.lease(lease.id)?.unwrap_or(lease.clone())))
         };
         let (blocks, lease) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
         let (job, role) = (self.jobs.current(job.id)?, ask.role.clone());
         let now = outside.clock.now();
-        match outside.policy.decide_again(caller, Some(&job), lease, ask.token_lifetime, &blocks, now) {
+        let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
+        match outside.policy.decide_again(asker, Some(&job), lease, ask.token_lifetime, &blocks, now) {
             Ok(order) => Ok(order),
             Err(denial) => Err(self.deny(caller, "Issue", &role, denial).await),
         }

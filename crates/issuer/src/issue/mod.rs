@@ -7,6 +7,7 @@
 mod again;
 pub mod attempts;
 mod failures;
+pub mod quotas;
 pub mod turns;
 
 use std::sync::Arc;
@@ -19,12 +20,13 @@ use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, LedgerError, Recorded};
 use shorepass_core::mint::{Order, Verified};
 use shorepass_core::name::Name;
-use shorepass_core::policy::{Ask, Denial, Grant};
+use shorepass_core::policy::{Ask, Asker, Denial, Grant};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::Refused;
 
 use self::attempts::Attempt;
+use self::quotas::Place;
 use self::turns::Turn;
 use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
@@ -59,7 +61,7 @@ impl Issuing {
         if let Some(lease) = self.answered(caller, job.id, request).await? {
             return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
-        let turn = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
+        let (_place, turn) = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
         let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
         let verified = self.mint_and_check(order, call, turn).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
@@ -103,19 +105,24 @@ impl Issuing {
         let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
         let (policy, now) = (&self.outside.policy, self.outside.clock.now());
+        let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
         let decided = match job {
-            Some(_) => policy.decide_refresh(caller, job, lease, token_lifetime, now),
+            Some(_) => policy.decide_refresh(asker, job, lease, token_lifetime, now),
             // Adopted: it may have ended before its record was lost, and who is blocked since does not get it back.
             None => {
                 let blocks = self.outside.ledger.blocks(caller.spiffe_id(), &role);
                 let blocks = blocks.map_err(|cause| ledger_refused(&cause))?;
-                policy.decide_again(caller, None, lease, token_lifetime, &blocks, now)
+                policy.decide_again(asker, None, lease, token_lifetime, &blocks, now)
             }
         };
         let order = match decided {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };
+        if let Some(role) = policy.role(&role) {
+            self.outside.quotas.mint(role)?;
+        }
         let turn = self.turn(caller, &order.target().cluster).await?;
         let verified = self.mint_and_check(order, call, turn).await?;
         let recorded = self.record(&verified).await?;
@@ -123,24 +130,30 @@ impl Issuing {
         self.deliver(caller, verified, &recorded)
     }
 
-    /// A turn at the role's cluster, for who would be granted a lease now. It is taken before the gate, in which nobody waits
+    /// A place among the role's leases and a turn at its cluster, for who would be granted a lease now. They are taken before the gate, in which nobody waits
     /// for a cluster, so that the decision is made again in there.
-    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<Turn, Refused> {
+    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<(Place, Turn), Refused> {
         match self.decide(caller, job.id, ask)? {
-            Ok(grant) => self.turn(caller, grant.cluster()).await,
+            Ok(grant) => {
+                let (outside, role) = (&self.outside, grant.role());
+                let place = outside.quotas.place(role, || outside.follow.living(role.name()))?;
+                outside.quotas.mint(role)?;
+                Ok((place, self.turn(caller, grant.cluster()).await?))
+            }
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
         }
     }
 
     fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
         let outside = &self.outside;
-        let mut blocks =
-            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        let mut blocks = outside.blocks_on(caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
         if mutants::is(Mutant::IgnoreBlocks) {
             blocks.clear();
         }
         let job = self.jobs.current(job)?;
-        Ok(outside.policy.decide(caller, &job, ask, &blocks, outside.clock.now()))
+        let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let asker = Asker { caller, labels: &labels };
+        Ok(outside.policy.decide(asker, &job, ask, &blocks, outside.clock.now()))
     }
 
     async fn turn(&self, caller: &Caller, cluster: &Name) -> Result<Turn, Refused> {

@@ -1,5 +1,7 @@
 //! Job sessions: opened, looked up for their owner, ended with all their leases.
 
+mod tokens;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use shorepass_core::job::{Evidence, Job};
 use shorepass_core::ledger::{Change, LedgerError, Revision};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::after;
-use shorepass_rpc::api::RequestKey;
+use shorepass_rpc::api::{Presented, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
 
 use crate::fail_points::{self, Point};
@@ -33,19 +35,27 @@ impl Jobs {
         &self,
         caller: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        presented: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         if let Some(job) = self.started_before(caller, request).await? {
-            return Ok(job);
+            return Ok(job); // what it was opened with was verified then, and is spent
         }
+        let (evidence, longest) = match presented {
+            Presented::Asserted(asserted) => (Evidence::Asserted(asserted), None),
+            Presented::Token(token) => {
+                let (verified, longest) = self.verify(caller, &token).await?;
+                (Evidence::Verified(verified), Some(longest))
+            }
+        };
         let now = self.outside.clock.now();
+        let lasts = [expected, longest].into_iter().flatten().min();
         let job = Job {
             id: JobId::generate(now, self.outside.entropy.as_ref()),
             owner: caller.owner(),
             evidence,
             started: now,
-            latest_end: expected.map(|expected| after(now, expected)),
+            latest_end: lasts.map(|lasts| after(now, lasts)),
             ended: None,
             revision: Revision::FIRST,
         };
@@ -63,9 +73,12 @@ impl Jobs {
                 fail_points::reached(Point::JobRecorded);
                 Ok(job)
             }
-            // The same request at the same time: one of them opened the session.
             Err(cause @ LedgerError::Conflict(_)) => {
-                self.started_before(caller, request).await?.ok_or_else(|| ledger_refused(&cause))
+                // The same request at the same time: one of them opened the session.
+                if let Some(job) = self.started_before(caller, request).await? {
+                    return Ok(job);
+                }
+                Err(self.spent(caller, &job).await?.unwrap_or_else(|| ledger_refused(&cause)))
             }
             Err(cause) => Err(ledger_refused(&cause)),
         }

@@ -120,18 +120,15 @@ async fn a_request_id_that_is_used_for_something_else_is_refused_and_audited() {
     let (caller, operator) = (bench.caller("runner/prod-1"), bench.operator());
     let request = bench.request();
     let other = RequestKey { content: Digest::of_bytes(b"other"), ..request };
-    let evidence = || {
-        Evidence::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
-    };
     let join_token =
         |request| bench.use_cases.create_join_token(&operator, request, join_token_asked("prod-*", false));
-    let job = bench.use_cases.start_job(&caller, request, evidence(), None).await.unwrap();
+    let job = bench.use_cases.start_job(&caller, request, asserted(), None).await.unwrap();
     let lease = bench.issue(&caller, &job, request).await.unwrap().issued.lease;
     join_token(request).await.unwrap();
     for (method, refused, led_to) in [
         (
             "StartJob",
-            bench.use_cases.start_job(&caller, other, evidence(), None).await.err(),
+            bench.use_cases.start_job(&caller, other, asserted(), None).await.err(),
             job.id.to_string(),
         ),
         ("Issue", bench.issue(&caller, &job, other).await.err(), lease.id.to_string()),

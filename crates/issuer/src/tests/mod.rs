@@ -6,9 +6,11 @@ mod enrolment;
 mod follow;
 mod identities;
 mod issuing;
+mod jobs;
 mod lineage;
 mod model;
 mod modes;
+mod quotas;
 mod receipts;
 mod requests;
 mod revocation;
@@ -24,7 +26,7 @@ use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{Enrolment, Life};
 use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
-use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::job::{AssertedJob, Job};
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Lease};
 use shorepass_core::ledger::{Change, Ledger};
@@ -32,10 +34,11 @@ use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, Timestamp, after};
-use shorepass_rpc::api::{Credentials as _, Delivery, JoinTokenAsked, RequestKey};
+use shorepass_rpc::api::{Credentials as _, Delivery, JoinTokenAsked, Presented, RequestKey};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
+use shorepass_testing::job_tokens::KnownTokens;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
 use shorepass_tls::Authority;
 use tokio::sync::RwLock;
@@ -44,6 +47,7 @@ use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
@@ -61,6 +65,7 @@ struct Bench {
     ledger: Arc<MemoryLedger>,
     authority: Arc<Authority>,
     state: tempfile::TempDir,
+    tokens: Arc<KnownTokens>,
 }
 
 struct PlainSeal;
@@ -111,6 +116,7 @@ fn role() -> Role {
         runners: vec![NamePattern::parse("prod-*").unwrap()],
         platforms: vec![],
         accept_asserted_jobs: true,
+        ..Subject::default()
     };
     let target =
         Target { cluster: name("staging"), namespace: name("web"), service_account: "deployer".to_owned() };
@@ -181,17 +187,21 @@ impl Bench {
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
-        let policy = Policy::new(modes::roles()).unwrap();
+        let policy = Policy::new([modes::roles(), jobs::roles(), quotas::roles()].concat()).unwrap();
+        let tokens = KnownTokens::new();
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
             policy,
+            job_issuers: BTreeMap::from([(name("gitlab"), jobs::gitlab())]),
+            job_tokens: tokens.clone(),
             seal: Box::new(PlainSeal),
             clock: clock.clone(),
             entropy: entropy.clone(),
             gate: RwLock::new(()),
             turns: Turns::new([name("staging")], AT_ONCE, &telling),
+            quotas: Quotas::new(clock.clone()),
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,
@@ -202,7 +212,7 @@ impl Bench {
         let day = Duration::from_secs(24 * 3600);
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
         let use_cases = UseCases::new(outside, authority.clone(), domain, day, u32::MAX);
-        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state }
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens }
     }
 
     fn caller(&self, id: &str) -> Caller {
@@ -238,10 +248,7 @@ impl Bench {
     }
 
     async fn job(&self, caller: &Caller) -> Job {
-        let evidence = Evidence::Asserted(
-            AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap(),
-        );
-        self.use_cases.start_job(caller, self.request(), evidence, None).await.unwrap()
+        self.use_cases.start_job(caller, self.request(), asserted(), None).await.unwrap()
     }
 
     fn call(&self) -> CallId {
@@ -311,11 +318,22 @@ impl Bench {
 
     /// Puts an enrolment of the caller into the ledger.
     async fn enrol(&self, caller: &Caller) {
+        self.enrol_with(caller, "env=test").await;
+    }
+
+    /// The same, with a label.
+    async fn enrol_with(&self, caller: &Caller, label: &str) {
         let life = Life { from: self.clock.now(), until: caller.expires() };
         let (id, spiffe_id) = (caller.enrolment(), caller.spiffe_id().clone());
-        let enrolment = Enrolment::first(id, spiffe_id, Labels::default(), caller.key(), life);
+        let labels = Labels::parse([label]).unwrap();
+        let enrolment = Enrolment::first(id, spiffe_id, labels, caller.key(), life);
         self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
     }
+}
+
+/// A job for which there is the caller's word.
+fn asserted() -> Presented {
+    Presented::Asserted(AssertedJob::new("jenkins".to_owned(), "42".to_owned(), String::new()).unwrap())
 }
 
 fn join_token_asked(runners: &str, replace: bool) -> JoinTokenAsked {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::claims::Claim;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::enrolment::{Enrolment, Standing};
 use shorepass_core::gives::{Gives, RoleRef};
-use shorepass_core::job::{Evidence, Job};
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State, Step, Transition};
 use shorepass_core::ledger::MintedToken;
@@ -42,16 +43,41 @@ pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 pub(crate) fn job(job: &Job) -> v1::Job {
-    let Evidence::Asserted(asserted) = &job.evidence;
+    let (asserted, verified) = match &job.evidence {
+        Evidence::Asserted(asserted) => (Some(asserted_job(asserted)), None),
+        Evidence::Verified(verified) => (None, Some(verified_job(verified))),
+    };
     v1::Job {
         id: job.id.to_string(),
-        asserted: Some(v1::AssertedJob {
-            system: asserted.system().to_owned(),
-            id: asserted.id().to_owned(),
-            url: asserted.url().to_owned(),
-        }),
+        asserted,
+        verified,
         start_time: Some(timestamp(job.started)),
         latest_end_time: job.latest_end.map(timestamp),
+    }
+}
+
+fn asserted_job(asserted: &AssertedJob) -> v1::AssertedJob {
+    v1::AssertedJob {
+        system: asserted.system().to_owned(),
+        id: asserted.id().to_owned(),
+        url: asserted.url().to_owned(),
+    }
+}
+
+fn verified_job(verified: &VerifiedJob) -> v1::VerifiedJob {
+    let value = |claim: &Claim| match claim {
+        Claim::Text(text) => text.clone(),
+        Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => claim.to_string(),
+    };
+    v1::VerifiedJob {
+        issuer: verified.issuer.to_string(),
+        system: verified.system.as_str().to_owned(),
+        id: verified.id.clone(),
+        claims: verified
+            .claims
+            .iter()
+            .map(|(name, claim)| v1::Claim { name: name.to_owned(), value: value(claim) })
+            .collect(),
     }
 }
 
@@ -227,6 +253,7 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        job_id: block.job.map(|job| job.to_string()).unwrap_or_default(),
         lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
         lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
     }
@@ -268,6 +295,12 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         block: view.block.as_ref().map(block),
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
+        silence_limit: view.silence.map(duration),
+        not_removed: view
+            .lease
+            .not_removed
+            .as_deref()
+            .map(|rights| v1::NotRemovedRights { rights: rights.named().to_vec(), others: rights.others() }),
         pins: view.lease.activation().map(|(pins, _)| v1::LeasePins {
             anchor_uid: pins.anchor_uid.clone(),
             service_account_uid: pins.service_account_uid.clone(),

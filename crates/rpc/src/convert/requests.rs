@@ -6,7 +6,8 @@ use std::time::Duration;
 use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
-use shorepass_core::job::{AssertedJob, Evidence};
+use shorepass_core::job::AssertedJob;
+use shorepass_core::job_token::{JOB_TOKEN_LIMIT, JobToken};
 use shorepass_core::labels::Labels;
 use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::name::{Name, NamePattern};
@@ -15,16 +16,16 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, RequestKey, Revocation};
+use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, RequestKey, Revocation};
 use crate::refused::Refused;
 
 /// Longer than any join token.
 const JOIN_TOKEN_LIMIT: usize = 300;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct StartJob {
     pub(crate) request: RequestKey,
-    pub(crate) evidence: Evidence,
+    pub(crate) evidence: Presented,
     pub(crate) expected: Option<Duration>,
 }
 
@@ -36,7 +37,10 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
         Some(v1::start_job_request::Evidence::Asserted(asserted)) => {
             let v1::AssertedJob { system, id, url } = asserted;
             let asserted = AssertedJob::new(system, id, url);
-            Evidence::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
+            Presented::Asserted(asserted.map_err(|error| Refused::field(error.field, error.problem))?)
+        }
+        Some(v1::start_job_request::Evidence::Oidc(v1::OidcToken { token })) => {
+            Presented::Token(job_token(token)?)
         }
         None => return Err(Refused::field("evidence", "is missing")),
     };
@@ -45,6 +49,15 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
         return Err(Refused::field("expected", "must be more than 0, or unset"));
     }
     Ok(StartJob { request, evidence, expected })
+}
+
+fn job_token(text: String) -> Result<JobToken, Refused> {
+    let (token, length) = (JobToken::new(text), |token: &JobToken| token.expose().len());
+    match length(&token) {
+        0 => Err(Refused::field("oidc.token", "is missing")),
+        1..=JOB_TOKEN_LIMIT => Ok(token),
+        _ => Err(Refused::field("oidc.token", format!("is longer than {JOB_TOKEN_LIMIT} bytes"))),
+    }
 }
 
 pub(crate) fn end_job(message: v1::EndJobRequest) -> Result<JobId, Refused> {

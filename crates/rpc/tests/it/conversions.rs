@@ -103,6 +103,8 @@ fn wire_record() -> v1::LeaseRecord {
         block: Some(wire_block()),
         transitions: steps(&[(v1::LeaseState::Pending, -1), (v1::LeaseState::Active, 0)]),
         receipt: None,
+        not_removed: None,
+        silence_limit: bench::seconds(900),
         pins: Some(v1::LeasePins {
             anchor_uid: "anchor".to_owned(),
             service_account_uid: "account".to_owned(),

@@ -196,6 +196,7 @@ pub(crate) fn lease() -> Lease {
         deadline: second(600),
         state: State::Active { pins, since: second(0) },
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -240,6 +241,7 @@ pub(crate) fn minted() -> MintedToken {
 
 pub(crate) fn block() -> Block {
     Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: owner().spiffe_id,
         role: name("web-deployer"),
@@ -254,7 +256,13 @@ pub(crate) fn block() -> Block {
 }
 
 pub(crate) fn view() -> LeaseView {
-    LeaseView { lease: lease(), job: Some(job()), tokens: vec![minted()], block: Some(block()) }
+    LeaseView {
+        lease: lease(),
+        job: Some(job()),
+        tokens: vec![minted()],
+        block: Some(block()),
+        silence: Some(Duration::from_secs(900)),
+    }
 }
 
 fn delivery() -> Delivery {
@@ -274,6 +282,7 @@ fn offered() -> OfferedRole {
         runners: vec![NamePattern::parse("one").unwrap()],
         platforms: Vec::new(),
         accept_asserted_jobs: true,
+        ..Subject::default()
     };
     let digest = Digest::of_bytes(b"role");
     let role = Role::new(name("web-deployer"), target(), lifetime, lifetime, vec![subject], digest);
@@ -290,12 +299,16 @@ impl Credentials for Fake {
         &self,
         _: &Caller,
         request: RequestKey,
-        evidence: Evidence,
+        presented: Presented,
         expected: Option<Duration>,
     ) -> Result<Job, Refused> {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
         let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
+        let evidence = match presented {
+            Presented::Asserted(asserted) => Evidence::Asserted(asserted),
+            Presented::Token(_) => job().evidence,
+        };
         Ok(Job { evidence, latest_end, ..job() })
     }
 

@@ -5,16 +5,19 @@ use proptest::prelude::*;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
+use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job};
+use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job_issuer::System;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
@@ -54,8 +57,9 @@ fn any_revision() -> impl Strategy<Value = Revision> {
 }
 
 fn any_job() -> impl Strategy<Value = Job> {
-    let evidence = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
+    let asserted = ("[a-z]{1,10}", "[!-~]{1,40}", "|https://[!-~]{1,40}")
         .prop_map(|(system, id, url)| Evidence::Asserted(AssertedJob::new(system, id, url).unwrap()));
+    let evidence = prop_oneof![asserted, any_verified_job().prop_map(Evidence::Verified)];
     let times = (any_time(), option::of(any_time()), option::of(any_time()));
     (any_id!(JobId), any_owner(), evidence, times, any_revision()).prop_map(
         |(id, owner, evidence, (started, latest_end, ended), revision)| Job {
@@ -66,6 +70,34 @@ fn any_job() -> impl Strategy<Value = Job> {
             latest_end,
             ended,
             revision,
+        },
+    )
+}
+
+fn any_verified_job() -> impl Strategy<Value = VerifiedJob> {
+    let claim = prop_oneof![
+        ".{0,20}".prop_map(Claim::Text),
+        any::<i64>().prop_map(Claim::Number),
+        any::<bool>().prop_map(Claim::Flag),
+        proptest::collection::vec("[a-z]{0,5}", 0..3).prop_map(Claim::Texts),
+    ];
+    let claims = proptest::collection::btree_map("[a-z_]{1,10}", claim, 0..5).prop_map(|all| {
+        let mut claims = Claims::default();
+        for (name, claim) in all {
+            let _ = claims.insert(&name, claim); // what cannot be shown is no claim
+        }
+        claims
+    });
+    let system = (0..System::ALL.len()).prop_map(|index| System::ALL[index]);
+    (any_name(), system, ".{1,20}", claims, any_digest(), (any_time(), any_time())).prop_map(
+        |(issuer, system, id, claims, replay, (issued, spent_until))| VerifiedJob {
+            issuer,
+            system,
+            id,
+            claims,
+            replay,
+            issued,
+            spent_until,
         },
     )
 }
@@ -164,17 +196,23 @@ fn any_origin() -> impl Strategy<Value = (Option<JobId>, LeaseOwner, Option<Name
     prop_oneof![granted, (Just(None), unknown, option::of(any_name()))]
 }
 
+fn any_not_removed() -> impl Strategy<Value = Option<NotRemoved>> {
+    (prop::collection::vec(any::<String>(), 0..4), any::<u32>())
+        .prop_map(|(named, others)| NotRemoved::recorded(named, others))
+}
+
 fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
     let ids = (any_id!(LeaseId), any_origin(), any::<[u8; 16]>(), any_mode());
     let role = (any_digest(), target);
-    let life = (any_time(), any_time(), any_state(), option::of(any_receipt()), any_revision());
+    let ends = (option::of(any_receipt()), any_not_removed());
+    let life = (any_time(), any_time(), any_state(), ends, any_revision());
     (ids, role, life).prop_map(
         |(
             (id, (job, owner, role), anchor, mode),
             (role_digest, target),
-            (created, deadline, state, receipt, revision),
+            (created, deadline, state, (receipt, not_removed), revision),
         )| {
             Lease {
                 id,
@@ -189,6 +227,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 deadline,
                 state,
                 receipt: receipt.map(Box::new),
+                not_removed: not_removed.map(Box::new),
                 revision,
             }
         },
@@ -223,10 +262,11 @@ fn any_token() -> impl Strategy<Value = MintedToken> {
 
 fn any_block() -> impl Strategy<Value = Block> {
     let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
-    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId));
+    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId), option::of(any_id!(JobId)));
     let why = (any_time(), any_time(), any_spiffe_id(), any::<String>());
     (what, why, option::of(lifted), any_revision()).prop_map(
-        |((id, caller, role, lease), (set, until, by, reason), lifted, revision)| Block {
+        |((id, caller, role, lease, job), (set, until, by, reason), lifted, revision)| Block {
+            job,
             id,
             caller,
             role,

@@ -225,3 +225,18 @@ async fn a_start_reads_what_goes_on_and_no_history() {
     let many = read(101..140).await;
     assert_eq!((few, many), (2 + 10 * 3, 2 + 10 * 3));
 }
+
+#[tokio::test]
+async fn a_spent_token_is_known_as_long_as_it_could_come_again_and_no_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Hand::default());
+    let store = open_kept(directory.path(), &clock, None);
+    let spent = job_by_token(1, 1).spent_token().unwrap();
+    store.commit(vec![job_started_by_token(1, 1)]).await.unwrap();
+    for (at, number, known) in [(300, 5, true), (400, 6, false)] {
+        clock.set(at);
+        store.commit(vec![job_started(number)]).await.unwrap();
+        assert_eq!(store.spent_token(spent.replay).unwrap().is_some(), known, "at {at} s");
+    }
+    assert!(store.job(job(1).id).unwrap().is_some(), "the session is history, which is kept for ever here");
+}

@@ -82,7 +82,7 @@ fn filling() -> Vec<Vec<Change>> {
         vec![join_token_created(1)],
         vec![join_token_taken(1, 1), enrolled(1)],
         vec![Change::BlockSet { block: block(1) }],
-        vec![job_started(2)],
+        vec![job_started_by_token(2, 2)],
     ]
 }
 
@@ -101,6 +101,8 @@ fn assert_security(store: &Store) {
     assert_eq!(store.security(), SecurityState::Whole);
     assert!(store.join_token(join_token(1).digest).unwrap().unwrap().taken.is_some());
     assert_eq!(store.latest_enrolment(&owner().spiffe_id).unwrap().unwrap(), enrolment(1));
+    let spent = job_by_token(2, 2).spent_token().unwrap();
+    assert_eq!(store.spent_token(spent.replay).unwrap(), Some(spent));
     assert_eq!(store.blocks(&owner().spiffe_id, &name("web-deployer")).unwrap(), [block(1)]);
 }
 
@@ -223,7 +225,7 @@ async fn a_copy_that_is_lost_is_made_anew_and_one_that_has_more_gives_it_back() 
             crate::copy::Found::Read(contents) => contents.rows.len(),
             other => panic!("{other:?}"),
         };
-        assert_eq!(rows(crate::copy::read(&place.path("security.log")).unwrap()), 5);
+        assert_eq!(rows(crate::copy::read(&place.path("security.log")).unwrap()), 6);
     }
     let records = sled::open(place.path("ledger")).unwrap();
     for table in crate::tables::Table::ALL.into_iter().filter(|table| table.is_security()) {

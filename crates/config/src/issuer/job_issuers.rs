@@ -1,0 +1,162 @@
+//! Whose job tokens are taken: `spec.jobIssuers`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shorepass_core::claims::ClaimKind;
+use shorepass_core::job_issuer::{Declared, JobIssuer, KnownClaim, RunnerBinding, System};
+use shorepass_core::name::Name;
+
+use crate::cursor::Cursor;
+use crate::scalar::HostPort;
+
+const LONGEST_FLOOR: Duration = Duration::from_secs(60);
+const LONGEST_CEILING: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// An audience is compared whole; this is longer than any URL that people choose for one.
+const AUDIENCE_LIMIT: usize = 200;
+
+/// An issuer of job tokens, and how its keys are had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobIssuerConfig {
+    /// What is known of its tokens.
+    pub issuer: JobIssuer,
+    /// A PEM file with the certificate authorities to trust for its discovery document and keys; the system's without.
+    pub ca_file: Option<PathBuf>,
+    /// Where its keys are, if not where its discovery document is.
+    pub keys_host: Option<HostPort>,
+}
+
+pub(super) fn job_issuers(cursor: &Cursor<'_>) -> Option<Vec<JobIssuerConfig>> {
+    let seen = std::cell::RefCell::new(Vec::<(Name, String)>::new());
+    cursor.some("job issuer", |item| {
+        let read = job_issuer(item)?;
+        let (name, url) = (read.issuer.name(), read.issuer.url());
+        if seen.borrow().iter().any(|(other, other_url)| other == name || other_url == url) {
+            return item.fault(
+                "an issuer of this name or URL stands here already: tokens are told apart by their `iss`",
+            );
+        }
+        seen.borrow_mut().push((name.clone(), url.to_owned()));
+        Some(read)
+    })
+}
+
+fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
+    let fields = cursor.fields(&[
+        "name",
+        "system",
+        "url",
+        "audience",
+        "runner",
+        "runnerLabel",
+        "caFile",
+        "keysHost",
+        "jobClaim",
+        "claims",
+        "longestJob",
+    ])?;
+    let name = fields.required("name", Cursor::name);
+    let system = fields.required("system", system);
+    let url = fields.required("url", |url| url.parsed(issuer_url));
+    let audience = fields.required("audience", |audience| audience.parsed(parse_audience));
+    let label = fields.optional("runnerLabel", |label| label.text().map(str::to_owned));
+    let runner = fields.required("runner", |runner| binding(runner, label));
+    let ca_file = fields.optional("caFile", Cursor::file_path);
+    let keys_host = fields.optional("keysHost", |host| host.parsed(HostPort::parse));
+    let job = fields.optional("jobClaim", |claim| claim.text().map(str::to_owned));
+    let claims = fields.optional("claims", |claims| claims.list(claim)).unwrap_or_default();
+    let longest =
+        fields.optional("longestJob", |longest| longest.duration_within(LONGEST_FLOOR..=LONGEST_CEILING));
+    let declared = Declared { claims, job };
+    match JobIssuer::new(name?, system?, url?, audience?, runner?, declared) {
+        Ok(issuer) => {
+            let issuer = longest.map_or(issuer.clone(), |longest| issuer.with_longest_job(longest));
+            Some(JobIssuerConfig { issuer, ca_file, keys_host })
+        }
+        Err(unfit) => cursor.fault_below(unfit.field, unfit.problem),
+    }
+}
+
+fn system(cursor: &Cursor<'_>) -> Option<System> {
+    let text = cursor.text()?;
+    let known = System::ALL.map(System::as_str).join(", ");
+    System::parse(text).or_else(|| cursor.fault(format!("{text:?} is not known here (known: {known})")))
+}
+
+/// How a token is bound to the runner that may use it. There is no default: what a borrowed token can do depends on it.
+fn binding(cursor: &Cursor<'_>, label: Option<String>) -> Option<RunnerBinding> {
+    match (cursor.text()?, label) {
+        ("firstUse", None) => Some(RunnerBinding::FirstUse),
+        ("audience", None) => Some(RunnerBinding::Audience),
+        ("label", Some(label)) => Some(RunnerBinding::Label { label }),
+        ("label", None) => cursor.fault("write runnerLabel too: the label of an enrolment that holds the runner's id"),
+        ("firstUse" | "audience", Some(_)) => cursor.fault("runnerLabel goes with `runner: label` only"),
+        (other, _) => cursor.fault(format!(
+            "{other:?} is not known: write audience (the runner's name ends the audience of its tokens), label (the token \
+             names the runner, and a label of its enrolment is the same), or firstUse (whoever uses a token first)"
+        )),
+    }
+}
+
+fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
+    let fields = cursor.fields(&["name", "type", "path", "project"])?;
+    let name = fields.required("name", |name| name.parsed(claim_name));
+    let kind = fields.optional("type", |kind| match kind.text()? {
+        "text" => Some(ClaimKind::Text),
+        "number" => Some(ClaimKind::Number),
+        "flag" => Some(ClaimKind::Flag),
+        "texts" => Some(ClaimKind::Texts),
+        other => kind.fault(format!("{other:?} is not known: write text, number, flag or texts")),
+    });
+    let path =
+        fields.optional("path", |path| path.some("name of a claim", |part| part.text().map(str::to_owned)));
+    let project = fields.optional("project", |project| match project.text()? {
+        "true" => Some(true),
+        "false" => Some(false),
+        other => project.fault(format!("{other:?} is neither true nor false")),
+    });
+    let name = name?;
+    Some(KnownClaim {
+        path: path.unwrap_or_else(|| vec![name.clone()]),
+        name,
+        kind: kind.unwrap_or(ClaimKind::Text),
+        project: project.unwrap_or(false),
+    })
+}
+
+fn claim_name(text: &str) -> Result<String, String> {
+    let well_formed = (1..=64).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if well_formed {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not a name for a claim: use 1 to 64 of a-z, 0-9 and '_', and say with `path` where it is in the token"
+    ))
+}
+
+/// The `iss` of tokens, whole: it is compared byte by byte (OpenID Connect Core, 2).
+fn issuer_url(text: &str) -> Result<String, String> {
+    crate::scalar::parse_server_url(text).map_err(|_| {
+        format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org")
+    })?;
+    Ok(text.to_owned())
+}
+
+/// An audience of tokens.
+pub(super) fn parse_audience(text: &str) -> Result<String, String> {
+    let well_formed = text.len() <= AUDIENCE_LIMIT
+        && !text.ends_with('/')
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'*' | b',' | b'"' | b'\\'));
+    if well_formed {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not an audience: use up to {AUDIENCE_LIMIT} characters without spaces, '*', ',' and quotes, and no '/' at \
+         the end, such as https://shorepass.example.org/jobs"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

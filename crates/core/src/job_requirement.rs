@@ -1,0 +1,174 @@
+//! What a role asks of a job: whose token, which claims with which values, and perhaps one condition.
+//!
+//! Values are compared whole and byte by byte. A requirement that would take any project of a CI system is none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::claims::{Claim, ClaimKind};
+use crate::condition::Condition;
+use crate::job::VerifiedJob;
+use crate::job_issuer::{Guard, JobIssuer};
+use crate::name::Name;
+
+/// What a job must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRequirement {
+    issuer: Name,
+    claims: BTreeMap<String, Vec<Claim>>,
+    condition: Option<Arc<dyn Condition>>,
+    guards: Vec<Guard>,
+}
+
+/// Why a document's requirement is none. `claim` is the one that it is about, if it is about one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct RequirementError {
+    /// The claim.
+    pub claim: Option<String>,
+    /// What is wrong, and what to write instead.
+    pub problem: String,
+}
+
+/// The first thing that a job lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// For the caller: about its own job only.
+    pub told: String,
+    /// For operators: with what the role would take.
+    pub explanation: String,
+}
+
+impl JobRequirement {
+    /// Checks what a document asks of the jobs of an issuer: `claims` with the values that each may have.
+    pub fn new(
+        issuer: &JobIssuer,
+        claims: Vec<(String, Vec<Claim>)>,
+        condition: Option<Arc<dyn Condition>>,
+    ) -> Result<Self, RequirementError> {
+        let mut wanted: BTreeMap<String, Vec<Claim>> = BTreeMap::new();
+        for (claim, values) in claims {
+            let refused = |problem| RequirementError { claim: Some(claim.clone()), problem };
+            check_values(issuer, &claim, &values).map_err(refused)?;
+            if wanted.insert(claim.clone(), values).is_some() {
+                return Err(refused(format!("claim {claim} stands here twice")));
+            }
+        }
+        if !wanted.keys().any(|claim| issuer.claim(claim).is_some_and(|known| known.project)) {
+            let projects: Vec<&str> =
+                issuer.known().filter(|known| known.project).map(|known| known.name.as_str()).collect();
+            let problem = format!(
+                "without a claim that names a project and never another one, any project of {} gets the role: add {}",
+                issuer.name(),
+                projects.join(" or ")
+            );
+            return Err(RequirementError { claim: None, problem });
+        }
+        for claim in wanted.keys() {
+            if let Some(companion) =
+                issuer.companion_of(claim).filter(|companion| !wanted.contains_key(*companion))
+            {
+                let problem =
+                    format!("{claim} alone means several things to {}: say {companion} too", issuer.system());
+                return Err(RequirementError { claim: Some(claim.clone()), problem });
+            }
+        }
+        let guards =
+            issuer.guards().iter().filter(|guard| !wanted.contains_key(guard.claim)).copied().collect();
+        Ok(Self { issuer: issuer.name().clone(), claims: wanted, condition, guards })
+    }
+
+    /// What stands for jobs of an issuer of which nothing is known where the document is read: no job meets it.
+    pub fn that_nobody_meets(issuer: Name) -> Self {
+        Self { issuer, claims: BTreeMap::new(), condition: None, guards: Vec::new() }
+    }
+
+    /// Whose tokens it takes.
+    pub fn issuer(&self) -> &Name {
+        &self.issuer
+    }
+
+    /// The first thing that the job lacks; none if it has everything.
+    pub fn unmet(&self, job: &VerifiedJob) -> Option<Unmet> {
+        if job.issuer != self.issuer {
+            return Some(Unmet {
+                told: format!("the role does not take jobs of {}", job.issuer),
+                explanation: format!("the job's token is of {}, not of {}", job.issuer, self.issuer),
+            });
+        }
+        if self.claims.is_empty() {
+            let told = "the role's jobs cannot be told apart here".to_owned();
+            return Some(Unmet { explanation: told.clone(), told });
+        }
+        let guarded = self.guards.iter().find_map(|guard| guarded(*guard, job));
+        let claims = || self.claims.iter().find_map(|(claim, values)| lacking(claim, values, job));
+        guarded.or_else(claims).or_else(|| self.condition_unmet(job))
+    }
+
+    fn condition_unmet(&self, job: &VerifiedJob) -> Option<Unmet> {
+        let condition = self.condition.as_ref()?;
+        let why = condition.holds(&job.claims).err()?;
+        Some(Unmet {
+            told: "the role's condition on the job's claims does not hold".to_owned(),
+            explanation: format!("the condition {:?} does not hold: {why}", condition.text()),
+        })
+    }
+}
+
+fn check_values(issuer: &JobIssuer, claim: &str, values: &[Claim]) -> Result<(), String> {
+    let Some(known) = issuer.claim(claim) else {
+        let all: Vec<&str> = issuer.known().map(|known| known.name.as_str()).collect();
+        return Err(format!(
+            "tokens of {} have no claim {claim:?} (known: {})",
+            issuer.name(),
+            all.join(", ")
+        ));
+    };
+    if known.kind == ClaimKind::Texts {
+        return Err(format!("{claim} is a list: write a condition such as `\"x\" in claims.{claim}`"));
+    }
+    if values.is_empty() {
+        return Err(format!("no value of {claim} would do: name at least one"));
+    }
+    match values.iter().find(|value| value.kind() != known.kind) {
+        Some(value) if known.kind == ClaimKind::Text => {
+            Err(format!("{claim} is text: write {:?} in quotes", value.to_string()))
+        }
+        Some(value) => Err(format!("{claim} is a {}: {value} is none", known.kind)),
+        None => Ok(()),
+    }
+}
+
+fn guarded(guard: Guard, job: &VerifiedJob) -> Option<Unmet> {
+    let Guard { claim, meaning, .. } = guard;
+    let value = job.claims.get(claim).filter(|_| guard.catches(&job.claims))?;
+    Some(Unmet {
+        told: format!("the job's {claim} is {value} ({meaning}), which a role takes only if it says so"),
+        explanation: format!(
+            "{claim} is {value} ({meaning}): the role would have to name {claim} under claims to take it"
+        ),
+    })
+}
+
+fn lacking(claim: &str, values: &[Claim], job: &VerifiedJob) -> Option<Unmet> {
+    let Some(value) = job.claims.get(claim) else {
+        let told = format!("the job's token has no {claim}, which the role asks for");
+        return Some(Unmet { explanation: format!("{told}: it would have to be {}", Values(values)), told });
+    };
+    (!values.contains(value)).then(|| Unmet {
+        told: format!("the job's {claim} is {value}, which the role does not take"),
+        explanation: format!("{claim} is {value}, not {}", Values(values)),
+    })
+}
+
+struct Values<'a>(&'a [Claim]);
+
+impl fmt::Display for Values<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, value) in self.0.iter().enumerate() {
+            write!(f, "{}{value}", if index == 0 { "" } else { " or " })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! Job tokens: verified here and not taken from the caller's word, used once, and by the runner that they name.
+
+use std::time::Duration;
+
+use shorepass_core::caller::Caller;
+use shorepass_core::claims::Claim;
+use shorepass_core::job::{Job, VerifiedJob};
+use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
+use shorepass_core::job_token::{JobToken, JobTokenError};
+use shorepass_rpc::refused::{Reason, Refused};
+
+use super::Jobs;
+use crate::outside::{Refusing, ledger_refused};
+
+impl Jobs {
+    /// What the token says, if this caller may open a session with it, and how long such a session lasts at most.
+    pub(super) async fn verify(
+        &self,
+        caller: &Caller,
+        token: &JobToken,
+    ) -> Result<(VerifiedJob, Duration), Refused> {
+        let now = self.outside.clock.now();
+        let verified = match self.outside.job_tokens.verify(token, caller.spiffe_id(), now).await {
+            Ok(verified) => verified,
+            Err(cause) => {
+                return Err(self.refuse_token(caller, token_refused(&cause), explained(cause)).await);
+            }
+        };
+        if let Err((told, explanation)) = self.admit(caller, &verified) {
+            return Err(self
+                .refuse_token(caller, Refused::new(Reason::JobTokenRejected, told), explanation)
+                .await);
+        }
+        let longest = self.issuer_of(&verified).map_or(Duration::ZERO, JobIssuer::longest_job);
+        Ok((verified, longest))
+    }
+
+    /// Whether the session was not opened because its token has opened another one.
+    pub(super) async fn spent(&self, caller: &Caller, job: &Job) -> Result<Option<Refused>, Refused> {
+        let Some(spent) = job.spent_token() else { return Ok(None) };
+        let earlier =
+            self.outside.ledger.spent_token(spent.replay).map_err(|cause| ledger_refused(&cause))?;
+        let Some(earlier) = earlier else { return Ok(None) };
+        let opened = self.outside.ledger.job(earlier.job).map_err(|cause| ledger_refused(&cause))?;
+        let by = opened.map_or_else(|| "somebody".to_owned(), |job| job.owner.spiffe_id.to_string());
+        let refused = Refused::new(
+            Reason::JobTokenUsed,
+            "this job token has opened a job session already: ask the CI system for a new one for each session, and look \
+             who else can read the token if you did not use it",
+        );
+        let explanation = format!("it opened job {} for {by}", earlier.job);
+        Ok(Some(self.refuse_token(caller, refused, explanation).await))
+    }
+
+    fn issuer_of(&self, verified: &VerifiedJob) -> Option<&JobIssuer> {
+        self.outside.job_issuers.get(&verified.issuer)
+    }
+
+    /// Whether the token is for this runner, as far as it names one; and whether it can be known that it was not used.
+    fn admit(&self, caller: &Caller, verified: &VerifiedJob) -> Result<(), (String, String)> {
+        let security = self.outside.ledger.security();
+        if !security.admits(verified.issued) {
+            let told = "the issuer has lost its record of which job tokens were used: ask the CI system for a new one";
+            return Err((told.to_owned(), security.problem().unwrap_or_default()));
+        }
+        let Some(issuer) = self.issuer_of(verified) else {
+            let told =
+                "the issuer does not know the CI system of this token any more; ask its operators".to_owned();
+            return Err((told.clone(), format!("there is no job issuer {}", verified.issuer)));
+        };
+        match (issuer.runner(), issuer.system().runner_claim()) {
+            (RunnerBinding::Label { label }, Some(claim)) => {
+                let labels =
+                    self.outside.labels_of(caller).map_err(|cause| (cause.to_string(), cause.to_string()))?;
+                is_its_runner(labels.get(label), verified, label, claim)
+            }
+            (RunnerBinding::Label { .. } | RunnerBinding::FirstUse | RunnerBinding::Audience, _) => Ok(()),
+        }
+    }
+
+    async fn refuse_token(&self, caller: &Caller, refused: Refused, explanation: String) -> Refused {
+        let caller = Some(caller.spiffe_id());
+        self.outside
+            .refuse(Refusing { caller, method: "StartJob", subject: "job token", refused, explanation })
+            .await
+    }
+}
+
+/// Whether the token names this runner.
+fn is_its_runner(
+    label: Option<&str>,
+    verified: &VerifiedJob,
+    label_name: &str,
+    claim: &str,
+) -> Result<(), (String, String)> {
+    let Some(label) = label else {
+        let told = format!(
+            "job tokens of {} are bound to their runner, and this one was enrolled without the label {label_name}: enrol it \
+             again with a join token that gives it",
+            verified.issuer
+        );
+        return Err((told.clone(), told));
+    };
+    let named = verified.claims.get(claim).map(|claim| match claim {
+        Claim::Text(text) => text.clone(),
+        Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => claim.to_string(),
+    });
+    if named.as_deref() == Some(label) {
+        return Ok(());
+    }
+    let told = format!(
+        "this job token was given to a job on another runner: each job uses its own on the runner it runs on, and if it does, \
+         the label {label_name} of this one is wrong"
+    );
+    let explanation =
+        format!("the token's {claim} is {named:?}, and the runner's label {label_name} is {label:?}");
+    Err((told, explanation))
+}
+
+fn token_refused(cause: &JobTokenError) -> Refused {
+    let told = cause.to_string();
+    match cause {
+        JobTokenError::Rejected { .. } => Refused::new(Reason::JobTokenRejected, told),
+        JobTokenError::Expired(_) => Refused::new(Reason::JobTokenExpired, told),
+        JobTokenError::Unavailable { issuer, retry_after, .. } => {
+            let message =
+                format!("the keys of job issuer {issuer} cannot be had at the moment; try again later");
+            Refused::new(Reason::JobIssuerUnavailable, message).retry(*retry_after)
+        }
+    }
+}
+
+fn explained(cause: JobTokenError) -> String {
+    match cause {
+        JobTokenError::Rejected { explanation, .. } => explanation,
+        JobTokenError::Expired(_) | JobTokenError::Unavailable { .. } => cause.to_string(),
+    }
+}
