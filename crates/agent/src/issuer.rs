@@ -266,6 +266,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::EnrolmentEnded
         | Reason::Banned
         | Reason::RunnerCloned
+        | Reason::RejoinRefused
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

@@ -214,6 +214,7 @@ pub fn line(change: &Change) -> Line {
         Change::Enrolled { enrolment } => of_enrolment("runner.enrolled", enrolment, enrolment.created),
         Change::Renewed { enrolment, at } => of_enrolment("runner.renewed", enrolment, *at),
         Change::RenewalUsed { enrolment, at } => of_enrolment("runner.renewal-used", enrolment, *at),
+        Change::Rejoined { enrolment, at } => of_enrolment("runner.rejoined", enrolment, *at),
         Change::EnrolmentCloned { enrolment } => {
             let cloned = enrolment.cloned.as_ref();
             let when = cloned.map_or(enrolment.created, |cloned| cloned.at);

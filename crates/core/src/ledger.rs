@@ -202,6 +202,13 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A runner came back after its certificate had ended.
+    Rejoined {
+        /// The enrolment.
+        enrolment: Enrolment,
+        /// When.
+        at: Timestamp,
+    },
     /// A runner's identity was found in use at two places; its enrolment ends.
     EnrolmentCloned {
         /// The enrolment that ended.

@@ -19,8 +19,8 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::policy::{Ask, Asker};
 use shorepass_rpc::api::{
     Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
-    JoinTokenAsked, LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation,
-    RevokeStep, Shutout,
+    JoinTokenAsked, LeaseView, NewJoinToken, Nonce, OfferedRole, Page, Presented as Shown, Rejoining,
+    RequestKey, Revocation, RevokeStep, Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 
 use crate::admin::{Acts, Views};
 use crate::ban::Banning;
-use crate::enrol::Enrolling;
+use crate::enrol::{Enrolling, Lifetimes};
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, Refusing, ledger_refused};
@@ -68,7 +68,7 @@ impl UseCases {
         outside: Arc<Outside>,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
-        certificate_lifetime: Duration,
+        lifetimes: Lifetimes,
         receipts_one_in: u32,
     ) -> Self {
         let jobs = Jobs::new(outside.clone());
@@ -80,13 +80,7 @@ impl UseCases {
             revoking: Revoking::new(ends.clone(), views.clone()),
             banning: Banning::new(outside.clone(), ends.clone(), trust_domain.clone()),
             acts: Acts::new(outside.clone(), authority.key_digest()),
-            enrolling: Enrolling::new(
-                outside.clone(),
-                ends.clone(),
-                authority,
-                trust_domain,
-                certificate_lifetime,
-            ),
+            enrolling: Enrolling::new(outside.clone(), ends.clone(), authority, trust_domain, lifetimes),
             outside,
             proving,
             jobs,
@@ -185,6 +179,15 @@ impl Enrolments for UseCases {
     async fn enroll(&self, enrolling: Presented) -> Result<Certificate, Refused> {
         let this = self.clone();
         to_the_end(async move { this.enrolling.enroll(enrolling).await }).await
+    }
+
+    async fn begin_rejoin(&self, certificate_pem: Vec<u8>) -> Result<Nonce, Refused> {
+        self.enrolling.begin_rejoin(&certificate_pem).await
+    }
+
+    async fn rejoin(&self, rejoining: Rejoining) -> Result<Certificate, Refused> {
+        let this = self.clone();
+        to_the_end(async move { this.enrolling.rejoin(rejoining).await }).await
     }
 
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused> {

@@ -145,11 +145,39 @@ impl std::fmt::Debug for Enrolling {
     }
 }
 
+/// A nonce to rejoin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nonce {
+    /// What is to be signed.
+    pub bytes: Vec<u8>,
+    /// How long it is good.
+    pub valid_for: Duration,
+}
+
+/// An expired certificate, and the proof that its key is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejoining {
+    /// The certificate, PEM.
+    pub certificate_pem: Vec<u8>,
+    /// The nonce that was given for it.
+    pub nonce: Vec<u8>,
+    /// PKCS #10, PEM, for the next key.
+    pub certificate_request_pem: Vec<u8>,
+    /// By the certificate's key.
+    pub signature: Vec<u8>,
+}
+
 /// How runners get and keep their identity.
 #[async_trait]
 pub trait Enrolments: Send + Sync {
     /// Exchanges a join token for a certificate.
     async fn enroll(&self, enrolling: Enrolling) -> Result<Certificate, Refused>;
+
+    /// Gives a nonce to whoever shows a certificate that may rejoin.
+    async fn begin_rejoin(&self, certificate_pem: Vec<u8>) -> Result<Nonce, Refused>;
+
+    /// Exchanges an expired certificate for the next one.
+    async fn rejoin(&self, rejoining: Rejoining) -> Result<Certificate, Refused>;
 
     /// Renews the caller's certificate.
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused>;

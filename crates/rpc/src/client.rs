@@ -157,6 +157,20 @@ impl ApiClient {
         self.call(request, |channel, request| async move { enrollment(channel).enroll(request).await }).await
     }
 
+    /// EnrollmentService.BeginRejoin
+    pub async fn begin_rejoin(
+        &self,
+        request: v1::BeginRejoinRequest,
+    ) -> Result<v1::BeginRejoinResponse, ClientError> {
+        let call = |channel, request| async move { enrollment(channel).begin_rejoin(request).await };
+        self.call(request, call).await
+    }
+
+    /// EnrollmentService.Rejoin
+    pub async fn rejoin(&self, request: v1::RejoinRequest) -> Result<v1::RejoinResponse, ClientError> {
+        self.call(request, |channel, request| async move { enrollment(channel).rejoin(request).await }).await
+    }
+
     /// EnrollmentService.Renew
     pub async fn renew(&self, request: v1::RenewRequest) -> Result<v1::RenewResponse, ClientError> {
         self.call(request, |channel, request| async move { enrollment(channel).renew(request).await }).await

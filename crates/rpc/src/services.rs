@@ -273,6 +273,26 @@ impl EnrollmentService for EnrollmentApi {
         Ok(Response::new(answers::enrolled(certificate)))
     }
 
+    async fn begin_rejoin(
+        &self,
+        request: Request<v1::BeginRejoinRequest>,
+    ) -> Result<Response<v1::BeginRejoinResponse>, Status> {
+        let certificate = requests::begin_rejoin(request.into_inner())?;
+        let enrolments = self.enrolments.clone();
+        let nonce = self.work.finish(async move { enrolments.begin_rejoin(certificate).await }).await?;
+        Ok(Response::new(answers::nonce(nonce)))
+    }
+
+    async fn rejoin(
+        &self,
+        request: Request<v1::RejoinRequest>,
+    ) -> Result<Response<v1::RejoinResponse>, Status> {
+        let rejoining = requests::rejoin(request.into_inner())?;
+        let enrolments = self.enrolments.clone();
+        let certificate = self.work.finish(async move { enrolments.rejoin(rejoining).await }).await?;
+        Ok(Response::new(answers::rejoined(certificate)))
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let (caller, message) = authentic(request)?;
         let certificate_request = requests::renew(message)?;

@@ -51,7 +51,8 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::JobTokenUsed
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
-        | Reason::EnrolmentEnded => Code::Unauthenticated,
+        | Reason::EnrolmentEnded
+        | Reason::RejoinRefused => Code::Unauthenticated,
         Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
@@ -320,7 +321,7 @@ mod tests {
             (
                 Code::Unauthenticated,
                 "JOIN_TOKEN_UNKNOWN JOIN_TOKEN_USED JOIN_TOKEN_EXPIRED TRUST_DOMAIN_UNKNOWN CERTIFICATE_EXPIRED \
-                 ENROLMENT_ENDED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
+                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
             ),
             (
                 Code::PermissionDenied,

@@ -145,6 +145,7 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
         }
         Change::Renewed { enrolment, at: _ }
         | Change::RenewalUsed { enrolment, at: _ }
+        | Change::Rejoined { enrolment, at: _ }
         | Change::EnrolmentCloned { enrolment }
         | Change::EnrolmentReplaced { enrolment } => put(enrolment, rows),
         Change::IdentityCreated { identity } => {
@@ -253,7 +254,9 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
             not_banned(&enrolment.owner(), view)?;
             still_free(enrolment, view)
         }
-        Change::Renewed { enrolment, at: _ } | Change::RenewalUsed { enrolment, at: _ } => {
+        Change::Renewed { enrolment, at: _ }
+        | Change::RenewalUsed { enrolment, at: _ }
+        | Change::Rejoined { enrolment, at: _ } => {
             follows(enrolment, view)?;
             not_banned(&enrolment.owner(), view)
         }

@@ -25,6 +25,7 @@ struct FakeAuthority {
     calls: Mutex<Vec<CallId>>,
     adopted: Mutex<Vec<Timestamp>>,
     shown: AtomicUsize,
+    rejoined: AtomicUsize,
 }
 
 impl FakeAuthority {
@@ -58,6 +59,19 @@ impl Enrolment for FakeAuthority {
     }
 
     async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError> {
+        self.sign(call, request_pem)
+    }
+
+    async fn rejoin(
+        &self,
+        call: &CallId,
+        identity: &Identity,
+        request_pem: &[u8],
+        wanted: Digest,
+    ) -> Result<Granted, IssuerError> {
+        assert!(identity.expires() <= self.clock.now());
+        assert_eq!(CertificateRequest::parse(request_pem).unwrap().key(), wanted);
+        self.rejoined.fetch_add(1, Ordering::SeqCst);
         self.sign(call, request_pem)
     }
 
@@ -99,6 +113,7 @@ impl World {
             calls: Mutex::default(),
             adopted: Mutex::default(),
             shown: AtomicUsize::default(),
+            rejoined: AtomicUsize::default(),
         });
         let join_token_file = directory.path().join("join-token");
         let text = JoinTokenText::generate(authority.authority.key_digest(), &*entropy).expose();
@@ -217,6 +232,12 @@ async fn a_failed_renewal_keeps_the_identity_and_says_so() {
     assert!(problem(&world).unwrap().contains("cannot renew"));
     sleep(LIFE / 2).await;
     assert!(problem(&world).unwrap().contains("expired"));
+    let tries = world.authority.rejoined.load(Ordering::SeqCst);
+    assert!(tries > 0, "a certificate that is over is exchanged otherwise");
+    world.fail(Some(Reason::RejoinRefused));
+    sleep(Duration::from_secs(61)).await;
+    let told = problem(&world).unwrap();
+    assert!(told.contains("expired") && told.contains("new join token"), "{told}");
     world.fail(None);
     sleep(Duration::from_secs(61)).await;
     assert_eq!(problem(&world), None);

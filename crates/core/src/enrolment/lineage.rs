@@ -174,6 +174,11 @@ impl Enrolment {
         }
     }
 
+    /// Whether no other certificate has followed on the one with this key.
+    pub fn is_newest(&self, key: Digest) -> bool {
+        key == self.key || self.next == Some(key)
+    }
+
     /// The enrolment after the first use of the certificate with this key.
     pub fn follow(self, key: Digest, at: Timestamp) -> Self {
         Self { revision: self.revision.next(), ..self.followed_by(key, at) }
@@ -298,6 +303,14 @@ mod tests {
         assert_eq!(both.use_of(key(1), second(12)), CertificateUse::Older);
         let followed = both.follow(key(2), second(12));
         assert_eq!(followed.use_of(key(1), second(12 + GRACE)), CertificateUse::Older);
+    }
+
+    #[test]
+    fn the_newest_is_the_one_in_use_and_the_one_that_is_to_follow() {
+        let newest = |enrolment: &Enrolment| [0, 1, 2].map(|number| enrolment.is_newest(key(number)));
+        let given = renewed(enrolment(), 0, 1, 10);
+        assert_eq!(newest(&given), [true, true, false]);
+        assert_eq!(newest(&given.follow(key(1), second(11))), [false, true, false]);
     }
 
     #[test]

@@ -90,19 +90,8 @@ impl Enrolling {
     }
 
     fn enrolment_of(&self, caller: &Caller) -> Result<Enrolment, Refused> {
-        let found =
-            self.outside.ledger.enrolment(caller.enrolment()).map_err(|cause| ledger_refused(&cause))?;
-        let own = found.filter(|enrolment| enrolment.spiffe_id == *caller.spiffe_id());
-        match own {
-            Some(Enrolment { replaced: None, cloned: Some(found), .. }) => {
-                Err(cloned(caller.spiffe_id(), &found))
-            }
-            Some(enrolment) if enrolment.replaced.is_none() => Ok(enrolment),
-            Some(_) | None => {
-                let message = "this runner's enrolment was replaced or is not known here; enrol it again with a new join token";
-                Err(Refused::new(Reason::EnrolmentEnded, message))
-            }
-        }
+        let found = self.outside.ledger.enrolment(caller.enrolment());
+        standing(found.map_err(|cause| ledger_refused(&cause))?, caller.spiffe_id())
     }
 
     /// Records the first use of a renewal.
@@ -169,6 +158,18 @@ impl Enrolling {
 /// Whether nothing was recorded, and nothing was decided.
 fn unrecorded(reason: Reason) -> bool {
     matches!(reason, Reason::StoreUnavailable | Reason::AuditUnavailable)
+}
+
+/// The enrolment that was found for a certificate of this runner, unless it is over.
+pub(super) fn standing(found: Option<Enrolment>, runner: &SpiffeId) -> Result<Enrolment, Refused> {
+    match found.filter(|enrolment| enrolment.spiffe_id == *runner) {
+        Some(Enrolment { replaced: None, cloned: Some(found), .. }) => Err(cloned(runner, &found)),
+        Some(enrolment) if enrolment.replaced.is_none() => Ok(enrolment),
+        Some(_) | None => {
+            let message = "this runner's enrolment was replaced or is not known here; enrol it again with a new join token";
+            Err(Refused::new(Reason::EnrolmentEnded, message))
+        }
+    }
 }
 
 /// What both halves of a cloned runner are told, and who wants to enrol in its place.

@@ -4,6 +4,7 @@
 //! again to the same key, and to no other.
 
 pub mod lineage;
+mod rejoin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use shorepass_tls::Authority;
 use shorepass_tls::CertificateRequest;
 use shorepass_tls::JoinTokenText;
 
+use self::rejoin::Nonces;
 use crate::mutants;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
@@ -36,6 +38,17 @@ pub struct Enrolling {
     authority: Arc<Authority>,
     trust_domain: TrustDomain,
     lifetime: Duration,
+    rejoin_window: Duration,
+    nonces: Arc<Nonces>,
+}
+
+/// How long certificates are good, and for what after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of a certificate.
+    pub certificate: Duration,
+    /// How long after its end a runner may still come back with it; 0: not at all.
+    pub rejoin: Duration,
 }
 
 /// A request for a first certificate whose parts are well-formed and fit together.
@@ -49,15 +62,17 @@ struct Asked {
 type Planned = (Vec<Change>, (Enrolment, Vec<Lease>));
 
 impl Enrolling {
-    /// Certificates of `lifetime`, signed by `authority`.
+    /// Certificates of these lifetimes, signed by `authority`.
     pub fn new(
         outside: Arc<Outside>,
         ends: Ends,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
-        lifetime: Duration,
+        lifetimes: Lifetimes,
     ) -> Self {
-        Self { outside, ends, authority, trust_domain, lifetime }
+        let nonces = Arc::new(Nonces::new(outside.entropy.as_ref()));
+        let Lifetimes { certificate: lifetime, rejoin: rejoin_window } = lifetimes;
+        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces }
     }
 
     /// Exchanges a join token for a certificate.

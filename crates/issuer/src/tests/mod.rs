@@ -12,6 +12,7 @@ mod model;
 mod modes;
 mod quotas;
 mod receipts;
+mod rejoin;
 mod requests;
 mod revocation;
 mod unclaimed;
@@ -44,6 +45,7 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::enrol::Lifetimes;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
@@ -210,8 +212,9 @@ impl Bench {
             background: tokio_util::task::TaskTracker::new(),
         });
         let day = Duration::from_secs(24 * 3600);
+        let lifetimes = Lifetimes { certificate: day, rejoin: day * 7 };
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
-        let use_cases = UseCases::new(outside, authority.clone(), domain, day, u32::MAX);
+        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, u32::MAX);
         Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens }
     }
 

@@ -23,7 +23,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use crate::api::{
-    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout,
+    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, Nonce, OfferedRole, Outcome, RevokeStep, Shutout,
 };
 
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
@@ -223,6 +223,15 @@ pub(crate) fn enrolled(certificate: Certificate) -> v1::EnrollResponse {
         trust_bundle_pem: bundle_pem,
         expires_at: Some(timestamp(expires)),
     }
+}
+
+pub(crate) fn nonce(nonce: Nonce) -> v1::BeginRejoinResponse {
+    v1::BeginRejoinResponse { nonce: nonce.bytes, valid_for: Some(duration(nonce.valid_for)) }
+}
+
+pub(crate) fn rejoined(certificate: Certificate) -> v1::RejoinResponse {
+    let v1::RenewResponse { certificate_chain_pem, trust_bundle_pem, expires_at } = renewed(certificate);
+    v1::RejoinResponse { certificate_chain_pem, trust_bundle_pem, expires_at }
 }
 
 pub(crate) fn renewed(certificate: Certificate) -> v1::RenewResponse {

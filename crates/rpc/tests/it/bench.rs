@@ -220,6 +220,15 @@ pub(crate) fn runners() -> Vec<Enrolment> {
     vec![live.clone(), live.clone().replace(at), live.found_cloned(cloned)]
 }
 
+pub(crate) fn rejoin() -> v1::RejoinRequest {
+    v1::RejoinRequest {
+        certificate_pem: b"PEM".to_vec(),
+        nonce: b"nonce".to_vec(),
+        certificate_request_pem: b"PEM".to_vec(),
+        signature: b"signature".to_vec(),
+    }
+}
+
 pub(crate) fn label(name: &str, value: &str) -> v1::Label {
     v1::Label { name: name.to_owned(), value: value.to_owned() }
 }
@@ -249,6 +258,10 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
         "Watch" => client.watch(v1::WatchRequest::default()).await.map(drop),
         "ListRoles" => client.list_roles(v1::ListRolesRequest { page_size: 0, page_token }).await.map(drop),
         "Enroll" => client.enroll(enroll()).await.map(drop),
+        "BeginRejoin" => {
+            client.begin_rejoin(v1::BeginRejoinRequest { certificate_pem: b"PEM".to_vec() }).await.map(drop)
+        }
+        "Rejoin" => client.rejoin(rejoin()).await.map(drop),
         "Renew" => {
             client.renew(v1::RenewRequest { certificate_request_pem: b"request".to_vec() }).await.map(drop)
         }

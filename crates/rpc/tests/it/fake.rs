@@ -384,6 +384,16 @@ impl Enrolments for Fake {
         Ok(certificate())
     }
 
+    async fn begin_rejoin(&self, _: Vec<u8>) -> Result<Nonce, Refused> {
+        self.act().await?;
+        Ok(Nonce { bytes: b"nonce".to_vec(), valid_for: Duration::from_secs(60) })
+    }
+
+    async fn rejoin(&self, _: Rejoining) -> Result<Certificate, Refused> {
+        self.act().await?;
+        Ok(certificate())
+    }
+
     async fn renew(&self, _: &Caller, _: Vec<u8>) -> Result<Certificate, Refused> {
         self.act().await?;
         Ok(certificate())

@@ -53,6 +53,9 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
             enrolment: Some(enrolment.to_record()),
             at: nanoseconds(*at),
         }),
+        Change::Rejoined { enrolment, at } => {
+            Kind::Rejoined(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
+        }
         Change::EnrolmentCloned { enrolment } => Kind::EnrolmentCloned(enrolment.to_record()),
         Change::EnrolmentReplaced { enrolment } => Kind::EnrolmentReplaced(enrolment.to_record()),
         Change::IdentityCreated { identity } => Kind::IdentityCreated(identity.to_record()),
@@ -107,6 +110,10 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         Kind::RenewalUsed(used) => {
             Change::RenewalUsed { enrolment: inner("enrolment", used.enrolment)?, at: time("at", used.at)? }
         }
+        Kind::Rejoined(rejoined) => Change::Rejoined {
+            enrolment: inner("enrolment", rejoined.enrolment)?,
+            at: time("at", rejoined.at)?,
+        },
         Kind::EnrolmentCloned(enrolment) => {
             Change::EnrolmentCloned { enrolment: Stored::from_record(enrolment)? }
         }

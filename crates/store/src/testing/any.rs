@@ -387,6 +387,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::RenewalUsed { enrolment, at }),
+        (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Rejoined { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentCloned { enrolment }),
         any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
         any_ban().prop_map(|ban| Change::BanSet { ban }),
