@@ -305,11 +305,7 @@ impl Credentials for Fake {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
         let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
-        let evidence = match presented {
-            Presented::Asserted(asserted) => Evidence::Asserted(asserted),
-            Presented::Token(_) => job().evidence,
-        };
-        Ok(Job { evidence, latest_end, ..job() })
+        Ok(Job { evidence: crate::jobs::evidence(presented), latest_end, ..job() })
     }
 
     async fn end_job(&self, _: &Caller, _: JobId) -> Result<Vec<Lease>, Refused> {
