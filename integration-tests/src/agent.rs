@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -88,6 +88,21 @@ spec:
         fs::write(folder.path().join("agent.yaml"), text)?;
         let environment = Environment::read()?;
         Ok(Self { folder, environment, name: name.to_owned(), log: knobs.log, process: None })
+    }
+
+    /// Another one on a copy of this one's state, as whoever can read the files makes it.
+    pub fn copy(&self) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("agent-").tempdir()?;
+        fs::create_dir(folder.path().join("state"))?;
+        fs::set_permissions(folder.path().join("state"), fs::Permissions::from_mode(0o700))?;
+        for file in ["state/identity.pem", "state/sessions.json"] {
+            fs::copy(self.folder().join(file), folder.path().join(file))?; // with its mode
+        }
+        let (ours, theirs) = (self.folder().display().to_string(), folder.path().display().to_string());
+        let config = fs::read_to_string(self.config())?.replace(&ours, &theirs);
+        fs::write(folder.path().join("agent.yaml"), config)?;
+        let (environment, name) = (Environment::read()?, self.name.clone());
+        Ok(Self { folder, environment, name, log: self.log, process: None })
     }
 
     /// Starts it, on the same state if it ran before, and waits until it holds an identity.

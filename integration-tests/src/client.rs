@@ -241,15 +241,19 @@ pub async fn enroll_with(
     enroll_by(issuer, JoinTokenText::parse(&ca)?.ca(), request).await
 }
 
+/// A client of the enroll listener of the issuer with this CA.
+pub fn enroll_client(issuer: &IssuerUnderTest, ca: Digest) -> Result<ApiClient> {
+    let connector = Connector::enroll(ca, issuer.spiffe_id()?, Arc::new(SystemClock));
+    Ok(api_client(connector, issuer.addresses().enroll.to_string()))
+}
+
 /// The same, where the digest of the CA's public key is known.
 pub async fn enroll_by(
     issuer: &IssuerUnderTest,
     ca: Digest,
     request: v1::EnrollRequest,
 ) -> Result<Result<v1::EnrollResponse, ClientError>> {
-    let connector = Connector::enroll(ca, issuer.spiffe_id()?, Arc::new(SystemClock));
-    let client = api_client(connector, issuer.addresses().enroll.to_string());
-    Ok(reasons::note(client.enroll(request).await))
+    Ok(reasons::note(enroll_client(issuer, ca)?.enroll(request).await))
 }
 
 /// Enrols, with a new key; what the issuer says.

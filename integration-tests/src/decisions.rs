@@ -69,6 +69,7 @@ impl Decisions {
             issued: now,
             expires: after(now, HOUR),
             certificate: Digest::of_bytes(b"certificate"),
+            key: Digest::of_bytes(b"key"),
         });
         let job = Job {
             id: JobId::generate(now, &SystemEntropy),

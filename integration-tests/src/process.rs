@@ -78,6 +78,16 @@ impl Process {
         Ok(())
     }
 
+    /// SIGSTOP: it stands still, as on a machine that is suspended.
+    pub fn pause(&self) -> Result<()> {
+        Ok(rustix::process::kill_process(self.pid()?, Signal::STOP)?)
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) -> Result<()> {
+        Ok(rustix::process::kill_process(self.pid()?, Signal::CONT)?)
+    }
+
     /// SIGTERM, without waiting for what it does.
     pub fn terminate(&self) -> Result<()> {
         Ok(rustix::process::kill_process(self.pid()?, Signal::TERM)?)

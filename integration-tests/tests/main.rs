@@ -5,6 +5,7 @@ mod scenarios {
     mod at_once;
     mod bans;
     mod certificates;
+    mod clones;
     mod crashes;
     mod descriptors;
     mod disk;

@@ -448,6 +448,7 @@ fn verdict(call: Call, reason: Option<Reason>) -> Verdict {
                 | Reason::JobEnded
                 | Reason::EnrolmentEnded
                 | Reason::Banned
+                | Reason::RunnerCloned
                 | Reason::LeaseNotAvailable,
             ),
         ) => Verdict::LeaseOver,

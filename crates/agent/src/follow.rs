@@ -77,6 +77,7 @@ impl Ended {
             EndCause::AnchorLost => "over: somebody deleted its anchor",
             EndCause::ServiceAccountReplaced => "over: its ServiceAccount was replaced",
             EndCause::EnrolmentReplaced => "over: the runner was enrolled anew",
+            EndCause::EnrolmentCloned => "over: this runner's identity was in use at two places",
             EndCause::Silent => "over: the issuer had not heard of this agent for too long",
             EndCause::OwnerBanned => "ended by a ban",
         };
@@ -292,7 +293,7 @@ impl Follower {
     /// Tells whom it concerns; when to come back at the earliest.
     async fn refused(&self, what: &'static str, id: CallId, error: IssuerError) -> Duration {
         let told = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-        if matches!(error.reason(), Some(Reason::EnrolmentEnded | Reason::Banned)) {
+        if matches!(error.reason(), Some(Reason::EnrolmentEnded | Reason::Banned | Reason::RunnerCloned)) {
             warn!(request_id = %id, error = %Chain(&error), what);
             self.handle.shut_out(error, id).await;
             return LONGEST_PAUSE;

@@ -1,7 +1,8 @@
-//! The runner's identity: enrolment with a join token, renewal at half life with a new key each time.
+//! The runner's identity: enrolment with a join token, renewal at half life with a new key for each certificate.
 //!
 //! An identity is used only after it is stored; when renewal fails, the old one stays. Enrolment that the issuer refuses
-//! ends the agent, because no retry helps; an issuer that cannot be reached is tried again for ever.
+//! ends the agent, because no retry helps; an issuer that cannot be reached is tried again for ever. Whose certificate has
+//! expired while the machine slept comes back with a proof of its key.
 //!
 //! Questionable: the key of an enrolment is kept in memory until it is answered. An agent that is killed in between
 //! needs a new join token.
@@ -12,19 +13,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::digest::Digest;
 use shorepass_core::id::CallId;
 use shorepass_core::refresh::retry_pause;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after, until};
 use shorepass_daemon::clock::RECHECK;
 use shorepass_daemon::telemetry::Chain;
 use shorepass_proto::local::v1::ErrorClass;
+use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_tls::{
     Identity, IdentityError, IdentityFile, IdentityFileError, JoinTokenError, JoinTokenText, KeyAndRequest,
     KeyError,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::issuer::IssuerError;
 use crate::private::{self, PrivateError};
@@ -45,6 +48,18 @@ pub(crate) trait Enrolment: Send + Sync {
 
     /// Renews the certificate of the identity that is in use.
     async fn renew(&self, call: &CallId, request_pem: &[u8]) -> Result<Granted, IssuerError>;
+
+    /// Exchanges a certificate that has expired for the next one, for the key with the digest `wanted`.
+    async fn rejoin(
+        &self,
+        call: &CallId,
+        identity: &Identity,
+        request_pem: &[u8],
+        wanted: Digest,
+    ) -> Result<Granted, IssuerError>;
+
+    /// Makes a call with the identity that is in use, so that the issuer sees it.
+    async fn show(&self, call: &CallId) -> Result<(), IssuerError>;
 
     /// From now on, this identity is used.
     fn adopt(&self, identity: &Identity);
@@ -131,10 +146,10 @@ impl Standing {
     /// What is wrong, if anything.
     pub(crate) fn problem_at(&self, now: Timestamp) -> Option<String> {
         match self.expires {
-            Some(expires) if expires <= now => Some(format!(
-                "the certificate of this runner expired at {expires}: get a new join token, move identity.pem away \
-                 and restart the agent"
-            )),
+            Some(expires) if expires <= now => {
+                let problem = self.problem.as_deref().unwrap_or("asking the issuer for the next one");
+                Some(format!("the certificate of this runner expired at {expires}: {problem}"))
+            }
             Some(_) | None => self.problem.clone(),
         }
     }
@@ -209,16 +224,16 @@ impl Keeper {
         loop {
             let due = renew_at(since, identity.expires(), crate::jitter(&*self.entropy));
             self.sleep_until(due).await;
-            let mut attempt = 0;
+            let (mut attempt, mut asking) = (0, None);
             let (call, renewed) = loop {
                 let call = self.call_id();
-                let error = match self.renew(&call).await {
+                let error = match self.renew(&call, &identity, &mut asking).await {
                     Ok(renewed) => break (call, renewed),
                     Err(error) => error,
                 };
                 let chain = Chain(&error).to_string();
                 warn!(request_id = %call, error = chain, expires = %identity.expires(), "cannot renew the certificate; trying again");
-                let problem = format!("cannot renew the certificate: {chain}");
+                let problem = format!("cannot renew the certificate: {chain}{}", error.remedy());
                 self.standing.send_modify(|standing| standing.problem = Some(problem));
                 if identity.expires() <= self.clock.now() {
                     let problem = self.standing.borrow().problem_at(self.clock.now());
@@ -233,13 +248,43 @@ impl Keeper {
             self.enrolment.adopt(&identity);
             self.stand(&identity);
             info!(request_id = %call, expires = %identity.expires(), "certificate renewed");
+            self.show().await;
         }
     }
 
-    async fn renew(&self, call: &CallId) -> Result<Identity, RenewError> {
-        let KeyAndRequest { key, request_pem } =
-            KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?;
-        let granted = self.enrolment.renew(call, &request_pem).await.map_err(RenewError::Issuer)?;
+    /// The sooner the issuer sees the renewed certificate, the sooner a copy of the one before is found out.
+    async fn show(&self) {
+        let call = self.call_id();
+        if let Err(error) = self.enrolment.show(&call).await {
+            debug!(request_id = %call, error = %Chain(&error), "the renewed certificate was not shown; the next call does that");
+        }
+    }
+
+    /// `asking` is what was asked for and not answered: an answer that was lost is given again to the same key.
+    async fn renew(
+        &self,
+        call: &CallId,
+        identity: &Identity,
+        asking: &mut Option<KeyAndRequest>,
+    ) -> Result<Identity, RenewError> {
+        let made = match asking.take() {
+            Some(made) => made,
+            None => KeyAndRequest::generate(&self.spiffe_id).map_err(RenewError::Key)?,
+        };
+        // A certificate that is over opens no connection.
+        let answer = if identity.expires() <= self.clock.now() {
+            self.enrolment.rejoin(call, identity, &made.request_pem, made.key.digest()).await
+        } else {
+            self.enrolment.renew(call, &made.request_pem).await
+        };
+        let granted = match answer {
+            Ok(granted) => granted,
+            Err(error) => {
+                *asking = Some(made);
+                return Err(RenewError::Issuer(error));
+            }
+        };
+        let KeyAndRequest { key, request_pem: _ } = made;
         let identity =
             Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(RenewError::Identity)?;
         self.file.store(&identity).map_err(RenewError::Store)?;
@@ -273,6 +318,23 @@ impl Keeper {
                 return;
             }
             sleep(left.min(RECHECK)).await;
+        }
+    }
+}
+
+impl RenewError {
+    /// What to do, where asking again does not help.
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Issuer(error)
+                if matches!(
+                    error.reason(),
+                    Some(Reason::RejoinRefused | Reason::EnrolmentEnded | Reason::RunnerCloned)
+                ) =>
+            {
+                "; get a new join token, move identity.pem away and restart the agent"
+            }
+            Self::Issuer(_) | Self::Key(_) | Self::Identity(_) | Self::Store(_) => "",
         }
     }
 }

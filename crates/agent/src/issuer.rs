@@ -204,6 +204,11 @@ impl IssuerError {
         if matches!(self.reason(), Some(Reason::EnrolmentEnded | Reason::CertificateExpired)) {
             return "get a new join token, move identity.pem away and restart the agent".to_owned();
         }
+        if self.reason() == Some(Reason::RunnerCloned) {
+            return "ask an operator, who finds out where the copy is and makes a new join token with --replace; \
+                    then move identity.pem away and restart the agent"
+                .to_owned();
+        }
         if matches!(self, Self::SessionOver) {
             return "start the job again with a new token: `shorepass job start`".to_owned();
         }
@@ -260,6 +265,8 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::EnrolmentExists
         | Reason::EnrolmentEnded
         | Reason::Banned
+        | Reason::RunnerCloned
+        | Reason::RejoinRefused
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

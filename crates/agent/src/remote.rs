@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::digest::Digest;
 use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
@@ -225,6 +226,37 @@ impl Enrolment for Remote {
         let request = v1::RenewRequest { certificate_request_pem: request_pem.to_vec() };
         let answer = self.client("Renew", call)?.renew(request).await?;
         Ok(Granted { chain_pem: answer.certificate_chain_pem, bundle_pem: answer.trust_bundle_pem })
+    }
+
+    async fn rejoin(
+        &self,
+        call: &CallId,
+        identity: &Identity,
+        request_pem: &[u8],
+        wanted: Digest,
+    ) -> Result<Granted, IssuerError> {
+        let connector = Connector::rejoin(identity, self.address.issuer.clone(), self.clock.clone());
+        let (connector, address) = (Arc::new(connector), self.address.enroll.clone());
+        let connect = move || {
+            let (connector, address) = (connector.clone(), address.clone());
+            async move { connector.connect(&address).await }
+        };
+        let client = ApiClient::new(connect, self.clock.clone(), self.entropy.clone());
+        let client = client.with_request_id(call.clone());
+        let certificate_pem = identity.certificate_pem();
+        let begin = v1::BeginRejoinRequest { certificate_pem: certificate_pem.clone() };
+        let nonce = client.begin_rejoin(begin).await?.nonce;
+        let signature = identity.prove(&nonce, wanted).map_err(|_| IssuerError::Garbled("nonce to sign"))?;
+        let certificate_request_pem = request_pem.to_vec();
+        let request = v1::RejoinRequest { certificate_pem, nonce, certificate_request_pem, signature };
+        let answer = client.rejoin(request).await?;
+        Ok(Granted { chain_pem: answer.certificate_chain_pem, bundle_pem: answer.trust_bundle_pem })
+    }
+
+    /// A heartbeat for no lease asks for nothing.
+    async fn show(&self, call: &CallId) -> Result<(), IssuerError> {
+        self.client("Heartbeat", call)?.heartbeat(v1::HeartbeatRequest::default()).await?;
+        Ok(())
     }
 
     fn adopt(&self, identity: &Identity) {

@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// List, show and revoke leases (operators)
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// List runners (operators)
+    #[command(subcommand)]
+    Runner(RunnerCommand),
     /// Lift a block that a revocation has set (operators)
     Unblock(UnblockArgs),
     /// List blocks (operators)
@@ -238,6 +241,24 @@ pub(crate) struct BlockListArgs {
     #[arg(long, value_parser = Name::parse)]
     pub(crate) role: Option<Name>,
     /// Also blocks that were lifted or have ended
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// What all operators' commands have.
+    #[command(flatten)]
+    pub(crate) operator: OperatorArgs,
+}
+
+/// What to do with runners.
+#[derive(Subcommand)]
+pub(crate) enum RunnerCommand {
+    /// List runners whose certificate is good, and those whose identity was found in use at two places; newest first
+    List(RunnerListArgs),
+}
+
+/// Which runners to list.
+#[derive(Args)]
+pub(crate) struct RunnerListArgs {
+    /// Also enrolments that were replaced, or whose certificate has expired
     #[arg(long)]
     pub(crate) all: bool,
     /// What all operators' commands have.

@@ -4,6 +4,7 @@
 //! except for the roles, which [`IssuerConfig::load_roles`] checks against the clusters. The bounds of the tunables are
 //! here, so that no one has to ask elsewhere whether a number makes sense.
 
+mod enrolment;
 mod job_issuers;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use shorepass_core::condition::Conditions;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
 
+pub use self::enrolment::EnrolmentConfig;
 pub use self::job_issuers::JobIssuerConfig;
 
 use crate::cursor::Cursor;
@@ -65,6 +67,8 @@ pub struct IssuerConfig {
     pub job_issuers: Vec<JobIssuerConfig>,
     /// Where the role documents are.
     pub role_directory: PathBuf,
+    /// How runners are let in, and back in.
+    pub enrolment: EnrolmentConfig,
     /// How long the certificates of its peers live.
     pub certificate_lifetime: Duration,
     /// How much it does at once.
@@ -184,6 +188,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         "jobIssuers",
         "roles",
         "certificates",
+        "enrolment",
         "limits",
         "receipts",
     ])?;
@@ -195,6 +200,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let job_issuers = fields.optional("jobIssuers", job_issuers::job_issuers).unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
+    let enrolment = fields.optional("enrolment", enrolment::enrolment).unwrap_or_default();
     let limits = fields.optional("limits", limits);
     let receipts_one_in = fields.optional("receipts", receipts);
     let (name, dns_names) = identity?;
@@ -210,6 +216,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         clusters: clusters?,
         job_issuers,
         role_directory: role_directory?,
+        enrolment,
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
         limits: limits.unwrap_or_default(),
         receipts_one_in: receipts_one_in.unwrap_or(RECEIPTS_ONE_IN),

@@ -102,6 +102,9 @@ pub struct Line {
     /// SHA-256 of a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// How many certificates of an enrolment have been in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// The uid of who made an identity on the issuer's machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
@@ -210,6 +213,17 @@ pub fn line(change: &Change) -> Line {
         }
         Change::Enrolled { enrolment } => of_enrolment("runner.enrolled", enrolment, enrolment.created),
         Change::Renewed { enrolment, at } => of_enrolment("runner.renewed", enrolment, *at),
+        Change::RenewalUsed { enrolment, at } => of_enrolment("runner.renewal-used", enrolment, *at),
+        Change::Rejoined { enrolment, at } => of_enrolment("runner.rejoined", enrolment, *at),
+        Change::EnrolmentCloned { enrolment } => {
+            let cloned = enrolment.cloned.as_ref();
+            let when = cloned.map_or(enrolment.created, |cloned| cloned.at);
+            Line {
+                certificate: cloned.map(|cloned| cloned.certificate.to_string()),
+                reason: cloned.map(|cloned| cloned.cause.describe().to_owned()),
+                ..of_enrolment("runner.cloned", enrolment, when)
+            }
+        }
         Change::EnrolmentReplaced { enrolment } => {
             of_enrolment("runner.replaced", enrolment, enrolment.replaced.unwrap_or(enrolment.created))
         }
@@ -391,6 +405,7 @@ fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> 
     Line {
         caller: text(&enrolment.spiffe_id),
         enrolment: text(enrolment.id),
+        generation: Some(enrolment.generation).filter(|generation| *generation > 0),
         labels: labels(&enrolment.labels),
         until: text(enrolment.certificate_expires),
         ..at(event, time)

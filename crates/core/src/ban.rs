@@ -181,6 +181,7 @@ mod tests {
             issued: Timestamp::MAX,
             expires: Timestamp::MAX,
             certificate: Digest::of_bytes(b"certificate"),
+            key: Digest::of_bytes(b"key"),
         });
         Ban::set(banned, None, &by, "lost".to_owned(), Timestamp::UNIX_EPOCH)
     }

@@ -195,6 +195,8 @@ pub struct VerifiedPeer {
     pub expires: Timestamp,
     /// SHA-256 of the certificate, DER: names it in audit lines.
     pub certificate: Digest,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo, DER): tells which of a lineage it is.
+    pub key: Digest,
 }
 
 /// A verified peer.
@@ -239,6 +241,11 @@ impl Caller {
         self.peer.certificate
     }
 
+    /// SHA-256 of its certificate's public key (SubjectPublicKeyInfo, DER).
+    pub fn key(&self) -> Digest {
+        self.peer.key
+    }
+
     /// As the owner of what it creates.
     pub fn owner(&self) -> Owner {
         Owner { spiffe_id: self.peer.spiffe_id.clone(), enrolment: self.peer.enrolment }
@@ -277,6 +284,7 @@ mod tests {
             issued: expires,
             expires,
             certificate: Digest::of_bytes(b"certificate"),
+            key: Digest::of_bytes(b"key"),
         })
     }
 

@@ -1,9 +1,13 @@
-//! Join tokens and enrolments: how a runner's name comes to a key.
+//! Join tokens and enrolments: how a runner's name comes to a key. What becomes of that key is in [`lineage`](self::lineage).
 //!
 //! The secret of a join token is kept nowhere: the ledger has its SHA-256 (the secret is 256 random bits, so a plain
 //! digest is enough). Taking a token is one conditional commit, durable before anything is signed.
 
-use crate::caller::{Owner, SpiffeId};
+pub mod lineage;
+
+pub use self::lineage::{CertificateUse, CloneCause, Cloned, Enrolment, Life, Renewal, Standing};
+
+use crate::caller::SpiffeId;
 use crate::digest::Digest;
 use crate::id::EnrolmentId;
 use crate::labels::Labels;
@@ -91,49 +95,6 @@ impl JoinToken {
     /// The token after its use.
     pub fn take(self, taken: Taken) -> Self {
         Self { taken: Some(taken), revision: self.revision.next(), ..self }
-    }
-}
-
-/// A runner's right to its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Enrolment {
-    /// Its name.
-    pub id: EnrolmentId,
-    /// The runner.
-    pub spiffe_id: SpiffeId,
-    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of its newest certificate.
-    pub key: Digest,
-    /// What whoever let it in says about it; a runner that is enrolled anew has those of the new enrolment.
-    pub labels: Labels,
-    /// When it was made.
-    pub created: Timestamp,
-    /// When its newest certificate ends.
-    pub certificate_expires: Timestamp,
-    /// When another enrolment took its name.
-    pub replaced: Option<Timestamp>,
-    /// Counts its changes, from 1.
-    pub revision: Revision,
-}
-
-impl Enrolment {
-    /// Whether its certificates are accepted and its name is taken.
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        self.replaced.is_none() && now < self.certificate_expires
-    }
-
-    /// The enrolment with its next certificate.
-    pub fn renew(self, key: Digest, certificate_expires: Timestamp) -> Self {
-        Self { key, certificate_expires, revision: self.revision.next(), ..self }
-    }
-
-    /// The enrolment after another took its name.
-    pub fn replace(self, at: Timestamp) -> Self {
-        Self { replaced: Some(at), revision: self.revision.next(), ..self }
-    }
-
-    /// As the owner of leases.
-    pub fn owner(&self) -> Owner {
-        Owner { spiffe_id: self.spiffe_id.clone(), enrolment: self.id }
     }
 }
 

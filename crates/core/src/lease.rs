@@ -150,6 +150,8 @@ pub enum EndCause {
     ServiceAccountReplaced,
     /// Its owner's enrolment was replaced.
     EnrolmentReplaced,
+    /// Its owner's identity was found in use at two places.
+    EnrolmentCloned,
     /// Its owner was not heard of for longer than the role allows.
     Silence,
     /// Its owner was banned.
@@ -173,6 +175,9 @@ impl EndCause {
             Self::AnchorLost => "lost its anchor: somebody deleted the Secret".to_owned(),
             Self::ServiceAccountReplaced => "ended because its ServiceAccount was replaced".to_owned(),
             Self::EnrolmentReplaced => "ended because its runner was enrolled anew".to_owned(),
+            Self::EnrolmentCloned => {
+                "ended because its runner's identity was in use at two places".to_owned()
+            }
             Self::Silence => "ended because its owner was silent for longer than the role allows".to_owned(),
             // Why is for operators: this is told to the owner.
             Self::OwnerBanned { by, reason: _ } => format!("ended because its owner was banned by {by}"),

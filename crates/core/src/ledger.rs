@@ -195,6 +195,25 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A renewed certificate was used for the first time.
+    RenewalUsed {
+        /// The enrolment.
+        enrolment: Enrolment,
+        /// When.
+        at: Timestamp,
+    },
+    /// A runner came back after its certificate had ended.
+    Rejoined {
+        /// The enrolment.
+        enrolment: Enrolment,
+        /// When.
+        at: Timestamp,
+    },
+    /// A runner's identity was found in use at two places; its enrolment ends.
+    EnrolmentCloned {
+        /// The enrolment that ended.
+        enrolment: Enrolment,
+    },
     /// A runner's enrolment gave way to another of the same name.
     EnrolmentReplaced {
         /// The enrolment that ended.

@@ -46,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::clusters::{connect, unclaimed};
 use crate::coordination::Presence;
+use crate::enrol::Lifetimes;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
@@ -251,7 +252,7 @@ impl Parts {
             outside,
             authority.clone(),
             config.trust_domain.clone(),
-            config.certificate_lifetime,
+            Lifetimes { certificate: config.certificate_lifetime, rejoin: config.enrolment.rejoin_window },
             config.receipts_one_in.get(),
         );
         Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })

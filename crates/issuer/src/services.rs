@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::Caller;
-use shorepass_core::id::{BlockId, CallId, JobId, LeaseId};
+use shorepass_core::enrolment::Enrolment;
+use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::Job;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, MintedToken};
@@ -18,8 +19,8 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::policy::{Ask, Asker};
 use shorepass_rpc::api::{
     Administration, BlocksAsked, Certificate, Credentials, Delivery, Enrolling as Presented, Enrolments,
-    JoinTokenAsked, LeaseView, NewJoinToken, OfferedRole, Page, Presented as Shown, RequestKey, Revocation,
-    RevokeStep, Shutout,
+    JoinTokenAsked, LeaseView, NewJoinToken, Nonce, OfferedRole, Page, Presented as Shown, Rejoining,
+    RequestKey, Revocation, RevokeStep, Shutout,
 };
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
@@ -28,7 +29,7 @@ use tracing::Instrument as _;
 
 use crate::admin::{Acts, Views};
 use crate::ban::Banning;
-use crate::enrol::Enrolling;
+use crate::enrol::{Enrolling, Lifetimes};
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, Refusing, ledger_refused};
@@ -67,7 +68,7 @@ impl UseCases {
         outside: Arc<Outside>,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
-        certificate_lifetime: Duration,
+        lifetimes: Lifetimes,
         receipts_one_in: u32,
     ) -> Self {
         let jobs = Jobs::new(outside.clone());
@@ -79,13 +80,7 @@ impl UseCases {
             revoking: Revoking::new(ends.clone(), views.clone()),
             banning: Banning::new(outside.clone(), ends.clone(), trust_domain.clone()),
             acts: Acts::new(outside.clone(), authority.key_digest()),
-            enrolling: Enrolling::new(
-                outside.clone(),
-                ends.clone(),
-                authority,
-                trust_domain,
-                certificate_lifetime,
-            ),
+            enrolling: Enrolling::new(outside.clone(), ends.clone(), authority, trust_domain, lifetimes),
             outside,
             proving,
             jobs,
@@ -186,9 +181,24 @@ impl Enrolments for UseCases {
         to_the_end(async move { this.enrolling.enroll(enrolling).await }).await
     }
 
+    async fn begin_rejoin(&self, certificate_pem: Vec<u8>) -> Result<Nonce, Refused> {
+        self.enrolling.begin_rejoin(&certificate_pem).await
+    }
+
+    async fn rejoin(&self, rejoining: Rejoining) -> Result<Certificate, Refused> {
+        let this = self.clone();
+        to_the_end(async move { this.enrolling.rejoin(rejoining).await }).await
+    }
+
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused> {
         let (this, caller) = (self.clone(), caller.clone());
         to_the_end(async move { this.enrolling.renew(&caller, &certificate_request_pem).await }).await
+    }
+
+    async fn admit(&self, caller: &Caller) -> Result<(), Refused> {
+        let Some(noticed) = self.enrolling.admit(caller)? else { return Ok(()) };
+        let (this, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { this.enrolling.note(&caller, noticed).await }).await
     }
 
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused> {
@@ -262,6 +272,16 @@ impl Administration for UseCases {
         limit: usize,
     ) -> Result<Page<Ban, BanKey>, Refused> {
         self.banning.page(include_lifted, after, limit)
+    }
+
+    async fn list_runners(
+        &self,
+        _caller: &Caller,
+        include_ended: bool,
+        before: Option<EnrolmentId>,
+        limit: usize,
+    ) -> Result<Page<Enrolment, EnrolmentId>, Refused> {
+        self.views.runners(include_ended, before, limit)
     }
 
     async fn find_token(&self, _caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused> {

@@ -11,7 +11,8 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{BlockId, CallId, JobId, LeaseId, RequestId};
+use shorepass_core::enrolment::Enrolment;
+use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Job};
 use shorepass_core::job_token::JobToken;
 use shorepass_core::labels::Labels;
@@ -144,21 +145,53 @@ impl std::fmt::Debug for Enrolling {
     }
 }
 
+/// A nonce to rejoin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nonce {
+    /// What is to be signed.
+    pub bytes: Vec<u8>,
+    /// How long it is good.
+    pub valid_for: Duration,
+}
+
+/// An expired certificate, and the proof that its key is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejoining {
+    /// The certificate, PEM.
+    pub certificate_pem: Vec<u8>,
+    /// The nonce that was given for it.
+    pub nonce: Vec<u8>,
+    /// PKCS #10, PEM, for the next key.
+    pub certificate_request_pem: Vec<u8>,
+    /// By the certificate's key.
+    pub signature: Vec<u8>,
+}
+
 /// How runners get and keep their identity.
 #[async_trait]
 pub trait Enrolments: Send + Sync {
     /// Exchanges a join token for a certificate.
     async fn enroll(&self, enrolling: Enrolling) -> Result<Certificate, Refused>;
 
+    /// Gives a nonce to whoever shows a certificate that may rejoin.
+    async fn begin_rejoin(&self, certificate_pem: Vec<u8>) -> Result<Nonce, Refused>;
+
+    /// Exchanges an expired certificate for the next one.
+    async fn rejoin(&self, rejoining: Rejoining) -> Result<Certificate, Refused>;
+
     /// Renews the caller's certificate.
     async fn renew(&self, caller: &Caller, certificate_request_pem: Vec<u8>) -> Result<Certificate, Refused>;
 
-    /// Whether the caller's enrolment still stands and nobody has banned it; asked before every RPC with a certificate and
-    /// for every message of a stream, so that it must not wait for anything.
+    /// Lets a call in, or says why not; asked before every RPC with a certificate. It may notice something about the
+    /// certificate that has to be recorded first.
+    async fn admit(&self, caller: &Caller) -> Result<(), Refused>;
+
+    /// Whether the caller's enrolment still stands and nobody has banned it; asked for every message of a stream, so that
+    /// it must not wait for anything.
     fn check_enrolment(&self, caller: &Caller) -> Result<(), Refused>;
 
     /// Records a refusal that the middleware made, and returns it with its decision id; where it cannot be recorded,
-    /// returns why. Asked for a wrong kind of caller, a ban, an ended enrolment and an expired certificate, after the rate.
+    /// returns why. Asked for a wrong kind of caller, a ban, an enrolment that is over and an expired certificate, after the rate.
     async fn refused(&self, caller: Option<&Caller>, method: &'static str, refused: Refused) -> Refused;
 }
 
@@ -334,6 +367,15 @@ pub trait Administration: Send + Sync {
         after: Option<BanKey>,
         limit: usize,
     ) -> Result<Page<Ban, BanKey>, Refused>;
+
+    /// Enrolments older than `before`, newest first; without `include_ended` those that live, or need an operator.
+    async fn list_runners(
+        &self,
+        caller: &Caller,
+        include_ended: bool,
+        before: Option<EnrolmentId>,
+        limit: usize,
+    ) -> Result<Page<Enrolment, EnrolmentId>, Refused>;
 
     /// Finds a token by its `jti`.
     async fn find_token(&self, caller: &Caller, jti: &str) -> Result<(MintedToken, LeaseView), Refused>;

@@ -157,6 +157,20 @@ impl ApiClient {
         self.call(request, |channel, request| async move { enrollment(channel).enroll(request).await }).await
     }
 
+    /// EnrollmentService.BeginRejoin
+    pub async fn begin_rejoin(
+        &self,
+        request: v1::BeginRejoinRequest,
+    ) -> Result<v1::BeginRejoinResponse, ClientError> {
+        let call = |channel, request| async move { enrollment(channel).begin_rejoin(request).await };
+        self.call(request, call).await
+    }
+
+    /// EnrollmentService.Rejoin
+    pub async fn rejoin(&self, request: v1::RejoinRequest) -> Result<v1::RejoinResponse, ClientError> {
+        self.call(request, |channel, request| async move { enrollment(channel).rejoin(request).await }).await
+    }
+
     /// EnrollmentService.Renew
     pub async fn renew(&self, request: v1::RenewRequest) -> Result<v1::RenewResponse, ClientError> {
         self.call(request, |channel, request| async move { enrollment(channel).renew(request).await }).await
@@ -207,6 +221,14 @@ impl ApiClient {
     /// AdminService.ListBans
     pub async fn list_bans(&self, request: v1::ListBansRequest) -> Result<v1::ListBansResponse, ClientError> {
         self.call(request, |channel, request| async move { admin(channel).list_bans(request).await }).await
+    }
+
+    /// AdminService.ListRunners
+    pub async fn list_runners(
+        &self,
+        request: v1::ListRunnersRequest,
+    ) -> Result<v1::ListRunnersResponse, ClientError> {
+        self.call(request, |channel, request| async move { admin(channel).list_runners(request).await }).await
     }
 
     /// AdminService.FindToken

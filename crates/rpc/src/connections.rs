@@ -104,6 +104,7 @@ mod tests {
             issued: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,
             certificate: Digest::of_bytes(b"certificate"),
+            key: Digest::of_bytes(b"key"),
         })
     }
 

@@ -57,7 +57,7 @@ macro_rules! row {
 }
 
 /// All methods.
-pub const METHODS: [Method; 20] = [
+pub const METHODS: [Method; 23] = [
     row!(Credential, "CredentialService", "StartJob", CLIENTS, false),
     row!(Credential, "CredentialService", "EndJob", CLIENTS, false),
     row!(Credential, "CredentialService", "Issue", CLIENTS, false),
@@ -67,6 +67,8 @@ pub const METHODS: [Method; 20] = [
     row!(Credential, "CredentialService", "Heartbeat", CLIENTS, false),
     row!(Credential, "CredentialService", "Watch", CLIENTS, true),
     row!(Enrollment, "EnrollmentService", "Enroll", Callers::Anonymous, false),
+    row!(Enrollment, "EnrollmentService", "BeginRejoin", Callers::Anonymous, false),
+    row!(Enrollment, "EnrollmentService", "Rejoin", Callers::Anonymous, false),
     row!(Enrollment, "EnrollmentService", "Renew", RUNNERS, false),
     row!(Admin, "AdminService", "ListLeases", OPERATORS, false),
     row!(Admin, "AdminService", "GetLease", OPERATORS, false),
@@ -76,6 +78,7 @@ pub const METHODS: [Method; 20] = [
     row!(Admin, "AdminService", "Ban", OPERATORS, false),
     row!(Admin, "AdminService", "Unban", OPERATORS, false),
     row!(Admin, "AdminService", "ListBans", OPERATORS, false),
+    row!(Admin, "AdminService", "ListRunners", OPERATORS, false),
     row!(Admin, "AdminService", "FindToken", OPERATORS, false),
     row!(Admin, "AdminService", "CreateJoinToken", OPERATORS, false),
 ];

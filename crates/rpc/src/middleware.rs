@@ -134,7 +134,7 @@ impl Connection {
         }
         let _slot = self.slots.try_acquire().map_err(|_| shed())?;
         self.listener.rate.admit(self.caller.as_deref(), self.peer)?;
-        if let Err(refused) = self.check(method) {
+        if let Err(refused) = self.check(method).await {
             return self.refuse(method, refused).await;
         }
         self.used.store(true, Ordering::Relaxed);
@@ -147,13 +147,13 @@ impl Connection {
         Ok(response)
     }
 
-    fn check(&self, method: &Method) -> Result<(), Refused> {
+    async fn check(&self, method: &Method) -> Result<(), Refused> {
         if let Some(caller) = &self.caller {
             check_certificate(caller, self.listener.clock.now())?;
         }
         check_kind(method, self.listener.kind, self.caller.as_deref().map(Caller::kind))?;
         match &self.caller {
-            Some(caller) => self.listener.enrolments.check_enrolment(caller),
+            Some(caller) => self.listener.enrolments.admit(caller).await,
             None => Ok(()),
         }
     }
@@ -162,7 +162,11 @@ impl Connection {
     async fn refuse(&self, method: &Method, refused: Refused) -> Result<http::Response<Body>, Status> {
         let decided = matches!(
             refused.reason,
-            Reason::CertificateExpired | Reason::CallerKind | Reason::EnrolmentEnded | Reason::Banned
+            Reason::CertificateExpired
+                | Reason::CallerKind
+                | Reason::EnrolmentEnded
+                | Reason::Banned
+                | Reason::RunnerCloned
         );
         if !decided {
             return Err(refused.into());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use shorepass_core::caller::Caller;
+use shorepass_core::enrolment::Enrolment;
 use shorepass_core::time::{Clock, Timestamp};
 use shorepass_proto::v1;
 use tokio_util::task::TaskTracker;
@@ -272,6 +273,26 @@ impl EnrollmentService for EnrollmentApi {
         Ok(Response::new(answers::enrolled(certificate)))
     }
 
+    async fn begin_rejoin(
+        &self,
+        request: Request<v1::BeginRejoinRequest>,
+    ) -> Result<Response<v1::BeginRejoinResponse>, Status> {
+        let certificate = requests::begin_rejoin(request.into_inner())?;
+        let enrolments = self.enrolments.clone();
+        let nonce = self.work.finish(async move { enrolments.begin_rejoin(certificate).await }).await?;
+        Ok(Response::new(answers::nonce(nonce)))
+    }
+
+    async fn rejoin(
+        &self,
+        request: Request<v1::RejoinRequest>,
+    ) -> Result<Response<v1::RejoinResponse>, Status> {
+        let rejoining = requests::rejoin(request.into_inner())?;
+        let enrolments = self.enrolments.clone();
+        let certificate = self.work.finish(async move { enrolments.rejoin(rejoining).await }).await?;
+        Ok(Response::new(answers::rejoined(certificate)))
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let (caller, message) = authentic(request)?;
         let certificate_request = requests::renew(message)?;
@@ -387,6 +408,21 @@ impl AdminService for AdminApi {
         let page = self.work.finish(call).await?;
         let (bans, next_page_token) = pages::write(page, answers::ban, |ban| ban.banned.key());
         Ok(Response::new(v1::ListBansResponse { bans, next_page_token }))
+    }
+
+    async fn list_runners(
+        &self,
+        request: Request<v1::ListRunnersRequest>,
+    ) -> Result<Response<v1::ListRunnersResponse>, Status> {
+        let (caller, message) = authentic(request)?;
+        let (include_ended, before, limit) = requests::list_runners(message)?;
+        let administration = self.administration.clone();
+        let call = async move { administration.list_runners(&caller, include_ended, before, limit).await };
+        let page = self.work.finish(call).await?;
+        let now = self.work.now();
+        let runner = |enrolment: &Enrolment| answers::runner(enrolment, now);
+        let (runners, next_page_token) = pages::write(page, runner, |enrolment| enrolment.id);
+        Ok(Response::new(v1::ListRunnersResponse { runners, next_page_token }))
     }
 
     async fn find_token(

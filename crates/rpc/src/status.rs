@@ -51,14 +51,16 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::JobTokenUsed
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
-        | Reason::EnrolmentEnded => Code::Unauthenticated,
+        | Reason::EnrolmentEnded
+        | Reason::RejoinRefused => Code::Unauthenticated,
         Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
         | Reason::JobNotAvailable
         | Reason::RunnerNameNotAllowed
         | Reason::Blocked
-        | Reason::Banned => Code::PermissionDenied,
+        | Reason::Banned
+        | Reason::RunnerCloned => Code::PermissionDenied,
         Reason::LeaseEnded
         | Reason::JobEnded
         | Reason::EnrolmentExists
@@ -319,12 +321,12 @@ mod tests {
             (
                 Code::Unauthenticated,
                 "JOIN_TOKEN_UNKNOWN JOIN_TOKEN_USED JOIN_TOKEN_EXPIRED TRUST_DOMAIN_UNKNOWN CERTIFICATE_EXPIRED \
-                 ENROLMENT_ENDED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
+                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
             ),
             (
                 Code::PermissionDenied,
                 "CALLER_KIND ROLE_NOT_AVAILABLE LEASE_NOT_AVAILABLE BLOCKED JOB_NOT_AVAILABLE \
-                 RUNNER_NAME_NOT_ALLOWED BANNED",
+                 RUNNER_NAME_NOT_ALLOWED BANNED RUNNER_CLONED",
             ),
             (
                 Code::FailedPrecondition,

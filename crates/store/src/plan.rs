@@ -143,9 +143,11 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             trim::put(trim::Kind::Enrolment, enrolment.certificate_expires, &enrolment.key(), rows);
             put_latest(enrolment, rows);
         }
-        Change::Renewed { enrolment, at: _ } | Change::EnrolmentReplaced { enrolment } => {
-            put(enrolment, rows)
-        }
+        Change::Renewed { enrolment, at: _ }
+        | Change::RenewalUsed { enrolment, at: _ }
+        | Change::Rejoined { enrolment, at: _ }
+        | Change::EnrolmentCloned { enrolment }
+        | Change::EnrolmentReplaced { enrolment } => put(enrolment, rows),
         Change::IdentityCreated { identity } => {
             put(identity, rows);
             put_latest_identity(identity, rows);
@@ -252,12 +254,16 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
             not_banned(&enrolment.owner(), view)?;
             still_free(enrolment, view)
         }
-        Change::Renewed { enrolment, at: _ } => {
+        Change::Renewed { enrolment, at: _ }
+        | Change::RenewalUsed { enrolment, at: _ }
+        | Change::Rejoined { enrolment, at: _ } => {
             follows(enrolment, view)?;
             not_banned(&enrolment.owner(), view)
         }
         Change::IdentityCreated { identity } => follows(identity, view),
-        Change::EnrolmentReplaced { enrolment } => follows(enrolment, view),
+        Change::EnrolmentReplaced { enrolment } | Change::EnrolmentCloned { enrolment } => {
+            follows(enrolment, view)
+        }
         Change::BanSet { ban } | Change::BanLifted { ban } => follows(ban, view),
         Change::Refused { refusal: _ } => Ok(()),
     }
@@ -290,7 +296,7 @@ fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
     if let Some(job) = rows::job(view, job)?.filter(|job| job.ended.is_some()) {
         return Err(LedgerError::Conflict(job.name()));
     }
-    if let Some(enrolment) = replaced(owner, view)? {
+    if let Some(enrolment) = over(owner, view)? {
         return Err(LedgerError::Conflict(enrolment.name()));
     }
     let mut blocks = rows::blocks(view, &owner.spiffe_id, role)?;
@@ -302,8 +308,8 @@ fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
     }
 }
 
-fn replaced(owner: &Owner, view: &dyn View) -> Result<Option<Enrolment>, ReadError> {
-    Ok(rows::enrolment(view, owner.enrolment)?.filter(|enrolment| enrolment.replaced.is_some()))
+fn over(owner: &Owner, view: &dyn View) -> Result<Option<Enrolment>, ReadError> {
+    Ok(rows::enrolment(view, owner.enrolment)?.filter(Enrolment::is_over))
 }
 
 fn still_live(token: &MintedToken, view: &dyn View) -> Result<(), LedgerError> {

@@ -12,7 +12,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
+use shorepass_core::enrolment::{Enrolment, JoinToken, Life, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, DecisionId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
@@ -269,16 +269,10 @@ pub(crate) fn join_token_taken(number: u8, by: u8) -> Change {
 
 /// Of the same runner, whatever the number; its certificate ends an hour later.
 pub(crate) fn enrolment(number: u8) -> Enrolment {
-    Enrolment {
-        id: EnrolmentId::generate(second(number.into()), &Seed::new(number)),
-        spiffe_id: owner().spiffe_id,
-        key: Digest::of_bytes(&[number]),
-        labels: Labels::parse(["env=prod"]).unwrap(),
-        created: second(number.into()),
-        certificate_expires: second(i64::from(number) + 3600),
-        replaced: None,
-        revision: Revision::FIRST,
-    }
+    let id = EnrolmentId::generate(second(number.into()), &Seed::new(number));
+    let life = Life { from: second(number.into()), until: second(i64::from(number) + 3600) };
+    let labels = Labels::parse(["env=prod"]).unwrap();
+    Enrolment::first(id, owner().spiffe_id, labels, Digest::of_bytes(&[number]), life)
 }
 
 pub(crate) fn enrolled(number: u8) -> Change {

@@ -222,6 +222,10 @@ impl Authority {
         Ok(Self { key, certificate, trust_domain: trust_domain.clone(), entropy })
     }
 
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
     /// Whose CA it is.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

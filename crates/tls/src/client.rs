@@ -47,6 +47,8 @@ enum Access {
     Api(Arc<CurrentIdentity>),
     /// With nothing but a join token, to the `enroll` listener.
     Enroll(Digest),
+    /// With a bundle and no certificate, to the `enroll` listener.
+    Rejoin(Arc<RootCertStore>),
 }
 
 /// The identity that the next connection uses; connectors share it with whoever renews it.
@@ -150,6 +152,12 @@ impl Connector {
         Self { issuer, access: Access::Enroll(ca), clock, deadline: CONNECT_DEADLINE }
     }
 
+    /// For the `enroll` listener of this issuer, known by the bundle of an identity whose certificate is not shown.
+    pub fn rejoin(identity: &Identity, issuer: SpiffeId, clock: Arc<dyn Clock>) -> Self {
+        let access = Access::Rejoin(Arc::clone(&identity.anchors));
+        Self { issuer, access, clock, deadline: CONNECT_DEADLINE }
+    }
+
     /// With another deadline than [`CONNECT_DEADLINE`].
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
@@ -188,6 +196,7 @@ impl Connector {
                 (Anchor::Bundle(Arc::clone(&held.anchors)), Some(Arc::clone(&held.resolver)))
             }
             Access::Enroll(ca) => (Anchor::Key(*ca), None),
+            Access::Rejoin(anchors) => (Anchor::Bundle(Arc::clone(anchors)), None),
         };
         let verifier = IssuerVerifier { expected: self.issuer.clone(), anchor, finding: finding.handle() };
         let time = Arc::new(WallTime(Arc::clone(&self.clock)));

@@ -119,6 +119,14 @@ impl Identity {
         self.certificate
     }
 
+    pub(crate) fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    pub(crate) fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.chain.first()
+    }
+
     /// Key, chain and bundle, PEM.
     pub fn expose(&self) -> Zeroizing<String> {
         let certificates: String =

@@ -107,6 +107,7 @@ impl ClientVerifier {
             issued: after(leaf.not_before, BACKDATED),
             expires: leaf.expires,
             certificate: leaf.certificate,
+            key: leaf.key,
         })
     }
 }

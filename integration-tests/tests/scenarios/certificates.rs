@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration_tests::agent;
+use integration_tests::agent::{self, AgentUnderTest};
 use integration_tests::client::{self, Client, refused};
 use integration_tests::issuer::{self, IssuerUnderTest};
 use integration_tests::job::Job;
@@ -81,10 +81,13 @@ async fn certificates_are_renewed_and_exchanged_under_load_without_a_failed_call
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_expires_closes_its_open_connection_and_opens_no_other() -> Result<()> {
+async fn a_certificate_that_expires_closes_its_open_connection_opens_no_other_and_is_exchanged_by_its_agent()
+-> Result<()> {
     let site = Site::new("expired").await?;
     let knobs = issuer::Knobs { certificates: "20s", ..issuer::Knobs::default() };
     let issuer = IssuerUnderTest::start(&site, knobs).await?;
+    let mut agent = AgentUnderTest::start(&issuer, "test-2", agent::Knobs::default()).await?;
+    agent.process()?.pause()?; // as a machine that is suspended
     let (runner, expires) = Runner::enrol(&issuer, "test-1").await?;
     let call = || runner.client.call(ApiClient::list_roles, ListRolesRequest::default());
     call().await?;
@@ -106,6 +109,21 @@ async fn a_certificate_that_expires_closes_its_open_connection_and_opens_no_othe
     wait::until("the line about it", Duration::from_secs(5), async || {
         let log = issuer.log();
         Ok(if log.contains("handshake refused") { Seen::Ready(()) } else { Seen::NotYet(log) })
+    })
+    .await?;
+
+    // The agent's certificate is older than the runner's.
+    agent.process()?.go_on()?;
+    wait::until("an agent that has come back", Duration::from_secs(20), async || {
+        let came_back = issuer.audit()?.iter().any(|line| line["event"] == "runner.rejoined");
+        Ok(if came_back { Seen::Ready(()) } else { Seen::NotYet(agent.log()) })
+    })
+    .await?;
+    wait::until("a token", Duration::from_secs(10), async || {
+        Ok(match agent.token(DEPLOY.name) {
+            Ok(_) => Seen::Ready(()),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
     })
     .await
 }

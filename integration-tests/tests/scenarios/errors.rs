@@ -62,6 +62,8 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::RecordNotFound => (Code::NotFound, ""),
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
+        Reason::RejoinRefused => (Code::Unauthenticated, ": ask "),
+        Reason::RunnerCloned => (Code::PermissionDenied, "to make a join token with --replace"),
         Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
         Reason::JobTokenRejected => (Code::Unauthenticated, "CI system"),
         Reason::JobTokenExpired => (Code::Unauthenticated, "use it at once"),
@@ -111,6 +113,8 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
             Ok(errors)
         }
         Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
+        Reason::RejoinRefused => callers::rejoins_that_prove_nothing(stage).await,
+        Reason::RunnerCloned => callers::cloned_runner(stage).await,
         Reason::QuotaExceeded => clusters::used_up_quota(stage).await,
         Reason::JobTokenRejected => jobs::rejected_tokens(stage).await,
         Reason::JobTokenExpired => jobs::expired_token(stage).await,

@@ -37,7 +37,7 @@ fn declared(method: &str) -> Result<&'static [Kind]> {
         | "CredentialService/Heartbeat"
         | "CredentialService/Watch"
         | "CredentialService/ListRoles" => &[Kind::Runner, Kind::Platform],
-        "EnrollmentService/Enroll" => &[],
+        "EnrollmentService/Enroll" | "EnrollmentService/BeginRejoin" | "EnrollmentService/Rejoin" => &[],
         "EnrollmentService/Renew" => &[Kind::Runner],
         "AdminService/ListLeases"
         | "AdminService/GetLease"
@@ -47,6 +47,7 @@ fn declared(method: &str) -> Result<&'static [Kind]> {
         | "AdminService/Ban"
         | "AdminService/Unban"
         | "AdminService/ListBans"
+        | "AdminService/ListRunners"
         | "AdminService/FindToken"
         | "AdminService/CreateJoinToken" => &[Kind::Operator],
         other => bail!("{other} has no declared callers: say here who may call it, and in the method table"),
@@ -134,6 +135,10 @@ impl Scene {
                 let (join_token, name) = (self.join_token.clone(), "test-new".to_owned());
                 v1::EnrollRequest { join_token, name, certificate_request_pem }.encode_to_vec()
             }
+            "EnrollmentService/BeginRejoin" => {
+                v1::BeginRejoinRequest { certificate_pem: b"none".to_vec() }.encode_to_vec()
+            }
+            "EnrollmentService/Rejoin" => v1::RejoinRequest::default().encode_to_vec(),
             "EnrollmentService/Renew" => v1::RenewRequest { certificate_request_pem }.encode_to_vec(),
             "AdminService/GetLease" => v1::GetLeaseRequest { lease_id }.encode_to_vec(),
             "AdminService/RevokeLeases" => {
@@ -154,7 +159,8 @@ impl Scene {
             "CredentialService/ListRoles"
             | "AdminService/ListLeases"
             | "AdminService/ListBlocks"
-            | "AdminService/ListBans" => Vec::new(),
+            | "AdminService/ListBans"
+            | "AdminService/ListRunners" => Vec::new(),
             other => bail!("{other} has no message here"),
         })
     }
@@ -226,7 +232,7 @@ async fn callers_of_another_kind_are_refused_every_method_and_change_nothing() -
 }
 
 #[tokio::test]
-async fn peers_without_a_certificate_can_enrol_and_nothing_else() -> Result<()> {
+async fn peers_without_a_certificate_can_enrol_rejoin_and_nothing_else() -> Result<()> {
     let scene = scene().await?;
     let before = scene.condition().await?;
     let addresses = scene.issuer.addresses();

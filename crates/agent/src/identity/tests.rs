@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shorepass_core::id::{CallId, EnrolmentId, RequestId};
 use shorepass_core::name::TrustDomain;
@@ -23,6 +24,8 @@ struct FakeAuthority {
     keys: Mutex<Vec<String>>,
     calls: Mutex<Vec<CallId>>,
     adopted: Mutex<Vec<Timestamp>>,
+    shown: AtomicUsize,
+    rejoined: AtomicUsize,
 }
 
 impl FakeAuthority {
@@ -59,6 +62,24 @@ impl Enrolment for FakeAuthority {
         self.sign(call, request_pem)
     }
 
+    async fn rejoin(
+        &self,
+        call: &CallId,
+        identity: &Identity,
+        request_pem: &[u8],
+        wanted: Digest,
+    ) -> Result<Granted, IssuerError> {
+        assert!(identity.expires() <= self.clock.now());
+        assert_eq!(CertificateRequest::parse(request_pem).unwrap().key(), wanted);
+        self.rejoined.fetch_add(1, Ordering::SeqCst);
+        self.sign(call, request_pem)
+    }
+
+    async fn show(&self, _: &CallId) -> Result<(), IssuerError> {
+        self.shown.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
     fn adopt(&self, identity: &Identity) {
         self.adopted.lock().unwrap().push(identity.expires());
     }
@@ -91,6 +112,8 @@ impl World {
             keys: Mutex::default(),
             calls: Mutex::default(),
             adopted: Mutex::default(),
+            shown: AtomicUsize::default(),
+            rejoined: AtomicUsize::default(),
         });
         let join_token_file = directory.path().join("join-token");
         let text = JoinTokenText::generate(authority.authority.key_digest(), &*entropy).expose();
@@ -191,6 +214,7 @@ async fn the_certificate_is_renewed_at_half_of_its_life_with_a_new_key() {
     assert_eq!(*world.authority.adopted.lock().unwrap(), [first, world.stored().expires()]);
     let keys = world.authority.keys.lock().unwrap();
     assert_ne!(keys[0], keys[1]);
+    assert_eq!(world.authority.shown.load(Ordering::SeqCst), 1, "the issuer sees it at once");
     let calls = world.authority.calls.lock().unwrap();
     assert!(calls[0] != calls[1] && calls.iter().all(|call| RequestId::parse(call.as_str()).is_ok()));
 }
@@ -208,9 +232,17 @@ async fn a_failed_renewal_keeps_the_identity_and_says_so() {
     assert!(problem(&world).unwrap().contains("cannot renew"));
     sleep(LIFE / 2).await;
     assert!(problem(&world).unwrap().contains("expired"));
+    let tries = world.authority.rejoined.load(Ordering::SeqCst);
+    assert!(tries > 0, "a certificate that is over is exchanged otherwise");
+    world.fail(Some(Reason::RejoinRefused));
+    sleep(Duration::from_secs(61)).await;
+    let told = problem(&world).unwrap();
+    assert!(told.contains("expired") && told.contains("new join token"), "{told}");
     world.fail(None);
     sleep(Duration::from_secs(61)).await;
     assert_eq!(problem(&world), None);
+    let keys = world.authority.keys.lock().unwrap();
+    assert!(keys[1..].iter().all(|key| *key == keys[1]), "an answer that was lost is asked for again");
 }
 
 #[test]

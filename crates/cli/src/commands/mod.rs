@@ -7,12 +7,15 @@ mod leases;
 mod others;
 mod pages;
 mod revoke;
+mod runners;
 
 use std::io::Write;
 
 use clap::CommandFactory as _;
 
-use crate::args::{BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand};
+use crate::args::{
+    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RunnerCommand,
+};
 use crate::failure::Failure;
 
 /// Runs a command.
@@ -28,6 +31,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Lease(LeaseCommand::Revoke(args)) => revoke::revoke(&args, &mut out).await,
         Command::Block(BlockCommand::List(args)) => others::list_blocks(&args, &mut out).await,
         Command::Unblock(args) => others::unblock(&args, &mut out).await,
+        Command::Runner(RunnerCommand::List(args)) => runners::list(&args, &mut out).await,
         Command::Ban(args) => bans::ban(&args, &mut out).await,
         Command::Unban(args) => bans::unban(&args, &mut out).await,
         Command::Whois(args) => others::whois(&args, &mut out).await,

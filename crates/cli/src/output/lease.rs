@@ -9,6 +9,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::block::BlockView;
+use super::cause::cause;
 use super::job::JobView;
 use super::not_removed::NotRemovedView;
 use super::receipt::{PinsView, ReceiptView, TransitionView};
@@ -407,23 +408,6 @@ fn mode(mode: v1::LeaseMode) -> &'static str {
         v1::LeaseMode::Bound => "bound",
         v1::LeaseMode::Strict => "strict",
         v1::LeaseMode::Unbound => UNBOUND,
-    }
-}
-
-/// The name of a cause.
-pub(crate) fn cause(cause: v1::EndCause) -> &'static str {
-    match cause {
-        v1::EndCause::Unspecified => "unknown",
-        v1::EndCause::Released => "released",
-        v1::EndCause::JobEnded => "job-ended",
-        v1::EndCause::Revoked => "revoked",
-        v1::EndCause::Deadline => "deadline",
-        v1::EndCause::Abandoned => "abandoned",
-        v1::EndCause::AnchorLost => "anchor-lost",
-        v1::EndCause::ServiceAccountReplaced => "service-account-replaced",
-        v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
-        v1::EndCause::Silent => "silence",
-        v1::EndCause::OwnerBanned => "owner-banned",
     }
 }
 

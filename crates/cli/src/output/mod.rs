@@ -7,6 +7,7 @@ mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
+pub(crate) mod cause;
 mod job;
 pub(crate) mod join_token;
 pub(crate) mod lease;
@@ -14,6 +15,7 @@ mod not_removed;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;
+pub(crate) mod runner;
 #[cfg(test)]
 pub(crate) mod samples;
 mod table;

@@ -4,7 +4,8 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
-use super::lease::{cause, state};
+use super::cause::cause;
+use super::lease::state;
 use super::not_removed::NotRemovedView;
 use super::{by_the_second, printable, time, to_the_second};
 

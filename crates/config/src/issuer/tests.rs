@@ -239,3 +239,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_long_a_runner_may_come_back_is_bounded_and_may_be_nothing() {
+    const PART: &str = "rejoinWindow: 168h";
+    let window = |text| read(&ISSUER.replacen(PART, text, 1)).map(|config| config.enrolment.rejoin_window);
+    let week = Duration::from_secs(7 * 24 * 3600);
+    assert_eq!(read(ISSUER).unwrap().enrolment, EnrolmentConfig::default());
+    assert_eq!(EnrolmentConfig::default().rejoin_window, week);
+    for (text, expected) in [("rejoinWindow: 0s", 0), ("rejoinWindow: 1h", 3600)] {
+        assert_eq!(window(text).unwrap(), Duration::from_secs(expected));
+    }
+    check(PART, "rejoinWindow: 169h", &["enrolment.rejoinWindow"]);
+}

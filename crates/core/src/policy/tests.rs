@@ -27,6 +27,7 @@ fn caller(id: &str) -> Caller {
         issued: second(0),
         expires: second(100_000),
         certificate: Digest::of_bytes(b"certificate"),
+        key: Digest::of_bytes(b"key"),
     })
 }
 

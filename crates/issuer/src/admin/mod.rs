@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, SpiffeId};
-use shorepass_core::enrolment::JoinToken;
-use shorepass_core::id::{BlockId, LeaseId};
+use shorepass_core::enrolment::{Enrolment, JoinToken, Standing};
+use shorepass_core::id::{BlockId, EnrolmentId, LeaseId};
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError, MintedToken, Revision};
 use shorepass_core::name::Name;
@@ -81,6 +81,36 @@ impl Views {
         let items = found.map_err(|cause| ledger_refused(&cause))?;
         let next = if items.len() == limit { items.last().map(|block| block.id) } else { None };
         Ok(Page { items, next })
+    }
+
+    /// One page of enrolments, newest first: of those that live or are to be looked at, or of all.
+    pub fn runners(
+        &self,
+        include_ended: bool,
+        mut before: Option<EnrolmentId>,
+        limit: usize,
+    ) -> Result<Page<Enrolment, EnrolmentId>, Refused> {
+        let now = self.outside.clock.now();
+        let mut items = Vec::new();
+        loop {
+            let page =
+                self.outside.ledger.enrolments(before, limit).map_err(|cause| ledger_refused(&cause))?;
+            let last = page.len() < limit;
+            for enrolment in page {
+                before = Some(enrolment.id);
+                let shown = match enrolment.standing(now) {
+                    Standing::Live | Standing::Cloned => true,
+                    Standing::Expired | Standing::Replaced => include_ended,
+                };
+                items.extend(shown.then_some(enrolment));
+                if items.len() == limit {
+                    return Ok(Page { items, next: before });
+                }
+            }
+            if last {
+                return Ok(Page { items, next: None });
+            }
+        }
     }
 
     /// Who held a token.

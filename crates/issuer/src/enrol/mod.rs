@@ -1,16 +1,19 @@
-//! Enrol a runner, renew its certificate.
+//! Enrol a runner; what becomes of its certificates is in [`lineage`].
 //!
 //! A join token is taken by one conditional commit, durable before anything is signed. A reply that got lost is given
 //! again to the same key, and to no other.
 
+pub mod lineage;
+mod rejoin;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
-use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Taken};
+use shorepass_core::caller::{Kind, Owner, SpiffeId};
+use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Life, Taken};
 use shorepass_core::id::EnrolmentId;
-use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{Change, Revision};
+use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::ledger::Change;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::time::{after, for_people};
 use shorepass_rpc::api::{Certificate, Enrolling as Presented};
@@ -19,6 +22,7 @@ use shorepass_tls::Authority;
 use shorepass_tls::CertificateRequest;
 use shorepass_tls::JoinTokenText;
 
+use self::rejoin::Nonces;
 use crate::mutants;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
@@ -34,6 +38,17 @@ pub struct Enrolling {
     authority: Arc<Authority>,
     trust_domain: TrustDomain,
     lifetime: Duration,
+    rejoin_window: Duration,
+    nonces: Arc<Nonces>,
+}
+
+/// How long certificates are good, and for what after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of a certificate.
+    pub certificate: Duration,
+    /// How long after its end a runner may still come back with it; 0: not at all.
+    pub rejoin: Duration,
 }
 
 /// A request for a first certificate whose parts are well-formed and fit together.
@@ -47,15 +62,17 @@ struct Asked {
 type Planned = (Vec<Change>, (Enrolment, Vec<Lease>));
 
 impl Enrolling {
-    /// Certificates of `lifetime`, signed by `authority`.
+    /// Certificates of these lifetimes, signed by `authority`.
     pub fn new(
         outside: Arc<Outside>,
         ends: Ends,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
-        lifetime: Duration,
+        lifetimes: Lifetimes,
     ) -> Self {
-        Self { outside, ends, authority, trust_domain, lifetime }
+        let nonces = Arc::new(Nonces::new(outside.entropy.as_ref()));
+        let Lifetimes { certificate: lifetime, rejoin: rejoin_window } = lifetimes;
+        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces }
     }
 
     /// Exchanges a join token for a certificate.
@@ -92,48 +109,6 @@ impl Enrolling {
         ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
         tracing::info!(runner = %asked.spiffe_id, enrolment = %enrolment.id, "runner enrolled");
         self.sign(&asked.request, &enrolment)
-    }
-
-    /// Renews the certificate that the call was made with; idempotent for one key.
-    pub async fn renew(&self, caller: &Caller, request_pem: &[u8]) -> Result<Certificate, Refused> {
-        let request = self.read_request(request_pem, caller.spiffe_id())?;
-        let _together = self.outside.gate.read().await; // a ban comes before or after
-        self.outside.not_banned(&caller.owner())?;
-        let enrolment = self.enrolment_of(caller)?;
-        let now = self.outside.clock.now();
-        let renewed = enrolment.renew(request.key(), after(now, self.lifetime));
-        let change = Change::Renewed { enrolment: renewed.clone(), at: now };
-        self.outside.ledger.commit(vec![change]).await.map_err(|cause| ledger_refused(&cause))?;
-        tracing::info!(runner = %renewed.spiffe_id, "certificate renewed");
-        self.sign(&request, &renewed)
-    }
-
-    /// Whether the caller's enrolment still stands and nobody has banned it. Platforms and operators have no enrolment in
-    /// the ledger.
-    ///
-    /// Whoever was shut out may be forgotten where security state was lost, so that no certificate of before counts then.
-    pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
-        self.outside.not_banned(&caller.owner())?;
-        let security = self.outside.ledger.security();
-        if let Some(problem) = security.problem().filter(|_| !security.admits(caller.issued())) {
-            return Err(certificate_of_before(caller, &problem));
-        }
-        match caller.kind() {
-            Kind::Runner => self.enrolment_of(caller).map(|_| ()),
-            Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
-        }
-    }
-
-    fn enrolment_of(&self, caller: &Caller) -> Result<Enrolment, Refused> {
-        let found =
-            self.outside.ledger.enrolment(caller.enrolment()).map_err(|cause| ledger_refused(&cause))?;
-        let stands = |enrolment: &Enrolment| {
-            enrolment.replaced.is_none() && enrolment.spiffe_id == *caller.spiffe_id()
-        };
-        found.filter(stands).ok_or_else(|| {
-            let message = "this runner's enrolment was replaced or is not known here; enrol it again with a new join token";
-            Refused::new(Reason::EnrolmentEnded, message)
-        })
     }
 
     fn read(&self, presented: &Presented) -> Result<Asked, Refused> {
@@ -201,26 +176,22 @@ impl Enrolling {
         let before = before.filter(|enrolment| enrolment.replaced.is_none());
         // A banned enrolment holds its name no more.
         let holds = |enrolment: &&Enrolment| {
-            enrolment.is_live(now) && self.outside.bans.on(&enrolment.owner()).is_none()
+            let banned = self.outside.bans.on(&enrolment.owner()).is_some();
+            (enrolment.is_live(now) || enrolment.cloned.is_some()) && !banned
         };
-        if let Some(live) = before.as_ref().filter(holds).filter(|_| !join_token.replace) {
-            return Err(enrolment_exists(&asked.spiffe_id.name, live));
+        if let Some(held) = before.as_ref().filter(holds).filter(|_| !join_token.replace) {
+            return Err(match &held.cloned {
+                Some(cloned) => lineage::cloned(&held.spiffe_id, cloned),
+                None => enrolment_exists(&asked.spiffe_id.name, held),
+            });
         }
-        let enrolment = Enrolment {
-            id,
-            spiffe_id: asked.spiffe_id.clone(),
-            key: asked.request.key(),
-            labels: join_token.labels.clone(),
-            created: now,
-            certificate_expires: after(now, self.lifetime),
-            replaced: None,
-            revision: Revision::FIRST,
-        };
+        let (spiffe_id, labels) = (asked.spiffe_id.clone(), join_token.labels.clone());
+        let enrolment = Enrolment::first(id, spiffe_id, labels, asked.request.key(), self.life());
         let taken = Taken { at: now, enrolment: enrolment.id, key: asked.request.key() };
         let mut changes = vec![Change::JoinTokenTaken { join_token: join_token.take(taken) }];
         let mut ending = Vec::new();
         if let Some(before) = before {
-            let (ends, leases) = self.ends.ends_of_enrolment(&before)?;
+            let (ends, leases) = self.ends.ends_of_enrolment(&before, &EndCause::EnrolmentReplaced)?;
             changes.push(Change::EnrolmentReplaced { enrolment: before.replace(now) });
             changes.extend(ends);
             ending = leases;
@@ -234,14 +205,20 @@ impl Enrolling {
         let now = self.outside.clock.now();
         let found = self.outside.ledger.enrolment(id).map_err(|cause| ledger_refused(&cause))?;
         let stands = |enrolment: &Enrolment| {
-            enrolment.replaced.is_none()
+            !enrolment.is_over()
                 && enrolment.spiffe_id == asked.spiffe_id
                 && enrolment.key == asked.request.key()
         };
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
         self.outside.not_banned(&enrolment.owner())?;
-        let again = enrolment.renew(asked.request.key(), after(now, self.lifetime));
+        let again = enrolment.again(after(now, self.lifetime));
         Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
+    }
+
+    /// Of a certificate that is signed now.
+    fn life(&self) -> Life {
+        let from = self.outside.clock.now();
+        Life { from, until: after(from, self.lifetime) }
     }
 
     fn sign(&self, request: &CertificateRequest, enrolment: &Enrolment) -> Result<Certificate, Refused> {
@@ -262,16 +239,6 @@ impl Enrolling {
 /// A used join token may look unused, and an enrolment that is in the way may be forgotten.
 fn security_lost(problem: String) -> Refused {
     Refused::new(Reason::StoreUnavailable, problem).retry(SECURITY_RETRY)
-}
-
-fn certificate_of_before(caller: &Caller, problem: &str) -> Refused {
-    let renewal = match caller.kind() {
-        Kind::Operator | Kind::Platform => {
-            "; a new identity made with `shorepass-issuer identity create` is accepted"
-        }
-        Kind::Runner | Kind::Issuer => "",
-    };
-    Refused::new(Reason::EnrolmentEnded, format!("{problem}{renewal}"))
 }
 
 fn join_refused(refusal: JoinRefusal) -> Refused {

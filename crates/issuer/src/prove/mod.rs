@@ -297,6 +297,7 @@ fn may_be_alive(cause: &EndCause) -> bool {
         EndCause::Deadline
         | EndCause::Silence
         | EndCause::EnrolmentReplaced
+        | EndCause::EnrolmentCloned
         | EndCause::OwnerBanned { .. } => true,
         EndCause::Abandoned | EndCause::AnchorLost | EndCause::ServiceAccountReplaced => false,
     }

@@ -191,15 +191,16 @@ impl Ends {
         Ok(ending_of(live, cause, self.outside.clock.now()))
     }
 
-    /// The ends of all leases of an enrolment that gives way to another, for the same commit.
+    /// The ends of all leases of an enrolment that ends, for the same commit.
     pub(crate) fn ends_of_enrolment(
         &self,
         enrolment: &Enrolment,
+        cause: &EndCause,
     ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
         let filter = LeaseFilter { caller: Some(enrolment.spiffe_id.clone()), ..LeaseFilter::default() };
         let mut live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
         live.retain(|lease| lease.owner.is(&enrolment.owner()));
-        Ok(ending_of(live, &EndCause::EnrolmentReplaced, self.outside.clock.now()))
+        Ok(ending_of(live, cause, self.outside.clock.now()))
     }
 
     /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes

@@ -136,8 +136,8 @@ impl Sweeper {
         Ok(match &lease.state {
             State::Pending => self.is_abandoned(lease, now).then_some(EndCause::Abandoned),
             State::Active { .. } if now >= lease.deadline => Some(EndCause::Deadline),
-            State::Active { .. } if self.is_replaced(lease)? => Some(EndCause::EnrolmentReplaced),
-            State::Active { .. } | State::Ending { .. } | State::Ended { .. } => None,
+            State::Active { .. } => self.end_of_enrolment(lease)?,
+            State::Ending { .. } | State::Ended { .. } => None,
         })
     }
 
@@ -150,13 +150,17 @@ impl Sweeper {
         }
     }
 
-    /// Whether the owner's enrolment gave way to another. Platforms have none in the ledger.
-    fn is_replaced(&self, lease: &Lease) -> Result<bool, LedgerError> {
+    /// How the owner's enrolment ended, if it did. Platforms have none in the ledger.
+    fn end_of_enrolment(&self, lease: &Lease) -> Result<Option<EndCause>, LedgerError> {
         let Some(owner) = lease.owner.known().filter(|owner| owner.spiffe_id.kind == Kind::Runner) else {
-            return Ok(false);
+            return Ok(None);
         };
         let enrolment = self.ends.outside.ledger.enrolment(owner.enrolment)?;
-        Ok(enrolment.is_some_and(|enrolment| enrolment.replaced.is_some()))
+        Ok(match enrolment {
+            Some(enrolment) if enrolment.cloned.is_some() => Some(EndCause::EnrolmentCloned),
+            Some(enrolment) if enrolment.replaced.is_some() => Some(EndCause::EnrolmentReplaced),
+            Some(_) | None => None,
+        })
     }
 
     /// Cuts what is ending and due; gives up the round after some failures.

@@ -2,6 +2,7 @@
 
 use shorepass_core::ban::{Ban, BanKey, Banned};
 use shorepass_core::caller::Owner;
+use shorepass_core::ledger::Revision;
 use shorepass_rpc::api::{Administration as _, Credentials as _, Enrolling, Enrolments as _, Page, Shutout};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -132,6 +133,7 @@ async fn a_banned_name_cannot_be_enrolled_anew_and_a_banned_enrolment_can_be_rep
         issued: caller.issued(),
         expires: caller.expires(),
         certificate: caller.certificate(),
+        key: Digest::of_bytes(b"key"),
     });
     assert_eq!(check(&bench, &again), None);
     // The old one stays out when its ban is lifted: its name has gone.

@@ -124,6 +124,7 @@ async fn after_a_loss_of_security_state_nobody_enrols_and_no_certificate_of_befo
                 issued,
                 expires: after(bench.clock.now(), Duration::from_secs(3600)),
                 certificate: Digest::of_bytes(id.as_bytes()),
+                key: Digest::of_bytes(b"key"),
             })
         };
         let before = bench.clock.now().checked_sub(Duration::from_secs(1)).unwrap();

@@ -60,7 +60,7 @@ impl Layer for FailingLedger {
     }
 }
 
-fn failing_after(commits: usize, audit: bool) -> Bench {
+pub(super) fn failing_after(commits: usize, audit: bool) -> Bench {
     let clock = ManualClock::new();
     let inner = Arc::new(MemoryLedger::new(clock.clone()));
     let security = SecurityState::Whole;

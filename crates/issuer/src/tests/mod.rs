@@ -7,10 +7,12 @@ mod follow;
 mod identities;
 mod issuing;
 mod jobs;
+mod lineage;
 mod model;
 mod modes;
 mod quotas;
 mod receipts;
+mod rejoin;
 mod requests;
 mod revocation;
 mod unclaimed;
@@ -23,12 +25,12 @@ use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::caller::{Caller, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Cluster;
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::Enrolment;
+use shorepass_core::enrolment::{Enrolment, Life};
 use shorepass_core::id::{CallId, EnrolmentId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Job};
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Lease};
-use shorepass_core::ledger::{Change, Ledger, Revision};
+use shorepass_core::ledger::{Change, Ledger};
 use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
@@ -43,6 +45,7 @@ use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
+use crate::enrol::Lifetimes;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
@@ -209,8 +212,9 @@ impl Bench {
             background: tokio_util::task::TaskTracker::new(),
         });
         let day = Duration::from_secs(24 * 3600);
+        let lifetimes = Lifetimes { certificate: day, rejoin: day * 7 };
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
-        let use_cases = UseCases::new(outside, authority.clone(), domain, day, u32::MAX);
+        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, u32::MAX);
         Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens }
     }
 
@@ -221,6 +225,7 @@ impl Bench {
             issued: self.clock.now(),
             expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
             certificate: Digest::of_bytes(id.as_bytes()),
+            key: Digest::of_bytes(b"key"),
         })
     }
 
@@ -232,6 +237,7 @@ impl Bench {
             issued: self.clock.now(),
             expires: enrolment.certificate_expires,
             certificate: Digest::of_bytes(b"newest"),
+            key: enrolment.next.unwrap_or(enrolment.key),
         })
     }
 
@@ -320,16 +326,10 @@ impl Bench {
 
     /// The same, with a label.
     async fn enrol_with(&self, caller: &Caller, label: &str) {
-        let enrolment = Enrolment {
-            id: caller.enrolment(),
-            spiffe_id: caller.spiffe_id().clone(),
-            key: Digest::of_bytes(b"key"),
-            created: self.clock.now(),
-            certificate_expires: caller.expires(),
-            labels: Labels::parse([label]).unwrap(),
-            replaced: None,
-            revision: Revision::FIRST,
-        };
+        let life = Life { from: self.clock.now(), until: caller.expires() };
+        let (id, spiffe_id) = (caller.enrolment(), caller.spiffe_id().clone());
+        let labels = Labels::parse([label]).unwrap();
+        let enrolment = Enrolment::first(id, spiffe_id, labels, caller.key(), life);
         self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
     }
 }

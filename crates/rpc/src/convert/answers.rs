@@ -10,8 +10,10 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::claims::Claim;
 use shorepass_core::cluster::Endpoint;
+use shorepass_core::enrolment::{Enrolment, Standing};
 use shorepass_core::gives::{Gives, RoleRef};
 use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Binding, EndCause, Lease, Mode, State, Step, Transition};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::mint::Issued;
@@ -21,7 +23,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use crate::api::{
-    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, OfferedRole, Outcome, RevokeStep, Shutout,
+    Awaited, Certificate, Delivery, LeaseView, NewJoinToken, Nonce, OfferedRole, Outcome, RevokeStep, Shutout,
 };
 
 pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
@@ -146,6 +148,7 @@ fn end(cause: &EndCause, since: Timestamp, owner: Option<&SpiffeId>) -> v1::Leas
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
         | EndCause::EnrolmentReplaced
+        | EndCause::EnrolmentCloned
         | EndCause::Silence => Default::default(),
     };
     v1::LeaseEnd { cause: end_cause(cause).into(), time: Some(timestamp(since)), by, reason }
@@ -161,6 +164,7 @@ fn end_cause(cause: &EndCause) -> v1::EndCause {
         EndCause::AnchorLost => v1::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => v1::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
+        EndCause::EnrolmentCloned => v1::EndCause::EnrolmentCloned,
         EndCause::Silence => v1::EndCause::Silent,
         EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
     }
@@ -219,6 +223,15 @@ pub(crate) fn enrolled(certificate: Certificate) -> v1::EnrollResponse {
         trust_bundle_pem: bundle_pem,
         expires_at: Some(timestamp(expires)),
     }
+}
+
+pub(crate) fn nonce(nonce: Nonce) -> v1::BeginRejoinResponse {
+    v1::BeginRejoinResponse { nonce: nonce.bytes, valid_for: Some(duration(nonce.valid_for)) }
+}
+
+pub(crate) fn rejoined(certificate: Certificate) -> v1::RejoinResponse {
+    let v1::RenewResponse { certificate_chain_pem, trust_bundle_pem, expires_at } = renewed(certificate);
+    v1::RejoinResponse { certificate_chain_pem, trust_bundle_pem, expires_at }
 }
 
 pub(crate) fn renewed(certificate: Certificate) -> v1::RenewResponse {
@@ -360,10 +373,35 @@ pub(crate) fn revoke_step(step: RevokeStep, now: Timestamp) -> v1::RevokeLeasesR
 
 pub(crate) fn join_token(token: NewJoinToken) -> v1::CreateJoinTokenResponse {
     let NewJoinToken { text, expires, labels } = token;
-    let label = |(name, value): (&str, &str)| v1::Label { name: name.to_owned(), value: value.to_owned() };
     v1::CreateJoinTokenResponse {
         join_token: text.as_str().to_owned(),
         expires_at: Some(timestamp(expires)),
-        labels: labels.iter().map(label).collect(),
+        labels: wire_labels(&labels),
+    }
+}
+
+fn wire_labels(labels: &Labels) -> Vec<v1::Label> {
+    let label = |(name, value): (&str, &str)| v1::Label { name: name.to_owned(), value: value.to_owned() };
+    labels.iter().map(label).collect()
+}
+
+pub(crate) fn runner(enrolment: &Enrolment, now: Timestamp) -> v1::Runner {
+    let state = match enrolment.standing(now) {
+        Standing::Live => v1::RunnerState::Live,
+        Standing::Expired => v1::RunnerState::Expired,
+        Standing::Replaced => v1::RunnerState::Replaced,
+        Standing::Cloned => v1::RunnerState::Cloned,
+    };
+    let cloned = enrolment.cloned.as_ref();
+    v1::Runner {
+        spiffe_id: enrolment.spiffe_id.to_string(),
+        enrolment_id: enrolment.id.to_string(),
+        state: state.into(),
+        labels: wire_labels(&enrolment.labels),
+        generation: enrolment.generation,
+        enrol_time: Some(timestamp(enrolment.created)),
+        expires_at: Some(timestamp(enrolment.certificate_expires)),
+        end_time: cloned.map(|cloned| cloned.at).or(enrolment.replaced).map(timestamp),
+        clone_cause: cloned.map(|cloned| cloned.cause.describe().to_owned()).unwrap_or_default(),
     }
 }

@@ -117,6 +117,15 @@ pub(crate) fn service_account(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// A certificate, unparsed.
+pub(crate) fn certificate(field: &'static str, pem: Vec<u8>) -> Result<Vec<u8>, Refused> {
+    const LIMIT: usize = 16 * 1024;
+    if !(1..=LIMIT).contains(&pem.len()) {
+        return Err(Refused::field(field, format!("must be a PEM certificate of at most {LIMIT} bytes")));
+    }
+    Ok(pem)
+}
+
 /// A PKCS #10 certificate request, unparsed.
 pub(crate) fn certificate_request(field: &'static str, pem: Vec<u8>) -> Result<Vec<u8>, Refused> {
     const LIMIT: usize = 16 * 1024;

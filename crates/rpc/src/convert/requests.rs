@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shorepass_core::ban::BanKey;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::id::{BlockId, JobId, LeaseId};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::AssertedJob;
 use shorepass_core::job_token::{JOB_TOKEN_LIMIT, JobToken};
 use shorepass_core::labels::Labels;
@@ -16,11 +16,14 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, RequestKey, Revocation};
+use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, Rejoining, RequestKey, Revocation};
 use crate::refused::Refused;
 
 /// Longer than any join token.
 const JOIN_TOKEN_LIMIT: usize = 300;
+
+/// Longer than any nonce and any signature.
+const REJOIN_LIMIT: usize = 128;
 
 #[derive(Debug)]
 pub(crate) struct StartJob {
@@ -119,6 +122,24 @@ pub(crate) fn enroll(message: v1::EnrollRequest) -> Result<Enrolling, Refused> {
     let certificate_request_pem =
         fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
     Ok(Enrolling { join_token, name, certificate_request_pem })
+}
+
+pub(crate) fn begin_rejoin(message: v1::BeginRejoinRequest) -> Result<Vec<u8>, Refused> {
+    let v1::BeginRejoinRequest { certificate_pem } = message;
+    fields::certificate("certificate_pem", certificate_pem)
+}
+
+pub(crate) fn rejoin(message: v1::RejoinRequest) -> Result<Rejoining, Refused> {
+    let v1::RejoinRequest { certificate_pem, nonce, certificate_request_pem, signature } = message;
+    let certificate_pem = fields::certificate("certificate_pem", certificate_pem)?;
+    for (field, bytes) in [("nonce", &nonce), ("signature", &signature)] {
+        if !(1..=REJOIN_LIMIT).contains(&bytes.len()) {
+            return Err(Refused::field(field, format!("must be 1 to {REJOIN_LIMIT} bytes")));
+        }
+    }
+    let certificate_request_pem =
+        fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
+    Ok(Rejoining { certificate_pem, nonce, certificate_request_pem, signature })
 }
 
 pub(crate) fn renew(message: v1::RenewRequest) -> Result<Vec<u8>, Refused> {
@@ -230,6 +251,14 @@ pub(crate) fn list_bans(message: v1::ListBansRequest) -> Result<(bool, Option<Ba
     let v1::ListBansRequest { include_lifted, page_size, page_token } = message;
     let after = pages::read_token("page_token", &page_token, BanKey::parse)?;
     Ok((include_lifted, after, pages::size("page_size", page_size)?))
+}
+
+pub(crate) fn list_runners(
+    message: v1::ListRunnersRequest,
+) -> Result<(bool, Option<EnrolmentId>, usize), Refused> {
+    let v1::ListRunnersRequest { include_ended, page_size, page_token } = message;
+    let before = pages::read_token("page_token", &page_token, EnrolmentId::parse)?;
+    Ok((include_ended, before, pages::size("page_size", page_size)?))
 }
 
 pub(crate) fn find_token(message: v1::FindTokenRequest) -> Result<String, Refused> {

@@ -6,7 +6,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::caller::{Caller, Kind};
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, Life};
+use shorepass_core::id::EnrolmentId;
+use shorepass_core::labels::Labels;
+use shorepass_core::ledger::Revision;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
 use shorepass_proto::v1;
 use shorepass_rpc::client::{ApiClient, ClientError};
@@ -196,6 +202,38 @@ pub(crate) fn ban() -> v1::BanRequest {
     v1::BanRequest { subject, reason: "stolen".to_owned() }
 }
 
+/// A ban of the runner's enrolment.
+pub(crate) fn standing_ban() -> Ban {
+    Ban {
+        banned: Banned::Enrolment(caller(Kind::Runner).owner()),
+        set: second(3),
+        by: caller(Kind::Operator).spiffe_id().clone(),
+        reason: "stolen".to_owned(),
+        lifted: None,
+        revision: Revision::FIRST,
+    }
+}
+
+/// One that lives, one that was replaced and one that was cloned.
+pub(crate) fn runners() -> Vec<Enrolment> {
+    let (id, runner) = (EnrolmentId::parse(ID).unwrap(), caller(Kind::Runner).spiffe_id().clone());
+    let labels = Labels::parse(["env=prod", "pool=a"]).unwrap();
+    let life = Life { from: second(0), until: Timestamp::MAX };
+    let live = Enrolment::first(id, runner, labels, Digest::of_bytes(b"key"), life);
+    let (at, certificate) = (second(7), Digest::of_bytes(b"older"));
+    let cloned = Cloned { at, cause: CloneCause::Renewed, certificate };
+    vec![live.clone(), live.clone().replace(at), live.found_cloned(cloned)]
+}
+
+pub(crate) fn rejoin() -> v1::RejoinRequest {
+    v1::RejoinRequest {
+        certificate_pem: b"PEM".to_vec(),
+        nonce: b"nonce".to_vec(),
+        certificate_request_pem: b"PEM".to_vec(),
+        signature: b"signature".to_vec(),
+    }
+}
+
 pub(crate) fn label(name: &str, value: &str) -> v1::Label {
     v1::Label { name: name.to_owned(), value: value.to_owned() }
 }
@@ -225,6 +263,10 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
         "Watch" => client.watch(v1::WatchRequest::default()).await.map(drop),
         "ListRoles" => client.list_roles(v1::ListRolesRequest { page_size: 0, page_token }).await.map(drop),
         "Enroll" => client.enroll(enroll()).await.map(drop),
+        "BeginRejoin" => {
+            client.begin_rejoin(v1::BeginRejoinRequest { certificate_pem: b"PEM".to_vec() }).await.map(drop)
+        }
+        "Rejoin" => client.rejoin(rejoin()).await.map(drop),
         "Renew" => {
             client.renew(v1::RenewRequest { certificate_request_pem: b"request".to_vec() }).await.map(drop)
         }
@@ -246,6 +288,7 @@ pub(crate) async fn call(client: &ApiClient, method: &str) -> Result<(), ClientE
             client.unban(v1::UnbanRequest { subject }).await.map(drop)
         }
         "ListBans" => client.list_bans(v1::ListBansRequest::default()).await.map(drop),
+        "ListRunners" => client.list_runners(v1::ListRunnersRequest::default()).await.map(drop),
         "FindToken" => client.find_token(v1::FindTokenRequest { token_id: "jti".to_owned() }).await.map(drop),
         "CreateJoinToken" => client.create_join_token(create_join_token()).await.map(drop),
         other => panic!("no call for {other}"),

@@ -291,6 +291,25 @@ async fn operators_ban_and_see_bans_whole() {
 }
 
 #[tokio::test]
+async fn runners_are_listed_with_what_is_known_of_them() {
+    let bench = Bench::api();
+    let client = bench.client(Some(Kind::Operator));
+    let list = v1::ListRunnersRequest { include_ended: true, ..Default::default() };
+    let first = client.list_runners(list.clone()).await.unwrap();
+    let [live, replaced, cloned] = first.runners.as_slice() else { panic!("{first:?}") };
+    let states = [live, replaced, cloned].map(|runner| (runner.state(), runner.end_time));
+    let expected =
+        [(v1::RunnerState::Live, None), (v1::RunnerState::Replaced, at(7)), (v1::RunnerState::Cloned, at(7))];
+    assert_eq!(states, expected);
+    assert_eq!(live.labels, [bench::label("env", "prod"), bench::label("pool", "a")]);
+    assert_eq!((live.generation, live.enrol_time, live.clone_cause.as_str()), (1, at(0), ""));
+    assert!(cloned.clone_cause.contains("renewed once more"), "{cloned:?}");
+    let next = v1::ListRunnersRequest { page_token: first.next_page_token, ..list };
+    assert_eq!(client.list_runners(next).await.unwrap().next_page_token, "");
+    assert!(client.list_runners(v1::ListRunnersRequest::default()).await.unwrap().runners.is_empty());
+}
+
+#[tokio::test]
 async fn a_join_token_is_shown_with_its_end_and_labels() {
     let bench = Bench::api();
     let client = bench.client(Some(Kind::Operator));

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shorepass_core::ban::{Ban, BanKey, Banned};
+use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::Enrolment;
 use shorepass_core::id::{BlockId, CallId, DecisionId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::job::{AssertedJob, Evidence, Job};
 use shorepass_core::lease::{AnchorName, EndCause, Lease, Mode, Pins, State};
@@ -27,6 +28,8 @@ use shorepass_rpc::follow::{Beat, Following, Notice, Notices, Pulse};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
+
+use crate::bench::{runners, standing_ban};
 
 pub(crate) const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 pub(crate) const START: i64 = 1_790_000_000;
@@ -156,6 +159,7 @@ pub(crate) fn caller(kind: Kind) -> Caller {
         issued: second(0),
         expires: second(3_600),
         certificate: Digest::of_bytes(b"certificate"),
+        key: Digest::of_bytes(b"key"),
     })
 }
 
@@ -246,17 +250,6 @@ pub(crate) fn block() -> Block {
         by: caller(Kind::Operator).spiffe_id().clone(),
         reason: "leaked".to_owned(),
         lease: LeaseId::parse(ID).unwrap(),
-        lifted: None,
-        revision: Revision::FIRST,
-    }
-}
-
-pub(crate) fn ban() -> Ban {
-    Ban {
-        banned: Banned::Enrolment(owner()),
-        set: second(3),
-        by: caller(Kind::Operator).spiffe_id().clone(),
-        reason: "stolen".to_owned(),
         lifted: None,
         revision: Revision::FIRST,
     }
@@ -387,9 +380,23 @@ impl Enrolments for Fake {
         Ok(certificate())
     }
 
+    async fn begin_rejoin(&self, _: Vec<u8>) -> Result<Nonce, Refused> {
+        self.act().await?;
+        Ok(Nonce { bytes: b"nonce".to_vec(), valid_for: Duration::from_secs(60) })
+    }
+
+    async fn rejoin(&self, _: Rejoining) -> Result<Certificate, Refused> {
+        self.act().await?;
+        Ok(certificate())
+    }
+
     async fn renew(&self, _: &Caller, _: Vec<u8>) -> Result<Certificate, Refused> {
         self.act().await?;
         Ok(certificate())
+    }
+
+    async fn admit(&self, caller: &Caller) -> Result<(), Refused> {
+        self.check_enrolment(caller)
     }
 
     fn check_enrolment(&self, _: &Caller) -> Result<(), Refused> {
@@ -459,12 +466,12 @@ impl Administration for Fake {
     async fn ban(&self, _: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
         self.act().await?;
         self.banned.lock().unwrap().push((whom, reason));
-        Ok(Shutout { ban: ban(), leases: 3, unbound: 1, connections: 2 })
+        Ok(Shutout { ban: standing_ban(), leases: 3, unbound: 1, connections: 2 })
     }
 
     async fn unban(&self, _: &Caller, _: BanKey) -> Result<Ban, Refused> {
         self.act().await?;
-        Ok(ban().lift(second(9), caller(Kind::Operator).spiffe_id().clone()))
+        Ok(standing_ban().lift(second(9), caller(Kind::Operator).spiffe_id().clone()))
     }
 
     async fn list_bans(
@@ -475,8 +482,20 @@ impl Administration for Fake {
         _: usize,
     ) -> Result<Page<Ban, BanKey>, Refused> {
         self.act().await?;
-        let next = after.is_none().then(|| ban().banned.key());
-        Ok(Page { items: if include_lifted { vec![ban()] } else { vec![] }, next })
+        let next = after.is_none().then(|| standing_ban().banned.key());
+        Ok(Page { items: if include_lifted { vec![standing_ban()] } else { vec![] }, next })
+    }
+
+    async fn list_runners(
+        &self,
+        _: &Caller,
+        all: bool,
+        before: Option<EnrolmentId>,
+        _: usize,
+    ) -> Result<Page<Enrolment, EnrolmentId>, Refused> {
+        self.act().await?;
+        let runners = if all { runners() } else { vec![] };
+        Ok(Page { next: before.xor(runners.last().map(|runner| runner.id)), items: runners })
     }
 
     async fn find_token(&self, _: &Caller, _: &str) -> Result<(MintedToken, LeaseView), Refused> {

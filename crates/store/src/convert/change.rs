@@ -49,6 +49,14 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
         Change::Renewed { enrolment, at } => {
             Kind::Renewed(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
         }
+        Change::RenewalUsed { enrolment, at } => Kind::RenewalUsed(stored::Renewed {
+            enrolment: Some(enrolment.to_record()),
+            at: nanoseconds(*at),
+        }),
+        Change::Rejoined { enrolment, at } => {
+            Kind::Rejoined(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
+        }
+        Change::EnrolmentCloned { enrolment } => Kind::EnrolmentCloned(enrolment.to_record()),
         Change::EnrolmentReplaced { enrolment } => Kind::EnrolmentReplaced(enrolment.to_record()),
         Change::IdentityCreated { identity } => Kind::IdentityCreated(identity.to_record()),
         Change::BanSet { ban } => Kind::BanSet(ban.to_record()),
@@ -98,6 +106,16 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         Kind::Enrolled(enrolment) => Change::Enrolled { enrolment: Stored::from_record(enrolment)? },
         Kind::Renewed(renewed) => {
             Change::Renewed { enrolment: inner("enrolment", renewed.enrolment)?, at: time("at", renewed.at)? }
+        }
+        Kind::RenewalUsed(used) => {
+            Change::RenewalUsed { enrolment: inner("enrolment", used.enrolment)?, at: time("at", used.at)? }
+        }
+        Kind::Rejoined(rejoined) => Change::Rejoined {
+            enrolment: inner("enrolment", rejoined.enrolment)?,
+            at: time("at", rejoined.at)?,
+        },
+        Kind::EnrolmentCloned(enrolment) => {
+            Change::EnrolmentCloned { enrolment: Stored::from_record(enrolment)? }
         }
         Kind::BanSet(ban) => Change::BanSet { ban: Stored::from_record(ban)? },
         Kind::BanLifted(ban) => Change::BanLifted { ban: Stored::from_record(ban)? },

@@ -2,14 +2,15 @@
 
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_proto::store::v1 as stored;
 
-use super::{Malformed, Stored, digest, inner, nanoseconds, optional_time, parse, revision, time};
+use super::{Malformed, Stored, digest, inner, malformed, nanoseconds, optional_time, parse, revision, time};
 
 impl Stored for JoinToken {
     type Record = stored::JoinToken;
@@ -76,6 +77,10 @@ impl Stored for Enrolment {
             replaced: self.replaced.map(nanoseconds),
             revision: self.revision.number(),
             labels: labels(&self.labels),
+            generation: self.generation,
+            next_public_key_digest: self.next.map(|next| next.as_bytes().to_vec()).unwrap_or_default(),
+            followed: self.followed.map(nanoseconds),
+            cloned: self.cloned.as_ref().map(Stored::to_record),
         }
     }
 
@@ -88,7 +93,44 @@ impl Stored for Enrolment {
             created: time("created", record.created)?,
             certificate_expires: time("certificate_expires", record.certificate_expires)?,
             replaced: optional_time("replaced", record.replaced)?,
+            generation: record.generation,
+            next: read_next(&record.next_public_key_digest)?,
+            followed: optional_time("followed", record.followed)?,
+            cloned: record.cloned.map(Cloned::from_record).transpose()?,
             revision: revision(record.revision)?,
+        })
+    }
+}
+
+fn read_next(bytes: &[u8]) -> Result<Option<Digest>, Malformed> {
+    if bytes.is_empty() { Ok(None) } else { digest("next_public_key_digest", bytes).map(Some) }
+}
+
+impl Stored for Cloned {
+    type Record = stored::EnrolmentIsCloned;
+
+    fn to_record(&self) -> stored::EnrolmentIsCloned {
+        let cause = match self.cause {
+            CloneCause::Used => stored::CloneCause::Used,
+            CloneCause::Renewed => stored::CloneCause::Renewed,
+        };
+        stored::EnrolmentIsCloned {
+            at: nanoseconds(self.at),
+            cause: cause.into(),
+            certificate_digest: self.certificate.as_bytes().to_vec(),
+        }
+    }
+
+    fn from_record(record: stored::EnrolmentIsCloned) -> Result<Self, Malformed> {
+        let cause = match record.cause() {
+            stored::CloneCause::Used => CloneCause::Used,
+            stored::CloneCause::Renewed => CloneCause::Renewed,
+            stored::CloneCause::Unspecified => return Err(malformed("cloned.cause", "is missing")),
+        };
+        Ok(Self {
+            at: time("cloned.at", record.at)?,
+            cause,
+            certificate: digest("cloned.certificate_digest", &record.certificate_digest)?,
         })
     }
 }

@@ -253,7 +253,8 @@ fn stored_end(cause: &EndCause, since: Timestamp) -> stored::LeaseIsEnding {
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
         | EndCause::Silence
-        | EndCause::EnrolmentReplaced => Default::default(),
+        | EndCause::EnrolmentReplaced
+        | EndCause::EnrolmentCloned => Default::default(),
     };
     stored::LeaseIsEnding {
         cause: stored_cause(cause).into(),
@@ -273,6 +274,7 @@ fn stored_cause(cause: &EndCause) -> stored::EndCause {
         EndCause::AnchorLost => stored::EndCause::AnchorLost,
         EndCause::ServiceAccountReplaced => stored::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => stored::EndCause::EnrolmentReplaced,
+        EndCause::EnrolmentCloned => stored::EndCause::EnrolmentCloned,
         EndCause::Silence => stored::EndCause::Silent,
         EndCause::OwnerBanned { .. } => stored::EndCause::OwnerBanned,
     }
@@ -292,6 +294,7 @@ fn read_end(end: stored::LeaseIsEnding) -> Result<(EndCause, Timestamp), Malform
         stored::EndCause::AnchorLost => EndCause::AnchorLost,
         stored::EndCause::ServiceAccountReplaced => EndCause::ServiceAccountReplaced,
         stored::EndCause::EnrolmentReplaced => EndCause::EnrolmentReplaced,
+        stored::EndCause::EnrolmentCloned => EndCause::EnrolmentCloned,
         stored::EndCause::Silent => EndCause::Silence,
         stored::EndCause::OwnerBanned => EndCause::OwnerBanned {
             by: parse("revoked_by", SpiffeId::parse(&end.revoked_by))?,

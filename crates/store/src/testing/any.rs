@@ -7,7 +7,7 @@ use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
@@ -112,6 +112,7 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
         Just(EndCause::AnchorLost),
         Just(EndCause::ServiceAccountReplaced),
         Just(EndCause::EnrolmentReplaced),
+        Just(EndCause::EnrolmentCloned),
         Just(EndCause::Silence),
         (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
     ]
@@ -316,10 +317,22 @@ fn any_join_token() -> impl Strategy<Value = JoinToken> {
     )
 }
 
+fn any_cloned() -> impl Strategy<Value = Cloned> {
+    let cause = prop_oneof![Just(CloneCause::Used), Just(CloneCause::Renewed)];
+    (any_time(), cause, any_digest()).prop_map(|(at, cause, certificate)| Cloned { at, cause, certificate })
+}
+
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     let times = (any_time(), any_time(), option::of(any_time()));
-    (any_id!(EnrolmentId), any_spiffe_id(), (any_digest(), any_labels()), times, any_revision()).prop_map(
-        |(id, spiffe_id, (key, labels), (created, certificate_expires, replaced), revision)| Enrolment {
+    let lineage = (any::<u64>(), option::of(any_digest()), option::of(any_time()), option::of(any_cloned()));
+    let what = (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), any_labels());
+    (what, lineage, times, any_revision()).prop_map(
+        |(
+            (id, spiffe_id, key, labels),
+            (generation, next, followed, cloned),
+            (created, certificate_expires, replaced),
+            revision,
+        )| Enrolment {
             id,
             spiffe_id,
             key,
@@ -327,6 +340,10 @@ fn any_enrolment() -> impl Strategy<Value = Enrolment> {
             created,
             certificate_expires,
             replaced,
+            generation,
+            next,
+            followed,
+            cloned,
             revision,
         },
     )
@@ -369,6 +386,9 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),
+        (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::RenewalUsed { enrolment, at }),
+        (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Rejoined { enrolment, at }),
+        any_enrolment().prop_map(|enrolment| Change::EnrolmentCloned { enrolment }),
         any_identity().prop_map(|identity| Change::IdentityCreated { identity }),
         any_ban().prop_map(|ban| Change::BanSet { ban }),
         any_ban().prop_map(|ban| Change::BanLifted { ban }),

@@ -6,6 +6,8 @@ use serde_json::Value;
 use shorepass_core::audit;
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
+use shorepass_core::digest::Digest;
+use shorepass_core::enrolment::{CloneCause, Cloned};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Lease, Mode};
 use shorepass_core::ledger::{BlockFilter, Change, LeaseFilter, Ledger, LedgerError};
@@ -103,6 +105,7 @@ on_both!(
     no_lease_begins_on_an_ended_job,
     no_lease_begins_under_a_block,
     no_lease_begins_for_a_replaced_enrolment,
+    no_lease_begins_for_a_cloned_runner,
     no_token_is_recorded_on_a_lease_that_ends,
     a_live_name_is_not_enrolled_twice,
     the_last_commit_is_timed,
@@ -295,7 +298,7 @@ async fn the_latest_enrolment_is_the_one_made_last(subject: Subject) {
     let latest = || subject.ledger.latest_enrolment(&owner().spiffe_id).unwrap();
     assert_eq!(latest(), None);
     subject.committed(vec![enrolled(1)]).await;
-    let renewed = enrolment(1).renew(enrolment(9).key, second(9000));
+    let renewed = enrolment(1).again(second(9000));
     subject.committed(vec![Change::Renewed { enrolment: renewed.clone(), at: second(9) }]).await;
     assert_eq!(latest(), Some(renewed.clone()));
     let replaced = renewed.replace(second(10));
@@ -461,6 +464,16 @@ async fn no_lease_begins_for_a_replaced_enrolment(subject: Subject) {
     let replaced = Change::EnrolmentReplaced { enrolment: enrolment.clone().replace(second(2)) };
     subject.committed(vec![Change::Enrolled { enrolment }, lease_pending(1), replaced]).await;
     subject.conflicts(vec![lease_pending(2)]).await;
+}
+
+async fn no_lease_begins_for_a_cloned_runner(subject: Subject) {
+    let enrolment = shorepass_core::enrolment::Enrolment { id: owner().enrolment, ..enrolment(1) };
+    let (at, certificate) = (second(2), Digest::of_bytes(b"older"));
+    let cloned = enrolment.clone().found_cloned(Cloned { at, cause: CloneCause::Used, certificate });
+    let found = Change::EnrolmentCloned { enrolment: cloned.clone() };
+    subject.committed(vec![Change::Enrolled { enrolment }, lease_pending(1), found]).await;
+    subject.conflicts(vec![lease_pending(2)]).await;
+    assert_eq!(subject.ledger.enrolment(owner().enrolment).unwrap(), Some(cloned));
 }
 
 async fn no_token_is_recorded_on_a_lease_that_ends(subject: Subject) {

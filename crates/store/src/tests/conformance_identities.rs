@@ -84,7 +84,7 @@ async fn bans_are_paged(subject: Subject) {
 
 async fn the_banned_get_nothing_and_others_go_on(subject: Subject) {
     let enrolment = shorepass_core::enrolment::Enrolment { id: owner().enrolment, ..enrolment(1) };
-    let renewed = enrolment.clone().renew(enrolment.key, second(9000));
+    let renewed = enrolment.clone().again(second(9000));
     let enrolled = Change::Enrolled { enrolment };
     let active = Change::LeaseActive { lease: lease(1).activate(pins(), second(2)).unwrap() };
     subject.committed(vec![enrolled, job_started(1), lease_pending(1), active, token_minted(1, 0)]).await;

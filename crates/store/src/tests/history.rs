@@ -150,7 +150,7 @@ async fn what_is_over_is_removed_after_the_retention_and_not_before() {
     };
     assert_eq!(history(&rows(&store)), history(&before));
     // Renewed in time: it goes on.
-    let renewed = enrolment(1).renew(enrolment(1).key, second(90 * DAY));
+    let renewed = enrolment(1).again(second(90 * DAY));
     store.commit(vec![Change::Renewed { enrolment: renewed.clone(), at: second(0) }]).await.unwrap();
     clock.set(31 * DAY);
     store.commit(vec![refused()]).await.unwrap();

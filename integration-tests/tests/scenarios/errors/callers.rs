@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration_tests::client::{self, Client, new_id, refused, runner_id, try_enroll};
 use integration_tests::issuer::TRUST_DOMAIN;
+use integration_tests::reasons;
 use prost_types::Duration as WireDuration;
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::digest::Digest;
@@ -239,6 +240,58 @@ pub(super) async fn replaced_enrolment(stage: &Stage) -> Refusals {
     let on_the_old_connection = refused(before.start_job().await)?;
     before.reset();
     Ok(vec![on_the_old_connection, refused(before.start_job().await)?])
+}
+
+pub(super) async fn rejoins_that_prove_nothing(stage: &Stage) -> Refusals {
+    const NAME: &str = "test-back";
+    let join_token = stage.issuer.join_token(NAME, false).await?;
+    let held = client::enroll(&stage.issuer, &join_token, NAME).await?;
+    let enroll = client::enroll_client(&stage.issuer, JoinTokenText::parse(&join_token)?.ca())?;
+    let begin = v1::BeginRejoinRequest { certificate_pem: held.certificate_pem() };
+    let nonce = enroll.begin_rejoin(begin).await?.nonce;
+    let made = KeyAndRequest::generate(held.spiffe_id())?;
+    let good = v1::RejoinRequest {
+        certificate_pem: held.certificate_pem(),
+        certificate_request_pem: made.request_pem,
+        signature: held.prove(&nonce, made.key.digest())?,
+        nonce,
+    };
+    let made_up = v1::RejoinRequest { nonce: vec![0; good.nonce.len()], ..good.clone() };
+    let forged = v1::RejoinRequest { signature: held.prove(b"other", made.key.digest())?, ..good.clone() };
+    let mut errors = Vec::new();
+    for request in [made_up, forged] {
+        errors.push(refused(reasons::note(enroll.rejoin(request).await))?);
+    }
+    enroll.rejoin(good.clone()).await?;
+    errors.push(refused(reasons::note(enroll.rejoin(good).await))?);
+    Ok(errors)
+}
+
+pub(super) async fn cloned_runner(stage: &Stage) -> Refusals {
+    const NAME: &str = "test-cloned";
+    let identity = client::enroll(&stage.issuer, &stage.issuer.join_token(NAME, false).await?, NAME).await?;
+    let before = Client::new(&stage.issuer, &identity)?;
+    let renewal = || KeyAndRequest::generate(&before.spiffe_id);
+    let asked = |made: &KeyAndRequest| v1::RenewRequest { certificate_request_pem: made.request_pem.clone() };
+    let made = renewal()?;
+    let answer = before.call(ApiClient::renew, asked(&made)).await?;
+    let renewed = Identity::new(made.key, &answer.certificate_chain_pem, &answer.trust_bundle_pem)?;
+    let after = Client::new(&stage.issuer, &renewed)?;
+    after.start_job().await?;
+    // The connections of both are closed; the answer may be lost with its own.
+    ensure!(
+        before.call(ApiClient::renew, asked(&renewal()?)).await.is_err(),
+        "an older certificate is renewed"
+    );
+    let mut errors = Vec::new();
+    for half in [&before, &after] {
+        half.reset();
+        errors.push(refused(half.start_job().await)?);
+        errors.push(refused(half.call(ApiClient::renew, asked(&renewal()?)).await)?);
+    }
+    let join_token = stage.issuer.join_token(NAME, false).await?;
+    errors.push(refused(try_enroll(&stage.issuer, &join_token, NAME).await?)?);
+    Ok(errors)
 }
 
 pub(super) async fn unknown_records(stage: &Stage) -> Refusals {
