@@ -7,12 +7,15 @@ mod leases;
 mod others;
 mod pages;
 mod revoke;
+mod roles;
 
 use std::io::Write;
 
 use clap::CommandFactory as _;
 
-use crate::args::{BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand};
+use crate::args::{
+    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RoleCommand,
+};
 use crate::failure::Failure;
 
 /// Runs a command.
@@ -34,6 +37,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::JoinToken(JoinTokenCommand::Create(args)) => {
             others::create_join_token(&args, &mut out).await
         }
+        Command::Role(RoleCommand::Explain(args)) => roles::explain(&args, &mut out),
+        Command::Role(RoleCommand::Test(args)) => roles::test(&args, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "shorepass", &mut script);

@@ -13,6 +13,7 @@ pub(crate) mod lease;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;
+pub(crate) mod role;
 #[cfg(test)]
 pub(crate) mod samples;
 mod table;
