@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::{NoTurn, Turns};
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
@@ -77,6 +78,8 @@ pub struct Outside {
     pub gate: RwLock<()>,
     /// Who may ask which cluster for a token.
     pub turns: Turns,
+    /// What is left of the roles' limits.
+    pub quotas: Quotas,
     /// Whose first token is being minted.
     pub attempts: Attempts,
     /// Who is banned.

@@ -115,6 +115,7 @@ pub(crate) fn lease(number: u8) -> Lease {
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }

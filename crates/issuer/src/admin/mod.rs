@@ -45,7 +45,8 @@ impl Views {
         let missing =
             || ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)));
         let job = job.map(|job| job.ok_or_else(missing)).transpose()?;
-        Ok(LeaseView { lease, job, tokens, block })
+        let silence = self.outside.follow.silence_of(&lease).filter(|_| lease.is_live());
+        Ok(LeaseView { lease, job, tokens, block, silence })
     }
 
     /// One page, newest first, each lease with its newest token.

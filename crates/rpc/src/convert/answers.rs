@@ -291,6 +291,12 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         block: view.block.as_ref().map(block),
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
+        silence_limit: view.silence.map(duration),
+        not_removed: view
+            .lease
+            .not_removed
+            .as_deref()
+            .map(|rights| v1::NotRemovedRights { rights: rights.named().to_vec(), others: rights.others() }),
         pins: view.lease.activation().map(|(pins, _)| v1::LeasePins {
             anchor_uid: pins.anchor_uid.clone(),
             service_account_uid: pins.service_account_uid.clone(),
