@@ -3,22 +3,16 @@
 //! It is called `gitlab` or whatever the test says, and says in its tokens what the test wants, true or not.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use shorepass_testing::jwt::SigningKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
-
-use crate::raw;
+use shorepass_core::caller::SpiffeId;
+use shorepass_core::id::EnrolmentId;
+use shorepass_core::name::TrustDomain;
+use shorepass_core::time::Clock as _;
+use shorepass_daemon::clock::{SystemClock, SystemEntropy};
+use shorepass_testing::certificates::{Subject, TestCa};
+use shorepass_testing::oidc::{Answer, DISCOVERY, SigningKey, TestIssuer};
 
 /// The audience of its tokens, where a scenario does not say otherwise.
 pub const AUDIENCE: &str = "https://shorepass.test/jobs";
@@ -26,41 +20,34 @@ pub const AUDIENCE: &str = "https://shorepass.test/jobs";
 /// It serves until this is dropped.
 pub struct CiSystem {
     name: &'static str,
-    url: String,
+    issuer: TestIssuer,
     key: SigningKey,
     ca: PathBuf,
-    state: Arc<State>,
-    task: JoinHandle<()>,
-}
-
-struct State {
-    url: String,
-    keys: String,
-    down: AtomicBool,
-    asked: AtomicUsize,
 }
 
 impl CiSystem {
     /// Starts one of that name; the CA to trust for it is written into the folder.
     pub async fn start(name: &'static str, folder: &Path) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("https://localhost:{}", listener.local_addr()?.port());
-        let (acceptor, ca_pem) = raw::self_made_server(name)?;
+        let authority = TestCa::new(&TrustDomain::parse(&format!("{name}.test"))?);
+        let now = SystemClock.now();
+        let serving = authority.server(&Subject {
+            spiffe_id: SpiffeId::parse(&format!("spiffe://{name}.test/issuer/{name}"))?,
+            enrolment: EnrolmentId::generate(now, &SystemEntropy),
+            now,
+        });
         let ca = folder.join(format!("{name}-ca.pem"));
-        std::fs::write(&ca, ca_pem)?;
-        let key = SigningKey::generate("one");
-        let keys = json!({"keys": [key.jwk()]}).to_string();
-        let (down, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let state = Arc::new(State { url: url.clone(), keys, down, asked });
-        let task = tokio::spawn(accept(listener, acceptor, state.clone()));
-        Ok(Self { name, url, key, ca, state, task })
+        std::fs::write(&ca, authority.certificate_pem())?;
+        let (issuer, key) = (TestIssuer::start(&serving).await, SigningKey::p256("one"));
+        issuer.serve_keys(&[&key]);
+        Ok(Self { name, issuer, key, ca })
     }
 
     /// Its item of `spec.jobIssuers`, with what the test says of system and runner.
     pub fn document(&self, system_and_runner: &str) -> String {
-        let Self { name, url, ca, .. } = self;
+        let Self { name, issuer, ca, .. } = self;
         format!(
-            "    - {{name: {name}, url: \"{url}\", audience: \"{AUDIENCE}\", caFile: {}, {system_and_runner}}}\n",
+            "    - {{name: {name}, url: \"{}\", audience: \"{AUDIENCE}\", caFile: {}, {system_and_runner}}}\n",
+            issuer.url(),
             ca.display()
         )
     }
@@ -69,14 +56,14 @@ impl CiSystem {
     pub fn token(&self, claims: Value) -> Result<String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         let usual = json!({
-            "iss": self.url,
+            "iss": self.issuer.url(),
             "aud": AUDIENCE,
             "iat": now,
             "nbf": now,
             "exp": now + 300,
             "jti": crate::client::new_id(),
         });
-        Ok(self.key.sign(&merged(usual, claims)?))
+        Ok(self.key.token(&merged(usual, claims)?))
     }
 
     /// A token of GitLab for a job of project 4711 on its protected branch `main`, with these claims in place of others.
@@ -91,14 +78,9 @@ impl CiSystem {
         self.token(all)
     }
 
-    /// Whether it answers from now on.
-    pub fn be_down(&self, down: bool) {
-        self.state.down.store(down, Ordering::SeqCst);
-    }
-
-    /// How often it was asked for anything.
-    pub fn asked(&self) -> usize {
-        self.state.asked.load(Ordering::SeqCst)
+    /// It answers nobody any more.
+    pub fn go_down(&self) {
+        self.issuer.answer(DISCOVERY, Answer::Status(503));
     }
 }
 
@@ -132,44 +114,4 @@ fn merged(mut claims: Value, others: Value) -> Result<Value> {
         all.insert(name.clone(), value.clone());
     }
     Ok(claims)
-}
-
-impl Drop for CiSystem {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) {
-    let mut connections = JoinSet::new(); // they end with the system
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(converse(stream, acceptor.clone(), state.clone()));
-    }
-}
-
-async fn converse(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {
-    let Ok(stream) = acceptor.accept(stream).await else { return };
-    let service = service_fn(move |request| {
-        let state = state.clone();
-        async move { answer(&request, &state) }
-    });
-    // A client that hangs up is no news.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-}
-
-fn answer(request: &Request<Incoming>, state: &State) -> Result<Response<Full<Bytes>>> {
-    state.asked.fetch_add(1, Ordering::SeqCst);
-    let (status, body) = match request.uri().path() {
-        _ if state.down.load(Ordering::SeqCst) => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
-        "/.well-known/openid-configuration" => {
-            let keys = format!("{}/keys", state.url);
-            (StatusCode::OK, json!({"issuer": state.url, "jwks_uri": keys}).to_string())
-        }
-        "/keys" => (StatusCode::OK, state.keys.clone()),
-        _ => (StatusCode::NOT_FOUND, String::new()),
-    };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    Ok(response)
 }

@@ -98,8 +98,8 @@ pub enum ClaimError {
 
 /// The longest text of a claim, in bytes.
 pub const CLAIM_LIMIT: usize = 1024;
-/// The longest list.
-pub const TEXTS_LIMIT: usize = 128;
+/// The longest list: GitLab names up to 200 groups of a person.
+pub const TEXTS_LIMIT: usize = 256;
 
 /// The claims of one token, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

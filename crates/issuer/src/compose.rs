@@ -53,6 +53,7 @@ use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
 use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
+use crate::job_issuers;
 use crate::outside::{Outside, Seal};
 use crate::records::{Begun, Records};
 use crate::revoke::sweeper::Sweeper;
@@ -226,12 +227,8 @@ impl Parts {
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
             policy,
-            job_issuers: config
-                .job_issuers
-                .iter()
-                .map(|configured| (configured.issuer.name().clone(), configured.issuer.clone()))
-                .collect(),
-            job_tokens: Arc::new(shorepass_core::job_token::NoJobIssuers),
+            job_issuers: job_issuers::known(config),
+            job_tokens: job_issuers::verifier(config)?,
             seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),

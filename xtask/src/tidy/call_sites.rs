@@ -45,6 +45,7 @@ const GUARDED: &[Guarded] = &[
                 "join token and job token, to the issuer; and whether the token that came is empty",
             ),
             ("crates/issuer/src/admin/mod.rs", 1, "a new join token, to the operator who asked for it"),
+            ("crates/oidc/src/lib.rs", 1, "a job token, to its verification"),
             ("crates/tls/src/authority.rs", 1, "the CA's key, to its file"),
             ("crates/tls/src/identity.rs", 2, "an identity, to its file, and the key in it"),
         ],

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, Ours)] = &[
     ("shorepass-conditions", Ours::Only(&[CORE])),
     ("shorepass-config", Ours::Only(&[CORE])),
     ("shorepass-daemon", Ours::Only(&[CORE])),
+    ("shorepass-oidc", Ours::Only(&[CORE])),
     ("shorepass-rpc", Ours::Only(&[CORE, PROTO])),
     ("shorepass-store", Ours::Only(&[CORE, PROTO])),
     ("shorepass-exec", Ours::Only(&[PROTO])),
@@ -45,12 +46,15 @@ enum Ours {
 /// Heavy dependencies and the rooms that they live in.
 const HEAVY: &[Heavy] = &[
     Heavy { names: &["tonic*"], rooms: &["shorepass-rpc"], tests_of: &[] },
-    // The integration tests also shake hands as nobody of ours would.
+    // The keys of token issuers are fetched as a client of the web's PKI, which has nothing in common with our own TLS but
+    // the library; tests serve such keys. The integration tests also shake hands as nobody of ours would.
     Heavy {
-        names: &["rustls*", "tokio-rustls", "x509-parser"],
-        rooms: &["shorepass-tls", INTEGRATION],
+        names: &["rustls*", "tokio-rustls"],
+        rooms: &["shorepass-tls", "shorepass-oidc", TESTING, INTEGRATION],
         tests_of: &[],
     },
+    Heavy { names: &["x509-parser"], rooms: &["shorepass-tls", INTEGRATION], tests_of: &[] },
+    Heavy { names: &["jsonwebtoken"], rooms: &["shorepass-oidc"], tests_of: &[] },
     // Certificates for tests, and those of the test control plane.
     Heavy { names: &["rcgen"], rooms: &["shorepass-tls", TESTING, "xtask"], tests_of: &[] },
     Heavy { names: &["kube*", "k8s-openapi"], rooms: &["shorepass-cluster", INTEGRATION], tests_of: &[] },
@@ -200,6 +204,8 @@ mod tests {
             ("shorepass-rpc", "kube-client", Kind::Normal),
             ("shorepass-issuer", "sled", Kind::Normal),
             ("shorepass-config", "cel", Kind::Normal),
+            ("shorepass-issuer", "jsonwebtoken", Kind::Normal),
+            ("shorepass-oidc", "shorepass-tls", Kind::Normal),
             ("shorepass-conditions", "shorepass-config", Kind::Normal),
             ("shorepass-cli", "serde-saphyr", Kind::Normal),
             ("shorepass-new", "serde", Kind::Normal),

@@ -75,7 +75,7 @@ impl Stage {
         let folder = tempfile::tempdir()?;
         let gitlab = CiSystem::start("gitlab", folder.path()).await?;
         let down = CiSystem::start("down", folder.path()).await?;
-        down.be_down(true);
+        down.go_down();
         let job_issuers = gitlab.document("system: gitlab, runner: firstUse") + &down.document(DOWN);
         let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), job_issuers, ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
