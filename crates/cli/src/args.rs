@@ -3,6 +3,7 @@
 //! There is no option for the agent's socket: shorepass-exec, which a kubeconfig starts, is told it by SHOREPASS_SOCKET
 //! alone, and an option here would make a kubeconfig that does not work there.
 
+mod role;
 mod values;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::labels::parse_pair;
 use shorepass_core::name::{Name, NamePattern};
 
+pub(crate) use self::role::{DocumentArgs, ExplainArgs, RoleCommand, TestArgs};
 pub(crate) use self::values::{Jti, Runner, ServiceAccount};
 use self::values::{context_name, lifetime};
 
@@ -30,7 +32,7 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "\
 Environment:
   SHOREPASS_SOCKET  the agent's socket, for kubeconfig, status and job
-  SHOREPASS_CONFIG  the operator's config.yaml, for all other commands
+  SHOREPASS_CONFIG  the operator's config.yaml, for the commands that say (operators)
 Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoked, 6 degraded";
 
 /// What to do.
@@ -63,6 +65,9 @@ pub(crate) enum Command {
     /// Create join tokens (operators)
     #[command(subcommand)]
     JoinToken(JoinTokenCommand),
+    /// Explain and test role documents, for people who write them
+    #[command(subcommand)]
+    Role(RoleCommand),
     /// Print the completions for a shell
     Completions {
         /// The shell

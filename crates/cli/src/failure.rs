@@ -14,6 +14,8 @@ use std::io;
 use std::path::PathBuf;
 
 use shorepass_config::ConfigErrors;
+use shorepass_core::labels::LabelError;
+use shorepass_core::name::Name;
 use shorepass_exec::AskError;
 use shorepass_rpc::refused::Reason;
 use shorepass_rpc::status::{ClientError, Code, Refusal};
@@ -23,6 +25,7 @@ use crate::commands::jobs::NoJobToken;
 use crate::kubeconfig::{UnusableCluster, WriteError};
 use crate::output::{Incomplete, printable};
 use crate::pasted::Pasted;
+use crate::payload::PayloadError;
 
 const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
@@ -58,6 +61,29 @@ pub(crate) enum Failure {
     /// There is no identity where the config says.
     #[error("there is no identity at {}", .0.display())]
     NoIdentity(PathBuf),
+    /// The issuer's config or a role document does not load.
+    #[error("the issuer's config or a role document does not load")]
+    Documents(ConfigErrors),
+    /// There is no such role in the documents.
+    #[error("there is no role {role} in the documents (they have: {})", .known.join(", "))]
+    NoSuchRole {
+        /// The role.
+        role: Name,
+        /// The roles that there are.
+        known: Vec<String>,
+    },
+    /// Labels that no enrolment gives.
+    #[error(transparent)]
+    Labels(LabelError),
+    /// The payload of a job token cannot be used.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// No role document has a test.
+    #[error("there are no tests in the role documents")]
+    NoTests,
+    /// Tests in role documents failed; they were printed.
+    #[error("{0} of the tests failed")]
+    TestsFailed(usize),
     /// The call to the issuer gave no answer, or a refusal.
     #[error(transparent)]
     Call(#[from] ClientError),
@@ -98,11 +124,20 @@ impl Failure {
     /// The one table of exit codes.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Pasted(_) | Self::NoJobToken(_) | Self::NoConfig | Self::Config(_) => USAGE,
+            Self::Pasted(_)
+            | Self::NoJobToken(_)
+            | Self::NoConfig
+            | Self::Config(_)
+            | Self::Documents(_)
+            | Self::NoSuchRole { .. }
+            | Self::Labels(_)
+            | Self::Payload(_) => USAGE,
             Self::Call(error) => code_of_call(error),
             Self::Agent(error) => error.exit_code(),
             Self::Degraded(_) => DEGRADED,
             Self::Runtime(_)
+            | Self::NoTests
+            | Self::TestsFailed(_)
             | Self::Identity(_)
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
@@ -119,7 +154,7 @@ impl Failure {
     pub(crate) fn report(&self) -> String {
         match self {
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => return String::new(),
-            Self::Config(errors) => return self.config_report(errors),
+            Self::Config(errors) | Self::Documents(errors) => return self.config_report(errors),
             _ => {}
         }
         let told: &dyn Error = match self.connect_error() {
@@ -187,7 +222,16 @@ impl Failure {
             ),
             Self::Cluster(_) => Some("correct the cluster's `advertise` in the issuer's config".to_owned()),
             Self::Write(error) => error.remedy(),
-            Self::Runtime(_) | Self::Output(_) => None,
+            Self::NoTests => {
+                Some("write `tests` beside `spec` of a role, as the examples in deploy/examples do".to_owned())
+            }
+            Self::Runtime(_)
+            | Self::Output(_)
+            | Self::Documents(_)
+            | Self::NoSuchRole { .. }
+            | Self::Labels(_)
+            | Self::Payload(_)
+            | Self::TestsFailed(_) => None,
         }
     }
 

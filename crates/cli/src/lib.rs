@@ -1,6 +1,7 @@
 //! The command line of users and operators: what the agent keeps, and what the issuer knows.
 //!
-//! Users' commands ask the agent over its socket; operators' commands call the issuer over mTLS. It decides nothing about
+//! Users' commands ask the agent over its socket; operators' commands call the issuer over mTLS; those about role
+//! documents read the documents and ask nobody. It decides nothing about
 //! leases, keeps no state, and never edits a file that is not its own.
 //!
 //! Questionable: the arguments are searched for secrets before they are parsed. Whoever finds a leaked token pastes it
@@ -13,6 +14,7 @@ mod kubeconfig;
 mod operator;
 mod output;
 mod pasted;
+mod payload;
 mod progress;
 
 use std::ffi::OsString;

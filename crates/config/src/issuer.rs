@@ -172,9 +172,23 @@ impl IssuerConfig {
 
     /// The roles of the configured directory; one of an unknown cluster or job issuer is refused.
     pub fn load_roles(&self, conditions: &dyn Conditions) -> Result<Roles, ConfigErrors> {
-        let clusters = self.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-        let job_issuers = self.job_issuers.iter().map(|configured| configured.issuer.clone()).collect();
-        role::load_directory_for(&self.role_directory, &Known { clusters, job_issuers, conditions })
+        role::load_directory_for(&self.role_directory, &self.known(conditions))
+    }
+
+    /// As [`Self::load_roles`], of another directory or of one file.
+    pub fn load_roles_of(&self, path: &Path, conditions: &dyn Conditions) -> Result<Roles, ConfigErrors> {
+        match path.is_dir() {
+            true => role::load_directory_for(path, &self.known(conditions)),
+            false => role::load_file_for(path, &self.known(conditions)),
+        }
+    }
+
+    fn known<'c>(&self, conditions: &'c dyn Conditions) -> Known<'c> {
+        Known {
+            clusters: self.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            job_issuers: self.job_issuers.iter().map(|configured| configured.issuer.clone()).collect(),
+            conditions,
+        }
     }
 }
 

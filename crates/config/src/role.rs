@@ -4,6 +4,7 @@
 //! policy. A role's digest is that of its document's text, comments included, so that `sha256sum` of a file with one
 //! role is what the audit shows.
 
+pub mod case;
 mod jobs;
 mod strict;
 
@@ -25,6 +26,7 @@ use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 use crate::cursor::{Cursor, Fields, Report, closest};
 use crate::envelope;
 use crate::error::{ConfigError, ConfigErrors, Fault};
+use crate::role::case::Case;
 use crate::yaml::Document;
 
 const KIND: &str = "Role";
@@ -36,12 +38,15 @@ const LEASE_LIFETIME: Lifetime =
     Lifetime { default: Duration::from_secs(60 * 60), max: Duration::from_secs(6 * 60 * 60) };
 
 /// Roles, and what is odd about their documents.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Roles {
     /// The roles.
     pub roles: Vec<Role>,
     /// What loads and does not do what it seems to, each with its place and what to write instead.
     pub warnings: Vec<Fault>,
+    /// The tests in the documents, in their order. They are no part of what a role gives. None where nothing is known of
+    /// job issuers.
+    pub cases: Vec<Case>,
 }
 
 /// The roles of all `*.yaml` and `*.yml` files in a directory, files in the order of their names.
@@ -64,6 +69,11 @@ pub(crate) fn load_directory_for(directory: &Path, known: &Known<'_>) -> Result<
     Reader { known: Some(known), seen: BTreeMap::new() }.directory(directory)
 }
 
+/// As [`load_directory_for`], of one file.
+pub(crate) fn load_file_for(file: &Path, known: &Known<'_>) -> Result<Roles, ConfigErrors> {
+    Reader { known: Some(known), seen: BTreeMap::new() }.file(file)
+}
+
 struct Reader<'c> {
     known: Option<&'c Known<'c>>,
     /// Where each name was given first.
@@ -72,13 +82,14 @@ struct Reader<'c> {
 
 impl Reader<'_> {
     fn directory(mut self, directory: &Path) -> Result<Roles, ConfigErrors> {
-        let mut all = Roles { roles: Vec::new(), warnings: Vec::new() };
+        let mut all = Roles::default();
         let mut errors: Vec<ConfigError> = Vec::new();
         for file in role_files(directory)? {
             match self.file(&file) {
                 Ok(found) => {
                     all.roles.extend(found.roles);
                     all.warnings.extend(found.warnings);
+                    all.cases.extend(found.cases);
                 }
                 Err(found) => errors.extend(found),
             }
@@ -93,18 +104,27 @@ impl Reader<'_> {
     fn text(&mut self, file: &Path, text: &str) -> Result<Roles, ConfigErrors> {
         let report = Report::new(file, text);
         let documents = envelope::documents(&report, text);
-        let roles = documents.iter().filter_map(|document| self.document(&report, document)).collect();
+        let mut cases = Vec::new();
+        let roles =
+            documents.iter().filter_map(|document| self.document(&report, document, &mut cases)).collect();
         let warnings = report.take_warnings();
-        Ok(Roles { roles: report.finish(Some(roles))?, warnings })
+        Ok(Roles { roles: report.finish(Some(roles))?, warnings, cases })
     }
 
-    fn document(&mut self, report: &Report<'_>, document: &Document<'_>) -> Option<Role> {
+    fn document(
+        &mut self,
+        report: &Report<'_>,
+        document: &Document<'_>,
+        cases: &mut Vec<Case>,
+    ) -> Option<Role> {
         let root = Cursor::root(report, &document.root);
-        let fields = envelope::fields(&root, KIND, &["apiVersion", "kind", "metadata", "spec"])?;
+        let fields = envelope::fields(&root, KIND, &["apiVersion", "kind", "metadata", "spec", "tests"])?;
         let name = fields.required("metadata", |metadata| {
             metadata.fields(&["name"])?.required("name", |name| self.name(name))
         });
         let spec = fields.required("spec", |spec| self.spec(spec));
+        let read = fields.optional("tests", |tests| case::cases(tests, name.as_ref(), self.known));
+        cases.extend(read.unwrap_or_default());
         let (name, Spec { gives, token, lease, silence, limits, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
         match Role::new(name, gives, token, lease, subjects, digest) {

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::claims::{Claim, ClaimKind};
+use crate::claims::{Claim, ClaimKind, Claims};
 use crate::condition::Condition;
-use crate::job::VerifiedJob;
 use crate::job_issuer::{Guard, JobIssuer};
 use crate::name::Name;
 
@@ -89,12 +88,12 @@ impl JobRequirement {
         &self.issuer
     }
 
-    /// The first thing that the job lacks; none if it has everything.
-    pub fn unmet(&self, job: &VerifiedJob) -> Option<Unmet> {
-        if job.issuer != self.issuer {
+    /// The first thing that a job lacks whose token is of `issuer` and has these claims; none if it has everything.
+    pub fn unmet(&self, issuer: &Name, job: &Claims) -> Option<Unmet> {
+        if *issuer != self.issuer {
             return Some(Unmet {
-                told: format!("the role does not take jobs of {}", job.issuer),
-                explanation: format!("the job's token is of {}, not of {}", job.issuer, self.issuer),
+                told: format!("the role does not take jobs of {issuer}"),
+                explanation: format!("the job's token is of {issuer}, not of {}", self.issuer),
             });
         }
         if self.claims.is_empty() {
@@ -106,9 +105,9 @@ impl JobRequirement {
         guarded.or_else(claims).or_else(|| self.condition_unmet(job))
     }
 
-    fn condition_unmet(&self, job: &VerifiedJob) -> Option<Unmet> {
+    fn condition_unmet(&self, job: &Claims) -> Option<Unmet> {
         let condition = self.condition.as_ref()?;
-        let why = condition.holds(&job.claims).err()?;
+        let why = condition.holds(job).err()?;
         Some(Unmet {
             told: "the role's condition on the job's claims does not hold".to_owned(),
             explanation: format!("the condition {:?} does not hold: {why}", condition.text()),
@@ -140,9 +139,9 @@ fn check_values(issuer: &JobIssuer, claim: &str, values: &[Claim]) -> Result<(),
     }
 }
 
-fn guarded(guard: Guard, job: &VerifiedJob) -> Option<Unmet> {
+fn guarded(guard: Guard, job: &Claims) -> Option<Unmet> {
     let Guard { claim, meaning, .. } = guard;
-    let value = job.claims.get(claim).filter(|_| guard.catches(&job.claims))?;
+    let value = job.get(claim).filter(|_| guard.catches(job))?;
     Some(Unmet {
         told: format!("the job's {claim} is {value} ({meaning}), which a role takes only if it says so"),
         explanation: format!(
@@ -151,8 +150,8 @@ fn guarded(guard: Guard, job: &VerifiedJob) -> Option<Unmet> {
     })
 }
 
-fn lacking(claim: &str, values: &[Claim], job: &VerifiedJob) -> Option<Unmet> {
-    let Some(value) = job.claims.get(claim) else {
+fn lacking(claim: &str, values: &[Claim], job: &Claims) -> Option<Unmet> {
+    let Some(value) = job.get(claim) else {
         let told = format!("the job's token has no {claim}, which the role asks for");
         return Some(Unmet { explanation: format!("{told}: it would have to be {}", Values(values)), told });
     };

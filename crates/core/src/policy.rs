@@ -4,21 +4,24 @@
 //! A denial tells the operator everything and the caller only that the role is not available: an unknown role and a
 //! forbidden one look the same from outside.
 
+pub mod explanation;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::block::Block;
-use crate::caller::{Caller, Kind, Owner};
+use crate::caller::{Caller, Owner};
 use crate::gives::{Gives, Strict};
 use crate::id::{JobId, LeaseId};
-use crate::job::{Evidence, Job};
+use crate::job::Job;
 use crate::labels::Labels;
 use crate::lease::{AnchorName, Lease, Mode, State};
 use crate::ledger::Revision;
 use crate::mint::Order;
 use crate::name::Name;
-use crate::role::{Role, STRETCHED_LIFETIME, Subject, TOKEN_LIFETIME_FLOOR, Target};
+use crate::policy::explanation::{Explanation, Who};
+use crate::role::{Role, STRETCHED_LIFETIME, TOKEN_LIFETIME_FLOOR, Target};
 use crate::time::{Timestamp, after, for_people, until};
 
 /// What a caller wants.
@@ -46,6 +49,12 @@ impl<'a> From<&'a Caller> for Asker<'a> {
     fn from(caller: &'a Caller) -> Self {
         static NONE: LazyLock<Labels> = LazyLock::new(Labels::default);
         Self { caller, labels: &NONE }
+    }
+}
+
+impl<'a> From<Asker<'a>> for Who<'a> {
+    fn from(Asker { caller, labels }: Asker<'a>) -> Self {
+        Self { spiffe_id: caller.spiffe_id(), labels }
     }
 }
 
@@ -184,9 +193,7 @@ impl Policy {
     /// The roles whose subjects the caller matches, by name, whatever its job.
     pub fn roles_of<'a>(&self, asker: impl Into<Asker<'a>>) -> impl Iterator<Item = &Role> {
         let asker = asker.into();
-        self.roles
-            .values()
-            .filter(move |role| role.subjects().iter().any(|subject| unnamed(subject, asker).is_none()))
+        self.roles.values().filter(move |role| explanation::names(role, asker.into()))
     }
 
     /// A role that the caller may know of.
@@ -284,19 +291,12 @@ impl Policy {
         let Some(role) = self.roles.get(role) else {
             return Err(not_available(format!("there is no role {role}")));
         };
-        let refusals: Vec<Refusal> =
-            role.subjects().iter().filter_map(|subject| refusal(subject, asker, job)).collect();
-        if refusals.len() < role.subjects().len() {
+        let explanation = Explanation::of(role, asker.into(), job.map(|job| &job.evidence).into());
+        if explanation.allows() {
             return Ok(role);
         }
-        let explained =
-            |(index, refusal): (usize, &Refusal)| format!("subjects[{index}]: {}", refusal.explanation);
-        let explained: Vec<String> = refusals.iter().enumerate().map(explained).collect();
-        let explanation = format!("role {}: {}", role.name(), explained.join("; "));
-        let mut told: Vec<String> = refusals.into_iter().filter_map(|refusal| refusal.told).collect();
-        told.dedup();
-        let told = (!told.is_empty()).then(|| told.join("; or "));
-        Err(Denial { reason: DenialReason::RoleNotAvailable(told), explanation })
+        let reason = DenialReason::RoleNotAvailable(explanation.told());
+        Err(Denial { reason, explanation: explanation.to_string() })
     }
 }
 
@@ -321,66 +321,6 @@ fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
     let block = blocks.iter().find(|block| block.in_force(now))?;
     let explanation = format!("blocked by {} until {}: {}", block.by, for_people(block.until), block.reason);
     Some(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation })
-}
-
-/// Why a subject does not give its role.
-struct Refusal {
-    /// What the caller may know: what its job lacks, where the subject names the caller.
-    told: Option<String>,
-    explanation: String,
-}
-
-/// The first requirement of the subject that is not met; none if all are.
-fn refusal(subject: &Subject, asker: Asker<'_>, job: Option<&Job>) -> Option<Refusal> {
-    if let Some(explanation) = unnamed(subject, asker) {
-        return Some(Refusal { told: None, explanation });
-    }
-    let evidence = job.map(|job| &job.evidence);
-    let refused = |told: &str, explanation: &str| {
-        Some(Refusal { told: Some(told.to_owned()), explanation: explanation.to_owned() })
-    };
-    match (&subject.jobs, evidence) {
-        (Some(required), Some(Evidence::Verified(verified))) => required
-            .unmet(verified)
-            .map(|unmet| Refusal { told: Some(unmet.told), explanation: unmet.explanation }),
-        (Some(_), Some(Evidence::Asserted(_))) => refused(
-            "the role takes no job without a token of its CI system: hand one over when the job starts",
-            "the job is asserted, and the item names jobs",
-        ),
-        (Some(_), None) => refused(
-            "the role takes no job without a token of its CI system, and this one's is not known any more",
-            "the job is not known any more, and the item names jobs",
-        ),
-        (None, _) if asker.caller.kind() != Kind::Runner || subject.accept_asserted_jobs => None,
-        (None, Some(Evidence::Verified(_))) => {
-            refused("the role names no jobs", "it names no jobs, and acceptJobs is not 'asserted'")
-        }
-        (None, Some(Evidence::Asserted(_))) => refused(
-            "the role takes no job that is merely asserted",
-            "the job is asserted and acceptJobs is not 'asserted'",
-        ),
-        (None, None) => refused(
-            "the role takes no job that is merely asserted, and this one is not known any more",
-            "the job is not known any more and acceptJobs is not 'asserted'",
-        ),
-    }
-}
-
-/// Why the subject does not name who asks, whatever the job; none if it does.
-fn unnamed(subject: &Subject, Asker { caller, labels }: Asker<'_>) -> Option<String> {
-    let patterns = match caller.kind() {
-        Kind::Runner => &subject.runners,
-        Kind::Platform => &subject.platforms,
-        Kind::Operator | Kind::Issuer => &Vec::new(),
-    };
-    if !patterns.iter().any(|pattern| pattern.matches(&caller.spiffe_id().name)) {
-        return Some(format!("it does not name {}", caller.spiffe_id()));
-    }
-    let lacking = subject.labels.iter().find(|(name, value)| labels.get(name) != Some(value));
-    lacking.map(|(name, value)| {
-        let has = labels.get(name).map_or_else(|| "none".to_owned(), |has| format!("{has:?}"));
-        format!("label {name} of {} is {has}, not {value:?}", caller.spiffe_id())
-    })
 }
 
 /// No longer than the lease, so that an issuer that is down at the deadline leaves little behind; but Kubernetes gives

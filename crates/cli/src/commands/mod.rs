@@ -7,6 +7,7 @@ mod leases;
 mod others;
 mod pages;
 mod revoke;
+mod roles;
 mod runners;
 
 use std::io::Write;
@@ -14,7 +15,7 @@ use std::io::Write;
 use clap::CommandFactory as _;
 
 use crate::args::{
-    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RunnerCommand,
+    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RoleCommand, RunnerCommand,
 };
 use crate::failure::Failure;
 
@@ -38,6 +39,8 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::JoinToken(JoinTokenCommand::Create(args)) => {
             others::create_join_token(&args, &mut out).await
         }
+        Command::Role(RoleCommand::Explain(args)) => roles::explain(&args, &mut out),
+        Command::Role(RoleCommand::Test(args)) => roles::test(&args, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "shorepass", &mut script);

@@ -15,6 +15,7 @@ mod not_removed;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;
+pub(crate) mod role;
 pub(crate) mod runner;
 #[cfg(test)]
 pub(crate) mod samples;

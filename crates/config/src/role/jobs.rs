@@ -1,7 +1,7 @@
 //! Which jobs get a role: `subjects[].jobs`.
 
 use shorepass_core::claims::{Claim, ClaimKind};
-use shorepass_core::job_issuer::JobIssuer;
+use shorepass_core::job_issuer::{JobIssuer, KnownClaim};
 use shorepass_core::job_requirement::JobRequirement;
 
 use super::Known;
@@ -31,7 +31,8 @@ pub(super) fn jobs(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Job
     }
 }
 
-fn find<'k>(cursor: &Cursor<'_>, known: &'k Known<'_>) -> Option<&'k JobIssuer> {
+/// The issuer that is named.
+pub(super) fn find<'k>(cursor: &Cursor<'_>, known: &'k Known<'_>) -> Option<&'k JobIssuer> {
     let name = cursor.name()?;
     let found = known.job_issuers.iter().find(|issuer| *issuer.name() == name);
     if found.is_some() {
@@ -55,15 +56,7 @@ fn find<'k>(cursor: &Cursor<'_>, known: &'k Known<'_>) -> Option<&'k JobIssuer> 
 fn values(cursor: &Cursor<'_>, issuer: &JobIssuer) -> Option<Vec<(String, Vec<Claim>)>> {
     let pairs = cursor.pairs("claims and their values")?;
     let read = pairs.iter().map(|(name, value)| {
-        let Some(known) = issuer.claim(name) else {
-            let all: Vec<&str> = issuer.known().map(|known| known.name.as_str()).collect();
-            let meant = closest(name, &all).map(|name| format!(", did you mean {name}?")).unwrap_or_default();
-            return value.fault(format!(
-                "tokens of {} have no claim {name:?} that is known{meant} (known: {})",
-                issuer.name(),
-                all.join(", ")
-            ));
-        };
+        let known = known_claim(value, issuer, name)?;
         let one = |value: &Cursor<'_>| claim(value, known.kind);
         let values = if value.is_list() { value.some("value", one)? } else { vec![one(value)?] };
         Some(((*name).to_owned(), values))
@@ -72,7 +65,27 @@ fn values(cursor: &Cursor<'_>, issuer: &JobIssuer) -> Option<Vec<(String, Vec<Cl
     read.into_iter().collect()
 }
 
-fn claim(cursor: &Cursor<'_>, kind: ClaimKind) -> Option<Claim> {
+/// The claim of that name.
+pub(super) fn known_claim<'k>(
+    cursor: &Cursor<'_>,
+    issuer: &'k JobIssuer,
+    name: &str,
+) -> Option<&'k KnownClaim> {
+    let found = issuer.claim(name);
+    if found.is_some() {
+        return found;
+    }
+    let all: Vec<&str> = issuer.known().map(|known| known.name.as_str()).collect();
+    let meant = closest(name, &all).map(|name| format!(", did you mean {name}?")).unwrap_or_default();
+    cursor.fault(format!(
+        "tokens of {} have no claim {name:?} that is known{meant} (known: {})",
+        issuer.name(),
+        all.join(", ")
+    ))
+}
+
+/// One value, of the claim's kind.
+pub(super) fn claim(cursor: &Cursor<'_>, kind: ClaimKind) -> Option<Claim> {
     let text = cursor.text()?;
     let looks_like_more =
         text.parse::<f64>().is_ok() || matches!(text, "true" | "false" | "yes" | "no" | "on" | "off");

@@ -234,6 +234,7 @@ proptest! {
 mod jobs {
     use std::sync::Arc;
 
+    use shorepass_core::claims::Claim;
     use shorepass_core::condition::Condition;
     use shorepass_core::job_issuer::{Declared, RunnerBinding, System};
 
@@ -263,12 +264,15 @@ mod jobs {
         }
     }
 
-    fn read(text: &str) -> Result<Role, String> {
+    fn gitlab() -> JobIssuer {
         let (url, audience) = ("https://gitlab.example.org".to_owned(), "shorepass".to_owned());
         let name = Name::parse("gitlab").unwrap();
         let declared = Declared::default();
-        let gitlab =
-            JobIssuer::new(name, System::Gitlab, url, audience, RunnerBinding::FirstUse, declared).unwrap();
+        JobIssuer::new(name, System::Gitlab, url, audience, RunnerBinding::FirstUse, declared).unwrap()
+    }
+
+    fn read(text: &str) -> Result<Role, String> {
+        let gitlab = gitlab();
         let clusters = vec![Name::parse("staging").unwrap()];
         let known = Known { clusters, job_issuers: vec![gitlab], conditions: &Always };
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
@@ -341,5 +345,61 @@ mod jobs {
             Name::parse("gitlab").unwrap(),
         );
         assert_eq!(role.subjects()[0].jobs, Some(nobody));
+    }
+
+    fn cases(text: &str) -> Result<Vec<case::Case>, String> {
+        let gitlab = gitlab();
+        let clusters = vec![Name::parse("staging").unwrap()];
+        let known = Known { clusters, job_issuers: vec![gitlab], conditions: &Always };
+        let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
+        read.map(|read| read.cases).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn tests_are_read_with_the_types_of_their_claims_and_their_places() {
+        let all = cases(ROLE).unwrap();
+        assert_eq!(all.len(), 5);
+        let case::CaseJob::Verified { claims, .. } = &all[0].job else { panic!("{all:?}") };
+        assert_eq!(claims.get("project_id"), Some(&Claim::Text("4711".to_owned())));
+        assert_eq!((all[0].role.as_str(), all[0].labels.get("pool")), ("web-deployer", Some("production")));
+        assert!(all[0].place.starts_with("web.yaml:") && all[0].expected == case::Expected::Allowed);
+        assert_eq!(all[4].job, case::CaseJob::Asserted);
+    }
+
+    #[test]
+    fn tests_that_say_nothing_sound_do_not_load() {
+        let table = [
+            ("ref: feature", "reff: feature", ["tests[1].job.claims.reff", "did you mean ref?"]),
+            (
+                "project_id: \"4711\", ref: f",
+                "project_id: 4711, ref: f",
+                ["tests[1].job.claims", "in quotes"],
+            ),
+            ("expect: allowed", "expect: maybe", ["tests[0].expect", "write allowed or denied"]),
+            ("expect: allowed", "expect: allowed\n    because: x", ["tests[0].because", "leave the key out"]),
+            ("    job: {asserted: true}", "    job: {}", ["tests[4].job.issuer", "missing"]),
+            ("    job: {asserted: true}\n", "", ["tests[4].job", "missing"]),
+            (
+                "{asserted: true}",
+                "{asserted: true, issuer: gitlab}",
+                ["tests[4].job", "asserted job shows no claims"],
+            ),
+            ("runner: prod-2", "platform: prod-2", ["tests[3].labels", "platforms have no labels"]),
+            ("runner: prod-2", "runner: prod-2\n    platform: a", ["tests[3]", "one of runner and platform"]),
+        ];
+        for (part, exchange, fragments) in table {
+            assert!(ROLE.contains(part), "{part:?} is not in the example");
+            let errors = cases(&ROLE.replacen(part, exchange, 1)).unwrap_err();
+            assert!(
+                fragments.iter().all(|part| errors.contains(part)),
+                "{fragments:?} are not in:\n{errors}"
+            );
+        }
+    }
+
+    #[test]
+    fn tests_are_no_part_of_what_a_role_gives() {
+        let (with, without) = (read(ROLE).unwrap(), read(ROLE.split("tests:").next().unwrap()).unwrap());
+        assert_eq!(with.subjects(), without.subjects());
     }
 }

@@ -90,7 +90,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings } = config.load_roles(&CelConditions)?;
+    let Roles { roles, warnings, .. } = config.load_roles(&CelConditions)?;
     for warning in warnings {
         eprintln!("shorepass-issuer: warning: {warning}");
     }

@@ -20,7 +20,7 @@ pub(super) fn run(file: &Path) -> Result<()> {
     #[cfg(feature = "mutants")]
     crate::mutants::check()?;
     let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings } = config.load_roles(&CelConditions)?;
+    let Roles { roles, warnings, .. } = config.load_roles(&CelConditions)?;
     for Fault { file, line, column, path, problem, .. } in warnings {
         let place = format!("{}:{line}:{column}", file.display());
         tracing::warn!(place, path, problem, "a role document does not do what it seems to");
