@@ -175,10 +175,7 @@ impl fmt::Display for Values<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::claims::Claims;
-    use crate::digest::Digest;
     use crate::job_issuer::{Declared, RunnerBinding, System};
-    use crate::time::Timestamp;
 
     fn issuer(system: System) -> JobIssuer {
         let (name, text) = (Name::parse(system.as_str()).unwrap(), |text: &str| text.to_owned());
@@ -193,20 +190,16 @@ mod tests {
         JobRequirement::new(&issuer(system), claims, None)
     }
 
-    fn job(system: System, claims: &[(&str, &str)]) -> VerifiedJob {
+    fn job(claims: &[(&str, &str)]) -> Claims {
         let mut known = Claims::default();
         for (claim, value) in claims {
             known.insert(claim, Claim::Text((*value).to_owned())).unwrap();
         }
-        VerifiedJob {
-            issuer: issuer(system).name().clone(),
-            system,
-            id: "1".to_owned(),
-            claims: known,
-            replay: Digest::of_bytes(b""),
-            issued: Timestamp::UNIX_EPOCH,
-            spent_until: Timestamp::UNIX_EPOCH,
-        }
+        known
+    }
+
+    fn unmet(requirement: &JobRequirement, of: System, claims: &[(&str, &str)]) -> Option<Unmet> {
+        requirement.unmet(issuer(of).name(), &job(claims))
     }
 
     #[test]
@@ -217,29 +210,28 @@ mod tests {
         ] {
             let silent = requirement(system, &[(project, &["42"])]).unwrap();
             let naming = requirement(system, &[(project, &["42"]), (event, &[guarded])]).unwrap();
-            let such = job(system, &[(project, "42"), (event, guarded)]);
-            let told = silent.unmet(&such).unwrap().told;
+            let such = [(project, "42"), (event, guarded)];
+            let told = unmet(&silent, system, &such).unwrap().told;
             assert!(told.contains(guarded) && told.contains("only if it says so"), "{told}");
-            assert_eq!(naming.unmet(&such), None);
-            assert_eq!(silent.unmet(&job(system, &[(project, "42"), (event, "push")])), None);
+            assert_eq!(unmet(&naming, system, &such), None);
+            assert_eq!(unmet(&silent, system, &[(project, "42"), (event, "push")]), None);
         }
     }
 
     #[test]
     fn a_job_of_another_issuer_meets_nothing() {
         let github = requirement(System::Github, &[("repository_id", &["42"])]).unwrap();
-        let unmet =
-            github.unmet(&job(System::Gitlab, &[("repository_id", "42"), ("project_id", "42")])).unwrap();
-        assert!(unmet.told.contains("does not take jobs of gitlab"), "{unmet:?}");
+        let other = unmet(&github, System::Gitlab, &[("repository_id", "42"), ("project_id", "42")]).unwrap();
+        assert!(other.told.contains("does not take jobs of gitlab"), "{other:?}");
     }
 
     #[test]
     fn the_caller_is_told_its_own_value_and_the_operator_what_would_do() {
         let wanted = requirement(System::Gitlab, &[("project_id", &["42", "43"])]).unwrap();
-        let unmet = wanted.unmet(&job(System::Gitlab, &[("project_id", "44")])).unwrap();
-        assert!(unmet.told.contains("\"44\"") && !unmet.told.contains("42"), "{unmet:?}");
-        assert!(unmet.explanation.contains("\"42\" or \"43\""), "{unmet:?}");
-        assert_eq!(wanted.unmet(&job(System::Gitlab, &[("project_id", "43")])), None);
+        let other = unmet(&wanted, System::Gitlab, &[("project_id", "44")]).unwrap();
+        assert!(other.told.contains("\"44\"") && !other.told.contains("42"), "{other:?}");
+        assert!(other.explanation.contains("\"42\" or \"43\""), "{other:?}");
+        assert_eq!(unmet(&wanted, System::Gitlab, &[("project_id", "43")]), None);
     }
 
     #[test]
@@ -254,6 +246,6 @@ mod tests {
     #[test]
     fn nobody_meets_what_stands_for_an_unknown_issuer() {
         let nobody = JobRequirement::that_nobody_meets(issuer(System::Gitlab).name().clone());
-        assert!(nobody.unmet(&job(System::Gitlab, &[("project_id", "42")])).is_some());
+        assert!(unmet(&nobody, System::Gitlab, &[("project_id", "42")]).is_some());
     }
 }

@@ -15,7 +15,8 @@ use std::io::Write;
 use clap::CommandFactory as _;
 
 use crate::args::{
-    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RoleCommand, RunnerCommand,
+    BlockCommand, Cli, Command, Format, JobCommand, JoinTokenCommand, LeaseCommand, RoleCommand,
+    RunnerCommand,
 };
 use crate::failure::Failure;
 

@@ -5,9 +5,9 @@ use crate::caller::{LeaseOwner, SpiffeId, VerifiedPeer};
 use crate::digest::Digest;
 use crate::gives::{RbacName, Rights, RoleRef, StrictBinding};
 use crate::id::{BlockId, EnrolmentId};
-use crate::job::AssertedJob;
+use crate::job::{AssertedJob, Evidence};
 use crate::name::NamePattern;
-use crate::role::Lifetime;
+use crate::role::{Lifetime, Subject};
 
 const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 const HOUR: Duration = Duration::from_secs(3600);
