@@ -238,7 +238,11 @@ impl Follower {
                     retry_pause(failures, self.jitter()).max(told)
                 }
             };
-            sleep(pause).await;
+            // Whoever was shut out and gets a lease again is let in: its end should not come unheard.
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = begins_anew(&mut kept) => failures = 0,
+            }
         }
     }
 
@@ -314,6 +318,13 @@ impl Follower {
 /// Waits until it holds of the leases that are kept; false when nobody keeps leases any more.
 async fn until(kept: &mut watch::Receiver<Vec<LeaseId>>, holds: impl FnMut(&Vec<LeaseId>) -> bool) -> bool {
     kept.wait_for(holds).await.is_ok()
+}
+
+/// Waits until a lease is kept where there was none.
+async fn begins_anew(kept: &mut watch::Receiver<Vec<LeaseId>>) {
+    if !(until(kept, Vec::is_empty).await && until(kept, |leases| !leases.is_empty()).await) {
+        std::future::pending::<()>().await; // nobody keeps leases any more
+    }
 }
 
 fn newest(kept: &watch::Receiver<Vec<LeaseId>>) -> Vec<LeaseId> {

@@ -23,6 +23,9 @@ use crate::refused::Refused;
 use crate::services::Work;
 use crate::status::label;
 
+/// How long the head of the answer waits for the first step; well below the time that a call has.
+const FIRST_STEP: Duration = Duration::from_secs(4);
+
 /// Steps that may wait on either side of the conversion.
 const QUEUE: usize = 64;
 
@@ -39,7 +42,7 @@ pub(crate) struct Watch {
     pub(crate) work: Work,
 }
 
-/// Begins, and waits for the first step: a revocation that is refused as a whole has no stream.
+/// Begins, and waits for the first step, but not for long: a revocation that is refused as a whole has no stream.
 pub(crate) async fn start(
     administration: Arc<dyn Administration>,
     revocation: Revocation,
@@ -48,10 +51,12 @@ pub(crate) async fn start(
     let (sender, mut answer) = mpsc::channel(QUEUE);
     let tasks = watch.work.tasks.clone();
     tasks.spawn(run(administration, revocation, watch, sender).in_current_span());
-    match answer.recv().await {
-        Some(Err(status)) => Err(status),
-        Some(Ok(first)) => Ok(Box::pin(tokio_stream::once(Ok(first)).chain(ReceiverStream::new(answer)))),
-        None => Ok(Box::pin(tokio_stream::empty())),
+    match timeout(FIRST_STEP, answer.recv()).await {
+        Ok(Some(Err(status))) => Err(status),
+        Ok(Some(Ok(first))) => Ok(Box::pin(tokio_stream::once(Ok(first)).chain(ReceiverStream::new(answer)))),
+        Ok(None) => Ok(Box::pin(tokio_stream::empty())),
+        // It goes on, and what comes of it is told on the stream: a cluster that hangs is no reason to say nothing.
+        Err(_) => Ok(Box::pin(ReceiverStream::new(answer))),
     }
 }
 

@@ -94,9 +94,10 @@ pub(crate) struct Beside {
 impl Opening {
     /// Opens the ledger, whose lock is held.
     pub(crate) fn open(&self, on_failure: OnFailure) -> Result<Opened, OpenError> {
+        let gone = self.place.has_begun() && self.place.is_bare();
         let beside = Beside::look(&self.place)?;
         match self.sound(&beside) {
-            Ok((records, look)) => self.go_on(beside, records, look),
+            Ok((records, look)) => self.go_on(beside, records, look, gone),
             Err(cause) if cause.loses_records() && on_failure == OnFailure::Continue => {
                 tracing::error!(error = %cause, "the records are lost; they are made anew as far as that goes");
                 anew::make(self, beside, &cause.to_string(), anew::SecurityLoss::Told)
@@ -125,7 +126,8 @@ impl Opening {
         Ok((records, look))
     }
 
-    fn go_on(&self, beside: Beside, records: Records, look: Look) -> Result<Opened, OpenError> {
+    /// `gone` if there were records here once, and nothing is left of them.
+    fn go_on(&self, beside: Beside, records: Records, look: Look, gone: bool) -> Result<Opened, OpenError> {
         let known = beside.known()?;
         let Beside { manifest: found, mut audit, copy } = beside;
         // A crash at the very end of making them anew leaves it; what lies there next is not to be taken for unfinished.
@@ -149,10 +151,15 @@ impl Opening {
         let sequence = self.replay(&records, &audit, look.progress)?;
         let held = self.merge(&records, copy)?;
         let mut manifest = self.manifest_of(found.manifest(), &look)?;
+        if gone {
+            tracing::error!("all records are gone, and the security state with them");
+            manifest.lost = Some(moment(self.clock.as_ref()));
+        }
         let copy = self.copied(&records, held, &manifest, sequence)?;
         (manifest.sequence, manifest.security, manifest.clean) = (sequence, copy.sequence(), false);
         self.stamp(&records, &manifest)?;
         self.write_manifest(&manifest)?;
+        self.place.begin().map_err(|source| OpenError::file(self.place.directory(), source))?;
         let aside = self.place.moved_aside();
         let alarm = (!aside.is_empty()).then(|| {
             format!(

@@ -48,6 +48,31 @@ impl Place {
         self.0.join("security.log")
     }
 
+    /// There since records were begun: tells a directory that lost all of them from one that never had any.
+    fn begun(&self) -> PathBuf {
+        self.0.join("ledger.begun")
+    }
+
+    /// Whether there were records here once.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun().exists()
+    }
+
+    /// Whether nothing is left of them.
+    pub(crate) fn is_bare(&self) -> bool {
+        ![self.records(), self.manifest(), self.copy(), self.audit()].iter().any(|path| path.exists())
+    }
+
+    /// Remembers that there are records here.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        if self.has_begun() {
+            return Ok(());
+        }
+        let path = self.begun();
+        files::open_or_create(&path)?.sync_all()?;
+        files::sync_parent(&path)
+    }
+
     /// There while records are being made anew: names the directory that the old ones are moved aside to.
     pub(crate) fn making(&self) -> PathBuf {
         self.0.join("ledger.making")

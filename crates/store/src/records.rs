@@ -52,6 +52,7 @@ impl Records {
         if let Some(exposed) = files::exposure(directory).map_err(failed)? {
             return Err(OpenError::Exposed { directory: directory.to_owned(), mode: exposed.mode });
         }
+        remove_unfinished_snapshots(directory).map_err(failed)?;
         let db = guarded(directory, || open_sled(directory))??;
         let path = directory.join("db");
         let file = File::open(&path).map_err(|source| OpenError::file(&path, source))?;
@@ -109,6 +110,20 @@ fn guarded<T>(directory: &Path, act: impl FnOnce() -> T) -> Result<T, OpenError>
         directory: directory.to_owned(),
         problem: describe(panic.as_ref()),
     })
+}
+
+/// Removes what a crash or a full disk left of a snapshot that was being written. The database writes one at each opening, under
+/// this name until it is whole, and takes a half one for damage of its own.
+fn remove_unfinished_snapshots(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::info!(path = %path.display(), "removing an unfinished snapshot");
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn open_sled(directory: &Path) -> Result<sled::Db, OpenError> {

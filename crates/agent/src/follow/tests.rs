@@ -205,3 +205,18 @@ async fn a_ban_that_ends_the_stream_wipes_all_tokens() {
     sleep(Duration::from_millis(200)).await;
     assert_eq!(world.ask().await.unwrap_err().class, shorepass_proto::local::v1::ErrorClass::Denied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_let_in_again_hears_of_ends_with_its_first_lease() {
+    let world = World::caught_up().await;
+    world.issuer.books().mood = crate::fake::Mood::Refuses(Reason::Banned);
+    world.script.open.lock().unwrap().as_ref().unwrap().send(Err(refused(Reason::Banned))).unwrap();
+    sleep(Duration::from_millis(200)).await;
+    let before = world.opened().len();
+    world.issuer.books().mood = crate::fake::Mood::Works;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.opened().len(), before, "nobody keeps a lease");
+    world.ask().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.opened().len(), before + 1);
+}

@@ -7,6 +7,7 @@
 pub mod list;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shorepass_core::ban::{Ban, BanError, BanKey, Banned};
 use shorepass_core::caller::{Caller, Owner};
@@ -32,6 +33,9 @@ pub struct Banning {
     trust_domain: TrustDomain,
 }
 
+/// How long its streams have to hear of the ban before their connections are closed. Nothing is answered to it meanwhile.
+const TOLD: Duration = Duration::from_millis(100);
+
 impl Banning {
     /// Of callers of this trust domain.
     pub fn new(outside: Arc<Outside>, ends: Ends, trust_domain: TrustDomain) -> Self {
@@ -41,12 +45,14 @@ impl Banning {
     /// Shuts somebody out. Who is banned already stays so as it was; what is left of it is ended all the same.
     pub async fn ban(&self, caller: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
         let banned = self.find(whom)?;
-        let _alone = self.outside.gate.write().await; // no lease begins between the ban and the list of those to end
+        let alone = self.outside.gate.write().await; // no lease begins between the ban and the list of those to end
         let ban = self.ends.again_on_conflict(|| self.plan(caller, &banned, &reason)).await?;
         fail_points::reached(Point::BanRecorded);
         self.outside.bans.put(ban.clone());
-        let connections = self.outside.connections.close(|owner| ban.banned.covers(owner));
         let ending = self.end_leases(&ban).await?;
+        drop(alone);
+        tokio::time::sleep(TOLD).await;
+        let connections = self.outside.connections.close(|owner| ban.banned.covers(owner));
         let leases = ending.len();
         let unbound = ending.iter().filter(|lease| !lease.has_anchor()).count();
         ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));

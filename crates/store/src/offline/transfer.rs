@@ -134,6 +134,8 @@ impl Offline {
         {
             return Err(TransferError::NotEmpty { path });
         }
+        // Whoever imports had records: a start before they are whole must not take itself for the first.
+        place.begin().map_err(|source| OpenError::file(place.directory(), source))?;
         // All of it is read before anything is made.
         let sequence = self.read_export(path, |_| Ok(()))?.0;
         let mut manifest = Manifest::generate(self.opening.entropy.as_ref());

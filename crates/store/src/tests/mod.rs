@@ -6,6 +6,7 @@ mod conformance_identities;
 mod crash;
 mod disk;
 mod full;
+mod gone;
 mod history;
 mod leases;
 mod lost;
