@@ -22,6 +22,7 @@ fn wire_job() -> v1::Job {
             id: "build-7".to_owned(),
             url: "https://ci.example.org/7".to_owned(),
         }),
+        verified: None,
         start_time: at(-5),
         latest_end_time: at(7_200),
     }
@@ -90,6 +91,7 @@ fn wire_block() -> v1::Block {
         lease_id: ID.to_owned(),
         lift_time: None,
         lifted_by: String::new(),
+        job_id: String::new(),
     }
 }
 
@@ -105,6 +107,11 @@ fn wire_record() -> v1::LeaseRecord {
         receipt: None,
         not_removed: None,
         silence_limit: bench::seconds(900),
+        escape_rights: Some(v1::EscapeRights {
+            rights: vec!["create pods".to_owned()],
+            review_time: at(0),
+            unknown: String::new(),
+        }),
         pins: Some(v1::LeasePins {
             anchor_uid: "anchor".to_owned(),
             service_account_uid: "account".to_owned(),

@@ -28,6 +28,8 @@ use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
 
+pub(crate) use crate::records::view;
+
 pub(crate) const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 pub(crate) const START: i64 = 1_790_000_000;
 pub(crate) const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJqdGkiOiJ0b2tlbiJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
@@ -259,16 +261,6 @@ pub(crate) fn ban() -> Ban {
         reason: "stolen".to_owned(),
         lifted: None,
         revision: Revision::FIRST,
-    }
-}
-
-pub(crate) fn view() -> LeaseView {
-    LeaseView {
-        lease: lease(),
-        job: Some(job()),
-        tokens: vec![minted()],
-        block: Some(block()),
-        silence: Some(Duration::from_secs(900)),
     }
 }
 
