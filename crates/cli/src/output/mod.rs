@@ -7,6 +7,7 @@ mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
+mod escapes;
 mod job;
 pub(crate) mod join_token;
 pub(crate) mod lease;
