@@ -71,6 +71,16 @@ pub const STATUS: Document = Document {
 ",
 };
 
+/// A role of [`DEPLOY`]'s ServiceAccount that needs more than that is allowed.
+pub const NEEDY: Document = Document {
+    name: "needy",
+    gives: "  target: {namespace: @NAMESPACE@, serviceAccount: deployer}
+  needs:
+    - {apiGroups: [\"\"], resources: [configmaps, pods/log], verbs: [get, create]}
+    - {clusterWide: true, apiGroups: [\"\"], resources: [nodes], resourceNames: [one], verbs: [get]}
+",
+};
+
 const CALLERS: &str = "  lifetimes: {token: {default: 10m, max: 20m}, lease: {default: 30m, max: 1h}}
   subjects:
     - runners: [test-*]

@@ -19,6 +19,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
+    mod preflight;
     mod receipts;
     mod refresh;
     mod refused_mints;

@@ -289,6 +289,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
         | Reason::RightsNotInEffect
+        | Reason::RightsMissing
         | Reason::NamespaceUnavailable
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing

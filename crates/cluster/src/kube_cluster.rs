@@ -17,6 +17,7 @@ use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::{AnchorName, Lease, Mode};
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::needs::Right;
 use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::role::Target;
 use shorepass_core::time::Clock;
@@ -287,6 +288,12 @@ impl Cluster for KubeCluster {
 
     async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError> {
         timeout(MINT_DEADLINE, self.mint_now(order, annotation, call))
+            .await
+            .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
+    }
+
+    async fn lacking(&self, account: &Target, rights: &[Right]) -> Result<Vec<Right>, MintError> {
+        timeout(MINT_DEADLINE, self.lacking_now(account, rights))
             .await
             .unwrap_or_else(|_| Err(self.too_slow(MINT_DEADLINE)))
     }

@@ -25,6 +25,8 @@ pub(crate) enum Act<'a> {
     CreateAccount { namespace: &'a Name },
     /// Create a RoleBinding to a Role.
     Bind { namespace: &'a Name, role: &'a RoleRef },
+    /// Ask whether a ServiceAccount may do something, in a namespace or everywhere.
+    Review { namespace: &'a Name, everywhere: bool },
     /// Look at a Role.
     GetRole { namespace: &'a Name, role: &'a RoleRef },
     /// Delete a Secret, a ServiceAccount or a RoleBinding: the resource's name.
@@ -39,6 +41,7 @@ impl Act<'_> {
             | Self::CreateAccount { namespace }
             | Self::Bind { namespace, .. }
             | Self::GetRole { namespace, .. }
+            | Self::Review { namespace, .. }
             | Self::Delete { namespace, .. } => namespace,
         }
     }
@@ -55,6 +58,10 @@ impl fmt::Display for Act<'_> {
                 write!(f, "create serviceaccounts in namespace \"{namespace}\"")
             }
             Self::Bind { namespace, .. } => write!(f, "create rolebindings in namespace \"{namespace}\""),
+            Self::Review { everywhere: true, .. } => f.write_str("create subjectaccessreviews"),
+            Self::Review { namespace, everywhere: false } => {
+                write!(f, "create localsubjectaccessreviews in namespace \"{namespace}\"")
+            }
             Self::GetRole { namespace, role } => match role {
                 RoleRef::Role(name) => {
                     write!(f, "get roles \"{}\" in namespace \"{namespace}\"", name.as_str())

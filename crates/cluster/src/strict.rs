@@ -113,6 +113,7 @@ impl KubeCluster {
         let review = self.request_token(order, &anchor_uid, reviewer).await?;
         let places = Place::all(&order.target().namespace, expected);
         let besides = self.wait_for_rights(order, places, &review.token, reviewer).await?;
+        self.meets_needs(order, &bearer(&review.token)?, reviewer).await?;
         let not_removed = NotRemoved::of(rules::words(&besides));
         Ok(Made { anchor_uid, service_account_uid, not_removed })
     }

@@ -6,6 +6,7 @@
 
 pub mod case;
 mod jobs;
+mod needs;
 mod strict;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use shorepass_core::gives::Gives;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::needs::Need;
 use shorepass_core::role::{Lifetime, Limits, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
@@ -125,10 +127,10 @@ impl Reader<'_> {
         let spec = fields.required("spec", |spec| self.spec(spec));
         let read = fields.optional("tests", |tests| case::cases(tests, name.as_ref(), self.known));
         cases.extend(read.unwrap_or_default());
-        let (name, Spec { gives, token, lease, silence, limits, subjects }) = (name?, spec?);
+        let (name, Spec { gives, token, lease, silence, limits, needs, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
         match Role::new(name, gives, token, lease, subjects, digest) {
-            Ok(role) => Some(role.with_silence(silence).with_limits(limits)),
+            Ok(role) => Some(role.with_silence(silence).with_limits(limits).with_needs(needs)),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -151,6 +153,7 @@ impl Reader<'_> {
             "lifetimes",
             "silence",
             "limits",
+            "needs",
             "subjects",
         ])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
@@ -158,11 +161,14 @@ impl Reader<'_> {
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
         let limits = fields.optional("limits", limits).unwrap_or_default();
+        let needs =
+            fields.optional("needs", |list| Some(needs::needs(list))).unwrap_or_else(|| Some(Vec::new()));
         let subjects =
             fields.required("subjects", |subjects| subjects.list(|item| subject(item, self.known)));
         cluster?;
-        let (token, lease) = lifetimes;
-        Some(Spec { gives: gives?, token, lease, silence, limits, subjects: subjects? })
+        let ((token, lease), gives) = (lifetimes, gives?);
+        let needs = needs?.into_iter().map(|need| need.within(gives.working_namespace())).collect();
+        Some(Spec { gives, token, lease, silence, limits, needs, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -184,6 +190,7 @@ struct Spec {
     lease: Lifetime,
     silence: Silence,
     limits: Limits,
+    needs: Vec<Need>,
     subjects: Vec<Subject>,
 }
 

@@ -11,7 +11,9 @@ use crate::id::CallId;
 use crate::lease::Lease;
 use crate::mint::{Minted, Order};
 use crate::name::Name;
+use crate::needs::{Missing, Right};
 use crate::receipt::Witnesses;
+use crate::role::Target;
 
 /// Where clients find the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +151,16 @@ pub enum MintError {
         /// Which cluster.
         cluster: Name,
     },
+    /// The ServiceAccount is not allowed what the role needs.
+    #[error(
+        "ServiceAccount {account} is not allowed all that the role needs; an administrator of the cluster adds {missing}"
+    )]
+    NeedsMissing {
+        /// Which, as `namespace/name`; of a generated one, the roles that it is bound to decide.
+        account: String,
+        /// What is missing.
+        missing: Missing,
+    },
     /// The anchor is gone (only on an order for an existing one).
     #[error("the lease's anchor was deleted by somebody else")]
     AnchorLost,
@@ -166,6 +178,7 @@ impl MintError {
             | Self::NamespaceUnavailable { begun, .. }
             | Self::QuotaExceeded { begun, .. } => !begun,
             Self::ServiceAccountMissing { .. }
+            | Self::NeedsMissing { .. }
             | Self::ServiceAccountReplaced { .. }
             | Self::Forbidden { .. }
             | Self::RightsNotInEffect { .. }
@@ -220,6 +233,10 @@ pub trait Cluster: Witnesses {
     ///
     /// May repeat: no. On an error what the record names may or may not exist.
     async fn mint(&self, order: &Order, annotation: &str, call: &CallId) -> Result<Minted, MintError>;
+
+    /// Those of these rights that an existing ServiceAccount does not have, its groups counted: as the API server sees it that
+    /// answers.
+    async fn lacking(&self, account: &Target, rights: &[Right]) -> Result<Vec<Right>, MintError>;
 
     /// Deletes all that the record of a lease names: bindings, then anchor, then ServiceAccount. What is not there is
     /// deleted; what cannot be deleted holds up nothing else. May repeat: yes.

@@ -10,6 +10,7 @@ use crate::caller::Owner;
 use crate::id::LeaseId;
 use crate::lease::{AnchorName, Lease, Mode, Pins, TransitionError};
 use crate::ledger::{Change, MintedToken, Recorded};
+use crate::needs::Need;
 use crate::not_removed::NotRemoved;
 use crate::role::Target;
 use crate::time::{Timestamp, until};
@@ -30,6 +31,7 @@ pub struct Order {
     /// Who gets it: the lease's owner, whether the lease knows its name or not.
     pub(crate) owner: Owner,
     pub(crate) token_lifetime: Duration,
+    pub(crate) needs: Vec<Need>,
 }
 
 impl Order {
@@ -61,6 +63,12 @@ impl Order {
     /// The UIDs of an existing anchor and its ServiceAccount; none when the anchor is to be created.
     pub fn pins(&self) -> Option<&Pins> {
         self.lease.pins()
+    }
+
+    /// What the token's holder must be allowed to do. Of a ServiceAccount that is made for the lease it is asked when that is
+    /// there, of any other by whoever orders.
+    pub fn needs(&self) -> &[Need] {
+        &self.needs
     }
 
     /// Whether a ServiceAccount is to be made for the lease.

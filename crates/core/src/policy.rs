@@ -148,7 +148,8 @@ impl Grant {
             not_removed: None,
             revision: Revision::FIRST,
         };
-        Order { lease, owner: self.owner, token_lifetime: self.token_lifetime }
+        let needs = self.role.needs().to_vec();
+        Order { lease, owner: self.owner, token_lifetime: self.token_lifetime, needs }
     }
 }
 
@@ -257,7 +258,8 @@ impl Policy {
             return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
         }
         let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
-        Ok(Order { lease, owner: asker.caller.owner(), token_lifetime })
+        let needs = role.needs().to_vec();
+        Ok(Order { lease, owner: asker.caller.owner(), token_lifetime, needs })
     }
 
     /// Decides on a request that led to a lease before, or on a lease that was adopted: as on a refresh, but who is blocked

@@ -11,6 +11,7 @@ use crate::gives::Gives;
 use crate::job_requirement::JobRequirement;
 use crate::labels::Labels;
 use crate::name::{Name, NamePattern};
+use crate::needs::Need;
 use crate::silence::Silence;
 
 /// What Kubernetes gives at least (TokenRequest, `expirationSeconds`).
@@ -110,6 +111,7 @@ pub struct Role {
     subjects: Vec<Subject>,
     silence: Silence,
     limits: Limits,
+    needs: Vec<Need>,
     digest: Digest,
 }
 
@@ -181,6 +183,7 @@ impl Role {
             subjects,
             silence: Silence::default(),
             limits: Limits::default(),
+            needs: Vec::new(),
             digest,
         })
     }
@@ -198,6 +201,11 @@ impl Role {
     /// What it limits.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// The same, with what its jobs must be allowed to do in the cluster.
+    pub fn with_needs(self, needs: Vec<Need>) -> Self {
+        Self { needs, ..self }
     }
 
     /// Its name.
@@ -233,6 +241,11 @@ impl Role {
     /// How long its owners may be silent.
     pub fn silence(&self) -> Silence {
         self.silence
+    }
+
+    /// What its jobs must be allowed to do in the cluster.
+    pub fn needs(&self) -> &[Need] {
+        &self.needs
     }
 
     /// The digest of the document it came from.

@@ -9,6 +9,7 @@ use shorepass_config::IssuerConfig;
 use shorepass_config::issuer::ClusterConfig;
 use shorepass_core::name::Name;
 use shorepass_daemon::clock::SystemClock;
+use tokio::task::JoinSet;
 
 use crate::outside::Outside;
 use crate::revoke::unclaimed::Unclaimed;
@@ -62,4 +63,13 @@ pub(crate) async fn connect(config: &IssuerConfig) -> Result<BTreeMap<Name, Arc<
         clusters.insert(cluster.name.clone(), Arc::new(connected));
     }
     Ok(clusters)
+}
+
+/// All look for the first time, together.
+pub(crate) async fn first_looks(all: Vec<Unclaimed>) -> Vec<Unclaimed> {
+    let looked = |one: Unclaimed| async move {
+        one.begin().await;
+        one
+    };
+    all.into_iter().map(looked).collect::<JoinSet<_>>().join_all().await
 }

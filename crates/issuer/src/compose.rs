@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
-use crate::clusters::{connect, unclaimed};
+use crate::clusters::{connect, first_looks, unclaimed};
 use crate::coordination::Presence;
 use crate::enrol::Lifetimes;
 use crate::follow::Follow;
@@ -57,8 +57,8 @@ use crate::issue::turns::Turns;
 use crate::job_issuers;
 use crate::outside::{Outside, Seal};
 use crate::records::{Begun, Records};
+use crate::reviews::{self, Reviews};
 use crate::revoke::sweeper::Sweeper;
-use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -111,10 +111,11 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
-    let outside = parts.use_cases.outside.clone();
-    tasks.spawn("cluster-health", watch_clusters(outside, readiness.clone(), stop.clone()));
+    let health = watch_clusters(parts.use_cases.outside.clone(), readiness.clone(), stop.clone());
+    tasks.spawn("cluster-health", health);
     for (name, cluster) in clusters {
         let outside = parts.use_cases.outside.clone();
+        tasks.spawn("reviews", reviews::keep(cluster.clone(), outside.clone(), stop.clone()));
         tasks.spawn("policy-probe", probe(name, cluster, outside, stop.clone()));
     }
     tasks.spawn("records", records.keep(serving.clone(), stop.clone()));
@@ -243,6 +244,7 @@ impl Parts {
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,
+            reviews: Reviews::new(clock.clone()),
             connections: Connections::default(),
             identities: Box::new(state),
             background: TaskTracker::new(),
@@ -467,15 +469,6 @@ async fn watch_clusters(outside: Arc<Outside>, readiness: Readiness, stop: Cance
             }
         }
     }
-}
-
-/// All look for the first time, together.
-async fn first_looks(all: Vec<Unclaimed>) -> Vec<Unclaimed> {
-    let looked = |one: Unclaimed| async move {
-        one.begin().await;
-        one
-    };
-    all.into_iter().map(looked).collect::<JoinSet<_>>().join_all().await
 }
 
 /// Looks for the admission policy in every namespace that the roles have in a cluster: at start, then hourly. Without it

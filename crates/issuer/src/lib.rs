@@ -20,6 +20,7 @@ pub mod mutants;
 pub mod outside;
 pub mod prove;
 mod records;
+pub mod reviews;
 pub mod revoke;
 pub mod services;
 mod state;

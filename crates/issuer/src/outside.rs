@@ -25,7 +25,7 @@ use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Clock, Entropy, for_people};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
-use shorepass_rpc::status::reason_name;
+use shorepass_rpc::status::{RULES, RULES_LIMIT, reason_name};
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +34,7 @@ use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
 use crate::issue::quotas::Quotas;
 use crate::issue::turns::{NoTurn, Turns};
+use crate::reviews::Reviews;
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
 const QUOTA_RETRY: Duration = Duration::from_secs(15);
@@ -88,6 +89,8 @@ pub struct Outside {
     pub follow: Arc<Follow>,
     /// Who is connected.
     pub connections: Connections,
+    /// What the ServiceAccounts of roles may do.
+    pub reviews: Reviews,
     /// What was made beside the running issuer.
     pub identities: Box<dyn Identities>,
     /// Cuts that nobody waits for; the daemon does, before it ends.
@@ -284,6 +287,9 @@ pub fn mint_refused(cause: &MintError) -> Refused {
                 "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
             ),
         ),
+        MintError::NeedsMissing { missing, .. } => {
+            Refused::new(Reason::RightsMissing, text).with(RULES, missing.yaml_within(RULES_LIMIT))
+        }
         MintError::AdmissionRefused { act, .. } => Refused::new(
             Reason::IssuerForbidden,
             format!(

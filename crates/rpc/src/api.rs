@@ -12,6 +12,7 @@ use shorepass_core::caller::{Caller, SpiffeId};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::Enrolment;
+use shorepass_core::escape::Escapes;
 use shorepass_core::id::{BlockId, CallId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::job::{AssertedJob, Job};
 use shorepass_core::job_token::JobToken;
@@ -208,6 +209,8 @@ pub struct LeaseView {
     pub block: Option<Block>,
     /// It ends when its owner is silent for longer; none where silence ends nothing, and when it has ended.
     pub silence: Option<Duration>,
+    /// By what a job with its role can leave something behind that outlives it; none where that is not asked.
+    pub escapes: Option<Escapes>,
 }
 
 /// What became of a lease that was to be revoked.

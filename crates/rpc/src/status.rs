@@ -27,6 +27,10 @@ const RETRY_DEFAULT: Duration = Duration::from_secs(1);
 
 /// A status travels in headers, and those have a limit.
 const TEXT_LIMIT: usize = 500;
+/// The metadata that holds rules of RBAC.
+pub const RULES: &str = "rules";
+/// How long that may be.
+pub const RULES_LIMIT: usize = 2_000;
 
 /// The reason without its prefix, such as `LEASE_ENDED`.
 pub fn reason_name(reason: Reason) -> &'static str {
@@ -67,6 +71,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::ServiceAccountMissing
         | Reason::ServiceAccountReplaced
         | Reason::RightsNotInEffect
+        | Reason::RightsMissing
         | Reason::NamespaceUnavailable
         | Reason::IssuerForbidden
         | Reason::AdmissionPolicyMissing
@@ -85,8 +90,8 @@ pub fn code_of(reason: Reason) -> Code {
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
         let code = code_of(refused.reason);
-        let metadata: HashMap<String, String> =
-            refused.metadata.into_iter().map(|(key, value)| (key.to_owned(), shortened(value))).collect();
+        let text = |(key, value)| (String::from(key), shortened_to(value, limit_of(key)));
+        let metadata: HashMap<String, String> = refused.metadata.into_iter().map(text).collect();
         let mut details = ErrorDetails::with_error_info(reason_name(refused.reason), DOMAIN, metadata);
         let retry = match code {
             Code::Unavailable | Code::ResourceExhausted => Some(refused.retry_after.unwrap_or(RETRY_DEFAULT)),
@@ -99,9 +104,18 @@ impl From<Refused> for Status {
     }
 }
 
-fn shortened(mut text: String) -> String {
-    if text.len() > TEXT_LIMIT {
-        let end = (0..=TEXT_LIMIT).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
+/// Rules are cut by whoever makes them, at the end of one.
+fn limit_of(key: &str) -> usize {
+    if key == RULES { RULES_LIMIT } else { TEXT_LIMIT }
+}
+
+fn shortened(text: String) -> String {
+    shortened_to(text, TEXT_LIMIT)
+}
+
+fn shortened_to(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = (0..=limit).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
         text.truncate(end);
         text.push_str("...");
     }
@@ -331,7 +345,7 @@ mod tests {
             (
                 Code::FailedPrecondition,
                 "LEASE_ENDED JOB_ENDED SERVICE_ACCOUNT_MISSING SERVICE_ACCOUNT_REPLACED ISSUER_FORBIDDEN \
-                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT \
+                 ADMISSION_POLICY_MISSING CLOCK_SKEW ENROLMENT_EXISTS RIGHTS_NOT_IN_EFFECT RIGHTS_MISSING \
                  NAMESPACE_UNAVAILABLE",
             ),
             (

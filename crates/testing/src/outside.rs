@@ -14,7 +14,9 @@ use shorepass_core::id::CallId;
 use shorepass_core::lease::{Lease, Mode, Pins};
 use shorepass_core::mint::{Claims, Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::needs::Right;
 use shorepass_core::receipt::{Answer, Bound, Canary, Control, LAG_BOUND, Scope, Witnesses};
+use shorepass_core::role::Target;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
 
@@ -105,6 +107,9 @@ struct State {
     service_account_uid: Option<String>,
     annotations: Vec<String>,
     calls: Vec<CallId>,
+    forbidden: Vec<Right>,
+    reviews_fail: Option<MintError>,
+    reviewed: usize,
 }
 
 impl FakeCluster {
@@ -123,6 +128,21 @@ impl FakeCluster {
             during_mint: Mutex::default(),
             answering: Mutex::default(),
         })
+    }
+
+    /// No ServiceAccount has these rights any more, and each has all others.
+    pub fn forbid(&self, rights: Vec<Right>) {
+        self.state().forbidden = rights;
+    }
+
+    /// Reviews fail so, until there is no reason.
+    pub fn fail_reviews(&self, cause: Option<MintError>) {
+        self.state().reviews_fail = cause;
+    }
+
+    /// How many rights were asked about.
+    pub fn reviewed(&self) -> usize {
+        self.state().reviewed
     }
 
     /// The next mint fails so, after the anchor was made.
@@ -341,6 +361,15 @@ impl Cluster for FakeCluster {
             expires,
             spent: Duration::ZERO,
         })
+    }
+
+    async fn lacking(&self, _: &Target, rights: &[Right]) -> Result<Vec<Right>, MintError> {
+        let mut state = self.state();
+        state.reviewed += rights.len();
+        match &state.reviews_fail {
+            Some(cause) => Err(cause.clone()),
+            None => Ok(rights.iter().filter(|right| state.forbidden.contains(right)).cloned().collect()),
+        }
     }
 
     async fn cut(&self, lease: &Lease) -> Result<(), CutError> {

@@ -11,6 +11,7 @@ mod stage;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::reasons;
+use integration_tests::site::NEEDY;
 use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_rpc::client::ClientError;
 use shorepass_rpc::status::Code;
@@ -61,6 +62,9 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::EnrolmentEnded => (Code::Unauthenticated, "enrol it again with a new join token"),
         Reason::RecordNotFound => (Code::NotFound, ""),
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
+        Reason::RightsMissing => {
+            (Code::FailedPrecondition, "an administrator of the cluster adds to a Role in")
+        }
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
         Reason::RejoinRefused => (Code::Unauthenticated, ": ask "),
         Reason::RunnerCloned => (Code::PermissionDenied, "to make a join token with --replace"),
@@ -112,6 +116,7 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
             errors.extend(clusters::rights_that_do_not_come(stage).await?);
             Ok(errors)
         }
+        Reason::RightsMissing => Ok(vec![stage.refused_issue(NEEDY.name).await?]),
         Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
         Reason::RejoinRefused => callers::rejoins_that_prove_nothing(stage).await,
         Reason::RunnerCloned => callers::cloned_runner(stage).await,

@@ -10,9 +10,10 @@ use shorepass_proto::v1;
 
 use super::block::BlockView;
 use super::cause::cause;
+use super::escapes::EscapesView;
 use super::job::JobView;
 use super::not_removed::NotRemovedView;
-use super::receipt::{PinsView, ReceiptView, TransitionView};
+use super::receipt::{Leaves, PinsView, ReceiptView, TransitionView};
 use super::{
     Incomplete, adopted, document, fields, outliving, seconds, short_caller, spoken, table, time,
     to_the_second,
@@ -64,6 +65,8 @@ pub(crate) struct LeaseView {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_removed: Option<NotRemovedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    escape_rights: Option<EscapesView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) receipt: Option<ReceiptView>,
 }
 
@@ -105,6 +108,8 @@ impl LeaseView {
             return Err(Incomplete("a lease's job"));
         }
         let not_removed = record.not_removed.map(NotRemovedView::of);
+        let escapes = record.escape_rights.map(EscapesView::of);
+        let leaves = Leaves { not_removed: not_removed.clone(), escapes: escapes.clone() };
         let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
         let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
         let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
@@ -132,8 +137,9 @@ impl LeaseView {
             block: record.block.map(BlockView::of),
             transitions: record.transitions.into_iter().map(TransitionView::of).collect(),
             pins: record.pins.map(PinsView::of),
-            receipt: record.receipt.map(|receipt| ReceiptView::of(receipt, not_removed.clone())),
+            receipt: record.receipt.map(|receipt| ReceiptView::of(receipt, leaves)),
             not_removed,
+            escape_rights: escapes,
         })
     }
 
@@ -234,6 +240,9 @@ impl LeaseView {
         fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
         if let Some(rights) = &self.not_removed {
             fields.extend(rights.sentences().map(|sentence| ("NOT REMOVED", sentence)));
+        }
+        if let Some(escapes) = &self.escape_rights {
+            fields.push(("ESCAPE RIGHTS", escapes.sentence()));
         }
         fields.extend([("CREATED", to_the_second(self.create_time))]);
         let has_anchor = !self.anchor.is_empty();

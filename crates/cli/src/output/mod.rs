@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
 pub(crate) mod cause;
+mod escapes;
 mod job;
 pub(crate) mod join_token;
 pub(crate) mod lease;

@@ -5,6 +5,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::cause::cause;
+use super::escapes::EscapesView;
 use super::lease::state;
 use super::not_removed::NotRemovedView;
 use super::{by_the_second, printable, time, to_the_second};
@@ -25,13 +26,25 @@ pub(crate) struct ReceiptView {
     endpoints: Vec<String>,
     canaries: Vec<String>,
     create_time: Option<Timestamp>,
+    #[serde(flatten)]
+    leaves: Leaves,
+}
+
+/// What the end of a lease may leave.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Leaves {
+    /// Rights that its ServiceAccount has from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
-    not_removed: Option<NotRemovedView>,
+    pub(crate) not_removed: Option<NotRemovedView>,
+    /// Rights by which its job may have made something.
+    #[serde(rename = "mayHaveLeft", skip_serializing_if = "Option::is_none")]
+    pub(crate) escapes: Option<EscapesView>,
 }
 
 impl ReceiptView {
-    /// From the wire, with what the lease's end does not take away.
-    pub(crate) fn of(receipt: v1::Receipt, not_removed: Option<NotRemovedView>) -> Self {
+    /// From the wire, with what the lease's end may leave.
+    pub(crate) fn of(receipt: v1::Receipt, leaves: Leaves) -> Self {
         Self {
             verdict: match receipt.verdict() {
                 v1::ReceiptVerdict::Unspecified => "unknown",
@@ -46,7 +59,7 @@ impl ReceiptView {
             endpoints: receipt.endpoints,
             canaries: receipt.canaries,
             create_time: time(receipt.create_time),
-            not_removed,
+            leaves,
         }
     }
 
@@ -66,7 +79,9 @@ impl ReceiptView {
             ),
             None => format!("{}: {}", self.verdict, printable(&self.reason)),
         };
-        told + &self.not_removed.as_ref().map(NotRemovedView::clause).unwrap_or_default()
+        let Leaves { not_removed, escapes } = &self.leaves;
+        let not_removed = not_removed.as_ref().map(NotRemovedView::clause).unwrap_or_default();
+        told + &not_removed + &escapes.as_ref().map(EscapesView::clause).unwrap_or_default()
     }
 }
 

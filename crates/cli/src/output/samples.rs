@@ -74,6 +74,7 @@ pub(crate) fn active() -> v1::LeaseRecord {
         receipt: None,
         not_removed: None,
         silence_limit: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
+        escape_rights: None,
         pins: Some(v1::LeasePins {
             anchor_uid: "0b7d4d4c-6c52-4f0f-8f0d-2f5f8a1f7a11".to_owned(),
             service_account_uid: "4a4bb5a1-37a5-4a7e-9d52-2f1c9c3f8d22".to_owned(),

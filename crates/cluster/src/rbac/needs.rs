@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use shorepass_core::gives::{Gives, Rights, RoleRef, Rule, Strict, Word};
 use shorepass_core::name::Name;
+use shorepass_core::needs::Scope;
 use shorepass_core::policy::check_strict_namespaces;
 use shorepass_core::role::{Role, Target};
 
@@ -16,6 +17,8 @@ const UNBOUND: &str = include_str!("../../../../deploy/kubernetes/unbound.yaml")
 const STRICT: &str = include_str!("../../../../deploy/kubernetes/strict.yaml");
 const BINDINGS: &str = include_str!("../../../../deploy/kubernetes/bindings.yaml");
 const INLINE: &str = include_str!("../../../../deploy/kubernetes/inline.yaml");
+const REVIEWS: &str = include_str!("../../../../deploy/kubernetes/reviews.yaml");
+const CLUSTER_REVIEWS: &str = include_str!("../../../../deploy/kubernetes/cluster-reviews.yaml");
 const CLUSTER_ROLES: &str = include_str!("../../../../deploy/kubernetes/clusterroles.yaml");
 
 /// Namespace, then ServiceAccount, then the longest token in seconds.
@@ -32,6 +35,8 @@ pub(super) struct Needs<'a> {
     bindable: BTreeMap<&'a Name, BTreeSet<(&'a Name, RoleRef)>>,
     /// By namespace and name: of which role, and the rules.
     inline: BTreeMap<(&'a Name, RoleRef), (&'a Name, &'a [Rule])>,
+    /// Where roles with a ServiceAccount need something.
+    reviewed: BTreeSet<&'a Scope>,
 }
 
 impl<'a> Needs<'a> {
@@ -52,6 +57,9 @@ impl<'a> Needs<'a> {
 
     fn add(&mut self, role: &'a Role) {
         let longest = role.token().max.as_secs();
+        if role.gives().existing().is_some() {
+            self.reviewed.extend(role.needs().iter().map(|need| &need.scope));
+        }
         match role.gives() {
             Gives::Bound(target) => add_account(&mut self.bound, target, longest),
             Gives::Unbound(target) => add_account(&mut self.unbound, target, longest),
@@ -107,6 +115,23 @@ impl<'a> Needs<'a> {
                         ("SUBJECT", subject),
                     ],
                 ));
+            }
+        }
+        for scope in &self.reviewed {
+            let reviews = quoted(&format!("{policy}-reviews"));
+            match scope {
+                // The right is with the others there.
+                Scope::Namespace(namespace)
+                    if self.bound.contains_key(namespace) || self.unbound.contains_key(namespace) => {}
+                Scope::Namespace(namespace) => {
+                    let namespace = quoted(namespace.as_str());
+                    let values =
+                        [("NAMESPACE", namespace.as_str()), ("REVIEWS", &reviews), ("SUBJECT", subject)];
+                    output.push_str(&fill(REVIEWS, &values));
+                }
+                Scope::Cluster => {
+                    output.push_str(&fill(CLUSTER_REVIEWS, &[("REVIEWS", &reviews), ("SUBJECT", subject)]));
+                }
             }
         }
         for namespace in self.strict.keys() {

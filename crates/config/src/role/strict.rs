@@ -8,7 +8,7 @@ use shorepass_core::gives::{
 };
 use shorepass_core::name::Name;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Fields};
 
 /// What stands there; the cluster stands elsewhere.
 pub(super) struct Written {
@@ -55,7 +55,11 @@ fn rbac_name(cursor: &Cursor<'_>) -> Option<RbacName> {
 }
 
 fn rule(cursor: &Cursor<'_>) -> Option<Rule> {
-    let fields = cursor.fields(&["apiGroups", "resources", "resourceNames", "verbs"])?;
+    rule_of(&cursor.fields(&["apiGroups", "resources", "resourceNames", "verbs"])?)
+}
+
+/// The rule that stands among these fields.
+pub(super) fn rule_of(fields: &Fields<'_>) -> Option<Rule> {
     let words = |cursor: &Cursor<'_>| cursor.some("word", |word| word.parsed(Word::parse));
     let api_groups = fields.required("apiGroups", |groups| groups.some("API group", api_group));
     let resources = fields.required("resources", words);

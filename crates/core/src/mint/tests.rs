@@ -19,7 +19,7 @@ fn order() -> Order {
         ..like
     };
     let owner = lease.owner.known().unwrap().clone();
-    Order { lease, owner, token_lifetime: Duration::from_secs(600) }
+    Order { lease, owner, token_lifetime: Duration::from_secs(600), needs: vec![] }
 }
 
 fn minted() -> Minted {

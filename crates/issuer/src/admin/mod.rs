@@ -46,7 +46,8 @@ impl Views {
             || ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)));
         let job = job.map(|job| job.ok_or_else(missing)).transpose()?;
         let silence = self.outside.follow.silence_of(&lease).filter(|_| lease.is_live());
-        Ok(LeaseView { lease, job, tokens, block, silence })
+        let escapes = lease.role.as_ref().and_then(|role| self.outside.reviews.escapes_of(role));
+        Ok(LeaseView { lease, job, tokens, block, silence, escapes })
     }
 
     /// One page, newest first, each lease with its newest token.

@@ -1,5 +1,6 @@
 //! The command line: `serve`, `config check`, `rbac`, `identity create`, `store`.
 
+mod check;
 mod identity;
 mod rbac;
 mod serve;
@@ -11,9 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use shorepass_conditions::CelConditions;
-use shorepass_config::role::Roles;
-use shorepass_config::{ConfigErrors, IssuerConfig};
+use shorepass_config::ConfigErrors;
 use shorepass_daemon::telemetry::TelemetryError;
 
 /// The central daemon of shorepass: decides by policy, mints short-lived ServiceAccount tokens, records and revokes them.
@@ -44,7 +43,7 @@ enum Command {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Check the config file and the role documents; prints every problem with its place.
-    Check(ConfigFile),
+    Check(check::Check),
 }
 
 /// Which configuration.
@@ -67,7 +66,7 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::run(&file.config),
-        Command::Config(ConfigCommand::Check(file)) => check(&file.config),
+        Command::Config(ConfigCommand::Check(command)) => command.run(),
         Command::Rbac(command) => command.run(),
         Command::Identity(command) => command.run(),
         Command::Store(command) => command.run(),
@@ -86,16 +85,6 @@ pub fn run() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let usage = error.is::<ConfigErrors>() || error.is::<TelemetryError>() || error.is::<UsageError>();
     if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
-}
-
-fn check(file: &std::path::Path) -> Result<()> {
-    let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings, .. } = config.load_roles(&CelConditions)?;
-    for warning in warnings {
-        eprintln!("shorepass-issuer: warning: {warning}");
-    }
-    let (clusters, roles) = (config.clusters.len(), roles.len());
-    say(&format!("{}: fine; {clusters} cluster(s), {roles} role(s)\n", file.display()))
 }
 
 /// Writes to stdout. A reader that has seen enough is no failure; a full disk is.

@@ -12,6 +12,7 @@ use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
 use shorepass_core::name::Name;
 use shorepass_core::policy::{Denial, DenialReason};
+use shorepass_core::role::Role;
 use shorepass_core::time::for_people;
 use shorepass_rpc::refused::{Reason, Refused};
 
@@ -82,6 +83,17 @@ impl Issuing {
         let Err(refused) = self.outside.not_banned(owner) else { return Ok(()) };
         let (caller, explanation) = (Some(&owner.spiffe_id), refused.message.clone());
         Err(self.outside.refuse(Refusing { caller, method, subject, refused, explanation }).await)
+    }
+
+    /// Refuses, on record, where the role's ServiceAccount is not allowed what its jobs need.
+    pub(super) async fn allowed_what_it_needs(&self, caller: &Caller, role: &Role) -> Result<(), Refused> {
+        let cluster = self.outside.cluster(role.cluster())?;
+        let Err(cause) = self.outside.reviews.check_needs(role, cluster.as_ref()).await else {
+            return Ok(());
+        };
+        let (caller, subject) = (Some(caller.spiffe_id()), role.name().as_str());
+        let (refused, explanation) = (mint_refused(&cause), cause.to_string());
+        Err(self.outside.refuse(Refusing { caller, method: "Issue", subject, refused, explanation }).await)
     }
 
     /// The cluster gave no token.

@@ -138,7 +138,9 @@ impl Issuing {
                 let (outside, role) = (&self.outside, grant.role());
                 let place = outside.quotas.place(role, || outside.follow.living(role.name()))?;
                 outside.quotas.mint(role)?;
-                Ok((place, self.turn(caller, grant.cluster()).await?))
+                let turn = self.turn(caller, grant.cluster()).await?;
+                self.allowed_what_it_needs(caller, role).await?;
+                Ok((place, turn))
             }
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
         }

@@ -14,6 +14,7 @@ mod quotas;
 mod receipts;
 mod rejoin;
 mod requests;
+mod reviews;
 mod revocation;
 mod unclaimed;
 
@@ -52,6 +53,7 @@ use crate::issue::attempts::Attempts;
 use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
+use crate::reviews::Reviews;
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
@@ -207,6 +209,7 @@ impl Bench {
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,
+            reviews: Reviews::new(clock.clone()),
             connections: Connections::default(),
             identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{Bench, name, reason, role};
 use crate::revoke::sweeper::Sweeper;
 
-/// Roles `deploy`, `release` (strict) and `status` (unbound).
+/// Roles `deploy`, `release` (strict), `status` (unbound) and `needy`, which needs something.
 pub(super) fn roles() -> Vec<Role> {
     let existing = RoleRef::Role(RbacName::parse("deployer").unwrap());
     let bindings = vec![StrictBinding { namespace: name("web"), rights: Rights::Existing(existing) }];
@@ -29,7 +29,8 @@ pub(super) fn roles() -> Vec<Role> {
         let subjects = like.subjects().to_vec();
         Role::new(name(text), gives, like.token(), like.lease(), subjects, like.digest()).unwrap()
     };
-    vec![role(), giving("release", strict.into()), giving("status", Gives::Unbound(status))]
+    let needy = giving("needy", role().gives().clone()).with_needs(super::reviews::needs());
+    vec![role(), giving("release", strict.into()), giving("status", Gives::Unbound(status)), needy]
 }
 
 #[tokio::test]

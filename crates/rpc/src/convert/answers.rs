@@ -11,6 +11,7 @@ use shorepass_core::caller::SpiffeId;
 use shorepass_core::claims::Claim;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::enrolment::{Enrolment, Standing};
+use shorepass_core::escape::Escapes;
 use shorepass_core::gives::{Gives, RoleRef};
 use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
 use shorepass_core::labels::Labels;
@@ -305,6 +306,7 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
         silence_limit: view.silence.map(duration),
+        escape_rights: view.escapes.as_ref().map(escape_rights),
         not_removed: view
             .lease
             .not_removed
@@ -314,6 +316,17 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
             anchor_uid: pins.anchor_uid.clone(),
             service_account_uid: pins.service_account_uid.clone(),
         }),
+    }
+}
+
+fn escape_rights(escapes: &Escapes) -> v1::EscapeRights {
+    match escapes {
+        Escapes::Found { rights, at } => v1::EscapeRights {
+            rights: rights.clone(),
+            review_time: Some(timestamp(*at)),
+            unknown: String::new(),
+        },
+        Escapes::Unknown(why) => v1::EscapeRights { unknown: why.clone(), ..v1::EscapeRights::default() },
     }
 }
 

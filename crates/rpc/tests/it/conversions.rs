@@ -107,6 +107,11 @@ fn wire_record() -> v1::LeaseRecord {
         receipt: None,
         not_removed: None,
         silence_limit: bench::seconds(900),
+        escape_rights: Some(v1::EscapeRights {
+            rights: vec!["create pods".to_owned()],
+            review_time: at(0),
+            unknown: String::new(),
+        }),
         pins: Some(v1::LeasePins {
             anchor_uid: "anchor".to_owned(),
             service_account_uid: "account".to_owned(),

@@ -30,6 +30,7 @@ use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
 
 use crate::bench::{runners, standing_ban};
+pub(crate) use crate::records::view;
 
 pub(crate) const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 pub(crate) const START: i64 = 1_790_000_000;
@@ -252,16 +253,6 @@ pub(crate) fn block() -> Block {
         lease: LeaseId::parse(ID).unwrap(),
         lifted: None,
         revision: Revision::FIRST,
-    }
-}
-
-pub(crate) fn view() -> LeaseView {
-    LeaseView {
-        lease: lease(),
-        job: Some(job()),
-        tokens: vec![minted()],
-        block: Some(block()),
-        silence: Some(Duration::from_secs(900)),
     }
 }
 

@@ -9,6 +9,7 @@ mod connections;
 mod conversions;
 mod fake;
 mod jobs;
+mod records;
 mod refusals;
 mod revocation;
 mod secrets;

@@ -9,7 +9,7 @@ use integration_tests::client::{self, Client, new_id};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::issuer_identity::InstalledIssuer;
 use integration_tests::proxy::Proxy;
-use integration_tests::site::{DEPLOY, Document, RELEASE, RoleDocument, Site};
+use integration_tests::site::{DEPLOY, Document, NEEDY, RELEASE, RoleDocument, Site};
 use integration_tests::wait::{self, Seen};
 use prost_types::Duration as WireDuration;
 use shorepass_proto::v1::{self, LeaseState};
@@ -67,7 +67,8 @@ pub(super) struct Another {
 impl Stage {
     pub(super) async fn set() -> Result<Self> {
         let site =
-            Site::with_all("errors", &[DEPLOY, ABSENT, REPLACED, UNGRANTED], &[ROLELESS, RELEASE]).await?;
+            Site::with_all("errors", &[DEPLOY, ABSENT, REPLACED, UNGRANTED], &[ROLELESS, RELEASE, NEEDY])
+                .await?;
         for account in [REPLACED.service_account, UNGRANTED.service_account] {
             site.place.service_account(account).await?;
         }

@@ -70,6 +70,33 @@ fn what_the_end_of_a_lease_leaves_is_told_with_it_and_with_its_receipt() {
 }
 
 #[test]
+fn what_a_job_may_have_left_is_told_with_its_lease_and_with_the_receipt() {
+    let found = |rights: &[&str]| v1::EscapeRights {
+        rights: rights.iter().map(|right| (*right).to_owned()).collect(),
+        review_time: at(0),
+        unknown: String::new(),
+    };
+    let told = |escapes| view(v1::LeaseRecord { escape_rights: Some(escapes), ..revoked() });
+    let lease = told(found(&["create,patch secrets", "create pods"]));
+    let show = lease_table(&lease);
+    let line = "ESCAPE RIGHTS   create,patch secrets; create pods (by a review at 2026-09-21T14:13:20Z): what is made";
+    assert!(show.contains(line), "{show}");
+    assert!(show.contains("said; may have left something by: create,patch secrets; create pods\n"), "{show}");
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&lease)).unwrap();
+    for told in [&document["escapeRights"], &document["receipt"]["mayHaveLeft"]] {
+        assert_eq!(told["rights"][1], "create pods");
+    }
+    let none = lease_table(&told(found(&[])));
+    assert!(
+        none.contains("ESCAPE RIGHTS   none, by a review at 2026") && !none.contains("may have left"),
+        "{none}"
+    );
+    let unknown = v1::EscapeRights { unknown: "the cluster forbids it".to_owned(), ..found(&[]) };
+    assert!(lease_table(&told(unknown)).contains("ESCAPE RIGHTS   not known: the cluster forbids it\n"));
+    assert!(!lease_table(&view(revoked())).contains("ESCAPE"));
+}
+
+#[test]
 fn a_lease_that_silence_does_not_end_says_so_while_it_lives() {
     let endless = view(v1::LeaseRecord { silence_limit: None, ..active() });
     assert!(lease_table(&endless).contains("SILENCE         ends nothing\n"), "{}", lease_table(&endless));

@@ -1,0 +1,131 @@
+//! Rights by which a job can leave something behind that outlives its lease: what is asked for, and what was found.
+//!
+//! A token that is dead has no rights, but who could make a token, a pod or a binding with it may have done so. These are
+//! asked about each ServiceAccount that roles name, with its groups, in its namespace. What is of the whole cluster is asked
+//! there too: whoever has it has it there, and whoever has it only there can do as much harm in that namespace.
+
+use std::fmt;
+
+use crate::name::Name;
+use crate::needs::{Right, Scope};
+use crate::time::Timestamp;
+
+/// What is asked: API group, resource, verbs.
+const ASKED: [(&str, &str, &[&str]); 17] = [
+    ("", "secrets", &["create", "patch", "update"]),
+    ("", "serviceaccounts/token", &["create"]),
+    ("", "pods", &["create"]),
+    ("", "pods/exec", &["create"]),
+    ("", "replicationcontrollers", &["create", "patch", "update"]),
+    ("apps", "deployments", &["create", "patch", "update"]),
+    ("apps", "statefulsets", &["create", "patch", "update"]),
+    ("apps", "daemonsets", &["create", "patch", "update"]),
+    ("apps", "replicasets", &["create", "patch", "update"]),
+    ("batch", "jobs", &["create", "patch", "update"]),
+    ("batch", "cronjobs", &["create", "patch", "update"]),
+    ("rbac.authorization.k8s.io", "rolebindings", &["create", "patch", "update"]),
+    ("rbac.authorization.k8s.io", "clusterrolebindings", &["create", "patch", "update"]),
+    ("", "serviceaccounts", &["impersonate"]),
+    ("", "users", &["impersonate"]),
+    ("", "groups", &["impersonate"]),
+    ("certificates.k8s.io", "certificatesigningrequests/approval", &["patch", "update"]),
+];
+
+/// Every question about a ServiceAccount of that namespace.
+pub fn questions(namespace: &Name) -> Vec<Right> {
+    let of = |(group, resource, verbs): (&str, &str, &[&'static str])| {
+        let right = |verb: &&str| Right {
+            scope: Scope::Namespace(namespace.clone()),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            name: None,
+            verb: (*verb).to_owned(),
+        };
+        verbs.iter().map(right).collect::<Vec<_>>()
+    };
+    ASKED.into_iter().flat_map(of).collect()
+}
+
+/// What is known of a ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Escapes {
+    /// It was asked.
+    Found {
+        /// In words, such as `create,patch secrets`; none if there is nothing.
+        rights: Vec<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// It could not be asked; why.
+    Unknown(String),
+}
+
+impl Escapes {
+    /// From those that are allowed of all that were asked.
+    pub fn found(allowed: &[Right], at: Timestamp) -> Self {
+        let mut rights = Vec::<(&str, &str, Vec<&str>)>::new();
+        for right in allowed {
+            match rights
+                .iter_mut()
+                .find(|(group, resource, _)| (*group, *resource) == (&right.group, &right.resource))
+            {
+                Some((_, _, verbs)) => verbs.push(&right.verb),
+                None => rights.push((&right.group, &right.resource, vec![&right.verb])),
+            }
+        }
+        let words = |(group, resource, verbs): (&str, &str, Vec<&str>)| {
+            let of = if group.is_empty() { String::new() } else { format!(".{group}") };
+            format!("{} {resource}{of}", verbs.join(","))
+        };
+        Self::Found { rights: rights.into_iter().map(words).collect(), at }
+    }
+}
+
+impl fmt::Display for Escapes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { rights, .. } if rights.is_empty() => f.write_str("none"),
+            Self::Found { rights, .. } => f.write_str(&rights.join("; ")),
+            Self::Unknown(why) => write!(f, "not known: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_outlives_a_lease_is_asked_about() {
+        let asked: Vec<String> =
+            questions(&Name::parse("web").unwrap()).iter().map(ToString::to_string).collect();
+        for right in [
+            "create secrets",
+            "patch secrets",
+            "update secrets",
+            "create pods",
+            "create deployments.apps",
+            "create cronjobs.batch",
+            "create serviceaccounts/token",
+            "create rolebindings.rbac.authorization.k8s.io",
+            "patch clusterrolebindings.rbac.authorization.k8s.io",
+            "impersonate users",
+            "update certificatesigningrequests/approval.certificates.k8s.io",
+        ] {
+            assert!(asked.contains(&format!("{right} in namespace web")), "{right}");
+        }
+        assert_eq!(asked.len(), 38);
+    }
+
+    #[test]
+    fn what_was_found_is_told_by_resource() {
+        let namespace = Name::parse("web").unwrap();
+        let allowed: Vec<Right> = questions(&namespace)
+            .into_iter()
+            .filter(|right| right.resource == "secrets" && right.verb != "patch" || right.resource == "jobs")
+            .collect();
+        let found = Escapes::found(&allowed, Timestamp::UNIX_EPOCH);
+        assert_eq!(found.to_string(), "create,update secrets; create,patch,update jobs.batch");
+        assert_eq!(Escapes::found(&[], Timestamp::UNIX_EPOCH).to_string(), "none");
+    }
+}
