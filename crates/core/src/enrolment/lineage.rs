@@ -114,7 +114,7 @@ pub enum CertificateUse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
     /// This is recorded, and the certificate signed.
-    Granted(Enrolment),
+    Granted(Box<Enrolment>),
     /// It was asked for with an older certificate, and for another key than the one in use.
     Clone,
 }
@@ -199,7 +199,7 @@ impl Enrolment {
             CertificateUse::Overtaken | CertificateUse::Older => return Renewal::Clone,
         };
         let next = if wanted == followed.key { followed.next } else { Some(wanted) };
-        Renewal::Granted(Self { next, ..followed.again(life.until) })
+        Renewal::Granted(Box::new(Self { next, ..followed.again(life.until) }))
     }
 
     /// The enrolment with its newest certificate given once more, to this end.
@@ -261,7 +261,7 @@ mod tests {
 
     fn renewed(enrolment: Enrolment, shown: u8, wanted: u8, at: i64) -> Enrolment {
         match enrolment.renew(key(shown), key(wanted), life(at)) {
-            Renewal::Granted(enrolment) => enrolment,
+            Renewal::Granted(enrolment) => *enrolment,
             Renewal::Clone => panic!("{wanted} was asked for with {shown}, which was taken for a clone"),
         }
     }

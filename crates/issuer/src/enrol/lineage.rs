@@ -7,7 +7,8 @@
 //! Whoever finds a clone does not know which of the two is the copy: the enrolment ends, and nobody gets anything by it any
 //! more, until an operator has looked.
 
-use shorepass_core::caller::{Caller, Kind, SpiffeId};
+use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
+use shorepass_core::digest::Digest;
 use shorepass_core::enrolment::{CertificateUse, CloneCause, Cloned, Enrolment, Renewal};
 use shorepass_core::lease::{EndCause, Lease};
 use shorepass_core::ledger::Change;
@@ -38,15 +39,17 @@ impl Enrolling {
                 let life = self.life();
                 match self.enrolment_of(caller)?.renew(caller.key(), request.key(), life) {
                     Renewal::Granted(enrolment) => {
-                        let change = Change::Renewed { enrolment: enrolment.clone(), at: life.from };
-                        Ok((vec![change], Some(enrolment)))
+                        let change = Change::Renewed { enrolment: (*enrolment).clone(), at: life.from };
+                        Ok((vec![change], Some(*enrolment)))
                     }
                     Renewal::Clone => Ok((Vec::new(), None)),
                 }
             };
             self.ends.again_on_conflict(plan).await?
         };
-        let Some(renewed) = renewed else { return Err(self.shut_out(caller, CloneCause::Renewed).await) };
+        let Some(renewed) = renewed else {
+            return Err(self.shut_out(&caller.owner(), caller.certificate(), CloneCause::Renewed).await);
+        };
         tracing::info!(runner = %renewed.spiffe_id, "certificate renewed");
         self.sign(&request, &renewed)
     }
@@ -69,7 +72,9 @@ impl Enrolling {
     pub async fn note(&self, caller: &Caller, noticed: Noticed) -> Result<(), Refused> {
         match noticed {
             Noticed::FirstUse => self.follow(caller).await,
-            Noticed::Clone => Err(self.shut_out(caller, CloneCause::Used).await),
+            Noticed::Clone => {
+                Err(self.shut_out(&caller.owner(), caller.certificate(), CloneCause::Used).await)
+            }
         }
     }
 
@@ -90,8 +95,13 @@ impl Enrolling {
     }
 
     fn enrolment_of(&self, caller: &Caller) -> Result<Enrolment, Refused> {
-        let found = self.outside.ledger.enrolment(caller.enrolment());
-        standing(found.map_err(|cause| ledger_refused(&cause))?, caller.spiffe_id())
+        self.standing_of(&caller.owner())
+    }
+
+    /// The enrolment of this owner, unless it is over.
+    pub(super) fn standing_of(&self, owner: &Owner) -> Result<Enrolment, Refused> {
+        let found = self.outside.ledger.enrolment(owner.enrolment).map_err(|cause| ledger_refused(&cause))?;
+        standing(found, &owner.spiffe_id)
     }
 
     /// Records the first use of a renewal.
@@ -120,12 +130,12 @@ impl Enrolling {
     }
 
     /// Ends the enrolment of a runner of whose identity there is a copy, with all that hangs on it; what both are told.
-    async fn shut_out(&self, caller: &Caller, cause: CloneCause) -> Refused {
+    pub(super) async fn shut_out(&self, owner: &Owner, certificate: Digest, cause: CloneCause) -> Refused {
         let _alone = self.outside.gate.write().await; // no lease begins between the end and the list of those to end
         let plan = || {
             let at = self.outside.clock.now();
-            let found = Cloned { at, cause, certificate: caller.certificate() };
-            let over = self.enrolment_of(caller)?.found_cloned(found.clone());
+            let found = Cloned { at, cause, certificate };
+            let over = self.standing_of(owner)?.found_cloned(found.clone());
             let (ends, leases) = self.ends.ends_of_enrolment(&over, &EndCause::EnrolmentCloned)?;
             let mut changes = vec![Change::EnrolmentCloned { enrolment: over }];
             changes.extend(ends);
@@ -133,21 +143,20 @@ impl Enrolling {
         };
         match self.ends.again_on_conflict(plan).await {
             Ok((found, leases)) => {
-                self.tell(caller, &found, &leases);
+                self.tell(owner, &found, &leases);
                 leases.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
-                cloned(caller.spiffe_id(), &found)
+                cloned(&owner.spiffe_id, &found)
             }
             // Another call has found it, or it cannot be recorded: then it is found again.
             Err(refused) => refused,
         }
     }
 
-    fn tell(&self, caller: &Caller, found: &Cloned, leases: &[Lease]) {
-        let owner = caller.owner();
-        let connections = self.outside.connections.close(|other| *other == owner);
+    fn tell(&self, owner: &Owner, found: &Cloned, leases: &[Lease]) {
+        let connections = self.outside.connections.close(|other| other == owner);
         metrics::counter!("shorepass_runner_clones_total").increment(1);
         tracing::error!(
-            runner = %caller.spiffe_id(), enrolment = %caller.enrolment(), cause = found.cause.describe(),
+            runner = %owner.spiffe_id, enrolment = %owner.enrolment, cause = found.cause.describe(),
             certificate = %found.certificate, leases = leases.len(), connections,
             "a runner's identity is in use at two places: both are shut out; find out where the copy is, and enrol \
              the runner with a join token made with --replace"
@@ -161,7 +170,7 @@ fn unrecorded(reason: Reason) -> bool {
 }
 
 /// The enrolment that was found for a certificate of this runner, unless it is over.
-pub(super) fn standing(found: Option<Enrolment>, runner: &SpiffeId) -> Result<Enrolment, Refused> {
+fn standing(found: Option<Enrolment>, runner: &SpiffeId) -> Result<Enrolment, Refused> {
     match found.filter(|enrolment| enrolment.spiffe_id == *runner) {
         Some(Enrolment { replaced: None, cloned: Some(found), .. }) => Err(cloned(runner, &found)),
         Some(enrolment) if enrolment.replaced.is_none() => Ok(enrolment),

@@ -2,8 +2,8 @@
 //!
 //! It shows its newest certificate, which opens no connection any more, and signs a nonce of ours with its key. That is as
 //! much as a connection would have proved, and no more is given for it: the same enrolment, under the same checks, for a
-//! bounded time after the end. An older certificate gets nothing, and raises no alarm: whoever finds an old disk could shut
-//! out a runner with it that has long gone on.
+//! bounded time after the end. Whoever proves the key of an older certificate of that time has a copy, or is the one who was
+//! copied: both are shut out ([`lineage`](super::lineage)). After that time it proves nothing any more.
 //!
 //! Nonces are kept nowhere until they are used: they carry their time and a tag, so that nobody can use up our room for
 //! them. They are good for one certificate, for a minute, once.
@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use shorepass_core::caller::Kind;
+use shorepass_core::caller::{Kind, Owner};
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{Enrolment, Renewal};
+use shorepass_core::enrolment::{CloneCause, Enrolment, Renewal};
 use shorepass_core::ledger::Change;
 use shorepass_core::time::{Entropy, Timestamp, after, for_people};
 use shorepass_rpc::api::{Certificate, Nonce, Rejoining};
@@ -22,7 +22,7 @@ use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::{CertificateRequest, Lapsed};
 
 use super::{Enrolling, security_lost};
-use crate::outside::{Refusing, ledger_refused};
+use crate::outside::Refusing;
 
 /// How long a nonce is good.
 const NONCE_LIFE: Duration = Duration::from_secs(60);
@@ -123,21 +123,24 @@ impl Enrolling {
         if !self.nonces.take(&rejoining.nonce, now) {
             return Err(again("this nonce was used already"));
         }
-        let enrolment = self.record_rejoin(lapsed, &request).await?;
+        let owner = Owner { spiffe_id: lapsed.spiffe_id().clone(), enrolment: lapsed.enrolment() };
+        let Some(enrolment) = self.record_rejoin(&owner, lapsed, &request).await? else {
+            return Err(self.shut_out(&owner, lapsed.certificate(), CloneCause::Renewed).await);
+        };
         tracing::info!(runner = %enrolment.spiffe_id, ended = %lapsed.expires(), "runner rejoined after its certificate had ended");
         self.sign(&request, &enrolment)
     }
 
+    /// The enrolment with its next certificate; none if somebody has gone on with it already.
     async fn record_rejoin(
         &self,
+        owner: &Owner,
         lapsed: &Lapsed,
         request: &CertificateRequest,
-    ) -> Result<Enrolment, Refused> {
+    ) -> Result<Option<Enrolment>, Refused> {
         let plan = || {
-            let found = self.outside.ledger.enrolment(lapsed.enrolment());
-            let found = found.map_err(|cause| ledger_refused(&cause))?;
-            let enrolment = super::lineage::standing(found, lapsed.spiffe_id())?;
-            self.outside.not_banned(&enrolment.owner())?;
+            let enrolment = self.standing_of(owner)?;
+            self.outside.not_banned(owner)?;
             let life = self.life();
             let renewal = match enrolment.is_newest(lapsed.key()) {
                 true => enrolment.renew(lapsed.key(), request.key(), life),
@@ -145,10 +148,10 @@ impl Enrolling {
             };
             match renewal {
                 Renewal::Granted(enrolment) => {
-                    let change = Change::Rejoined { enrolment: enrolment.clone(), at: life.from };
-                    Ok((vec![change], enrolment))
+                    let change = Change::Rejoined { enrolment: (*enrolment).clone(), at: life.from };
+                    Ok((vec![change], Some(*enrolment)))
                 }
-                Renewal::Clone => Err(no("this certificate is not the newest of its runner")),
+                Renewal::Clone => Ok((Vec::new(), None)),
             }
         };
         let _together = self.outside.gate.read().await; // a ban comes before or after

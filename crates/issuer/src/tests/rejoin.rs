@@ -59,7 +59,7 @@ fn proof(identity: &Identity, runner: &str, nonce: &[u8]) -> (KeyAndRequest, Rej
 }
 
 async fn refusal(bench: &Bench, rejoining: Rejoining) -> Refused {
-    bench.use_cases.rejoin(rejoining).await.err().expect("it comes back, and should not")
+    bench.use_cases.rejoin(rejoining).await.expect_err("it comes back, and should not")
 }
 
 #[tokio::test]
@@ -79,12 +79,31 @@ async fn a_runner_comes_back_after_its_certificate_has_ended_as_who_it_was() {
     let events = bench.events();
     let last: Vec<_> = events.iter().rev().take(3).map(String::as_str).collect();
     assert_eq!(last, ["runner.renewal-used", "runner.rejoined", "runner.rejoined"]);
-    // And then it is an older one, which gets nothing and is no alarm.
+    // And then it is an older one, and whoever proves it is one of two.
     let (_, rejoining) = proof(&held, "prod-1", &nonce(&bench, &held).await);
-    let refused = refusal(&bench, rejoining).await;
-    assert_eq!(refused.reason, Reason::RejoinRefused);
-    assert!(refused.message.contains("not the newest"), "{}", refused.message);
+    assert_eq!(refusal(&bench, rejoining).await.reason, Reason::RunnerCloned);
+    assert_eq!(reason(bench.use_cases.admit(&caller(&next, key)).await), Reason::RunnerCloned);
+    assert_eq!(bench.events().iter().filter(|event| *event == "runner.cloned").count(), 1);
+}
+
+#[tokio::test]
+async fn an_older_certificate_that_is_only_shown_shuts_nobody_out() {
+    let bench = Bench::new();
+    let held = enrolled(&bench, "prod-1").await;
+    bench.clock.advance(DAY * 2);
+    let (made, rejoining) = proof(&held, "prod-1", &nonce(&bench, &held).await);
+    let key = made.key.digest();
+    let next = identity(made, &bench.use_cases.rejoin(rejoining).await.unwrap());
     assert!(bench.use_cases.admit(&caller(&next, key)).await.is_ok());
+    // Certificates are no secrets: without its key it proves nothing.
+    let given = nonce(&bench, &held).await;
+    let (_, rejoining) = proof(&held, "prod-1", &given);
+    let refused = refusal(&bench, Rejoining { signature: vec![1; 70], ..rejoining.clone() }).await;
+    assert_eq!(refused.reason, Reason::RejoinRefused);
+    // Neither does its key after the window.
+    bench.clock.advance(DAY * 7);
+    assert_eq!(refusal(&bench, rejoining).await.reason, Reason::RejoinRefused);
+    assert!(bench.use_cases.check_enrolment(&caller(&next, key)).is_ok());
 }
 
 #[tokio::test]
