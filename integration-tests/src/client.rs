@@ -57,6 +57,12 @@ impl Client {
         self.api.reset();
     }
 
+    /// Opens a session with a job token; gives its id.
+    pub async fn start_job_with(&self, token: &str) -> Result<String, ClientError> {
+        let answer = self.call(ApiClient::start_job, start_job_with(token)).await?;
+        Ok(answer.job.map(|job| job.id).unwrap_or_default())
+    }
+
     /// Opens a job session; its id.
     pub async fn start_job(&self) -> Result<String, ClientError> {
         let answer = self.call(ApiClient::start_job, start_job("1")).await?;
@@ -167,6 +173,12 @@ pub struct Issued {
 pub fn start_job(id: &str) -> v1::StartJobRequest {
     let job = v1::AssertedJob { system: "test".to_owned(), id: id.to_owned(), url: String::new() };
     v1::StartJobRequest { request_id: new_id(), evidence: Some(Evidence::Asserted(job)), expected: None }
+}
+
+/// Opens a session with a job token.
+pub fn start_job_with(token: &str) -> v1::StartJobRequest {
+    let token = v1::OidcToken { token: token.to_owned() };
+    v1::StartJobRequest { request_id: new_id(), evidence: Some(Evidence::Oidc(token)), expected: None }
 }
 
 /// Asks for a lease with the role's own lifetimes.

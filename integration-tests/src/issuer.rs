@@ -13,6 +13,8 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::Value;
 use shorepass_core::caller::SpiffeId;
+use shorepass_proto::v1;
+use shorepass_rpc::client::ApiClient;
 use shorepass_tls::{Identity, IdentityFile};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -60,6 +62,10 @@ pub struct Knobs {
     pub lag_bound: &'static str,
     /// The kubeconfig of the credential that lists anchors, and the grace; none is given if there is none.
     pub listing: Option<(PathBuf, &'static str)>,
+    /// The items of `spec.jobIssuers`.
+    pub job_issuers: String,
+    /// More role documents, with `@NAMESPACE@` for the site's.
+    pub roles: String,
 }
 
 impl Default for Knobs {
@@ -75,6 +81,8 @@ impl Default for Knobs {
             endpoints: Vec::new(),
             lag_bound: "30s",
             listing: None,
+            job_issuers: String::new(),
+            roles: String::new(),
         }
     }
 }
@@ -120,6 +128,9 @@ impl IssuerUnderTest {
         let folder = tempfile::Builder::new().prefix("issuer-").tempdir()?; // 0700
         fs::create_dir(folder.path().join("roles"))?;
         let mut roles = site.role_documents();
+        if !knobs.roles.is_empty() {
+            roles += &format!("---\n{}", knobs.roles.replace("@NAMESPACE@", site.place.namespace.as_str()));
+        }
         if knobs.second_cluster.is_some() {
             roles = format!("{roles}---\n{}", of_second_cluster(&roles));
         }
@@ -373,6 +384,23 @@ impl IssuerUnderTest {
         Client::new(self, &client::enroll(self, &join_token, name).await?)
     }
 
+    /// Enrols a runner with labels, each `name=value`.
+    pub async fn labelled_runner(&self, name: &str, labels: &[&str]) -> Result<Client> {
+        let join_token = self.labelled_join_token(name, labels).await?;
+        Client::new(self, &client::enroll(self, &join_token, name).await?)
+    }
+
+    /// Makes a join token that gives labels.
+    pub async fn labelled_join_token(&self, runners: &str, labels: &[&str]) -> Result<String> {
+        let pair = |label: &&str| -> Result<v1::Label> {
+            let (name, value) = label.split_once('=').context("a label is name=value")?;
+            Ok(v1::Label { name: name.to_owned(), value: value.to_owned() })
+        };
+        let labels = labels.iter().map(pair).collect::<Result<_>>()?;
+        let request = v1::CreateJoinTokenRequest { labels, ..client::create_join_token(runners, false) };
+        Ok(self.operator()?.call(ApiClient::create_join_token, request).await?.join_token.clone())
+    }
+
     /// An error if it ended by itself.
     fn check(&self) -> Result<()> {
         let id = self.process()?.id();
@@ -385,6 +413,10 @@ impl IssuerUnderTest {
     fn write_config(&self) -> Result<()> {
         let Addresses { api, enroll, admin } = self.addresses;
         let (calls, burst) = self.knobs.rate;
+        let job_issuers = match self.knobs.job_issuers.as_str() {
+            "" => String::new(),
+            items => format!("  jobIssuers:\n{items}"),
+        };
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -395,7 +427,7 @@ spec:
   listen: {{api: \"{api}\", enroll: \"{enroll}\", admin: \"{admin}\"}}
   state: {{directory: state}}
   clusters:
-{}  roles: {{directory: roles}}
+{}{job_issuers}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
   limits: {{callsPerSecond: {calls}, burst: {burst}, mintsInFlight: {}}}
   receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance

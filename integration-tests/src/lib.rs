@@ -10,6 +10,7 @@ pub mod admin;
 pub mod agent;
 pub mod audience_webhook;
 pub mod audit_log;
+pub mod ci_system;
 pub mod client;
 pub mod decisions;
 pub mod environment;

@@ -12,6 +12,7 @@ mod scenarios {
     mod following;
     mod identities;
     mod issuing;
+    mod jobs;
     mod kubectl;
     mod listing;
     mod method_table;

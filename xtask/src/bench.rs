@@ -22,6 +22,9 @@ pub(crate) struct Command {
     /// How many times thing and yardstick take turns.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Of `store`: how many leases come and go while space is watched.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..))]
+    cycles: u32,
     /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
     #[arg(long, value_name = "RELEASE")]
     kubernetes: Option<Release>,
@@ -35,7 +38,7 @@ enum Name {
     Refresh,
     /// The revocation of 1,000 leases, against as many deletes sent directly.
     Revoke,
-    /// Commits, a start with 100,000 live leases, and the space after a million leases.
+    /// Commits, a start with 100,000 live leases, and the space after many leases (`--cycles`).
     Store,
 }
 
@@ -67,7 +70,7 @@ impl Command {
         Ok(())
     }
 
-    fn arguments(&self) -> [OsString; 3] {
+    fn arguments(&self) -> [OsString; 4] {
         let name = match self.name {
             Name::Mint => "mint",
             Name::Refresh => "refresh",
@@ -78,6 +81,6 @@ impl Command {
             Output::Table => "table",
             Output::Json => "json",
         };
-        [name.into(), output.into(), self.rounds.to_string().into()]
+        [name.into(), output.into(), self.rounds.to_string().into(), self.cycles.to_string().into()]
     }
 }

@@ -101,6 +101,8 @@ pub(crate) enum Mood {
     Works,
     Silent,
     Refuses(Reason),
+    /// The next call alone.
+    RefusesOnce(Reason),
     /// With a time to come back.
     Postpones(Reason, Duration),
     /// With no reason, as a proxy does.
@@ -121,6 +123,8 @@ pub(crate) struct Books {
     /// Their ids.
     pub(crate) ids: Vec<CallId>,
     pub(crate) requests: Vec<RequestId>,
+    /// Of each StartJob with a token.
+    pub(crate) starts: Vec<RequestId>,
     jobs: HashMap<RequestId, JobId>,
     leases: HashMap<RequestId, (LeaseId, Instant)>,
     job_of: HashMap<LeaseId, JobId>,
@@ -148,6 +152,7 @@ impl FakeIssuer {
             calls: Vec::new(),
             ids: Vec::new(),
             requests: Vec::new(),
+            starts: Vec::new(),
             jobs: HashMap::new(),
             leases: HashMap::new(),
             job_of: HashMap::new(),
@@ -170,6 +175,10 @@ impl FakeIssuer {
     pub(crate) fn first_lease(&self) -> LeaseId {
         let books = self.books();
         books.leases.values().min_by_key(|(_, since)| *since).unwrap().0
+    }
+
+    pub(crate) fn has_ended(&self, lease: LeaseId) -> bool {
+        self.books().ended.contains(&lease)
     }
 
     /// Revokes everything, and blocks.
@@ -200,6 +209,10 @@ impl FakeIssuer {
             Mood::Works => Ok(()),
             Mood::Silent => std::future::pending().await,
             Mood::Refuses(reason) => Err(refused(reason)),
+            Mood::RefusesOnce(reason) => {
+                self.books().mood = Mood::Works;
+                Err(refused(reason))
+            }
             Mood::Postpones(reason, span) => Err(refusal(code_of(reason), Some(reason), Some(span))),
             Mood::Breaks(code) => Err(refused_without_reason(code)),
         }
@@ -234,7 +247,10 @@ impl Issuer for FakeIssuer {
     ) -> Result<Started, IssuerError> {
         let call_name = match shown {
             Shown::Asserted(_) => "start",
-            Shown::Token(_) => "start with a token",
+            Shown::Token(_) => {
+                self.books().starts.push(request);
+                "start with a token"
+            }
         };
         self.enter(call_name, call).await?;
         let fresh = JobId::generate(Timestamp::UNIX_EPOCH, &self.entropy);

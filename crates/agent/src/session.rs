@@ -109,13 +109,22 @@ pub(crate) struct JobRecord {
     pub(crate) request: Option<RequestId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<JobId>,
-    /// The id of a StartJob with a token that was not answered yet.
+    /// A StartJob with a token that was not answered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) opening: Option<RequestId>,
+    pub(crate) opening: Option<Unanswered>,
     /// Where a token opened the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) by_token: Option<ByToken>,
     pub(crate) leases: Vec<LeaseRecord>,
+}
+
+/// A StartJob with a token that may have opened a session. With the same token it is sent again under the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unanswered {
+    pub(crate) request: RequestId,
+    /// When it was sent first, in seconds of Unix time.
+    pub(crate) sent: i64,
 }
 
 /// A session that a token opened. The token is spent: nothing opens the session again when it is over.

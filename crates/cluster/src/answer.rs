@@ -47,20 +47,6 @@ pub(crate) fn created_uid(what: &str, body: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Reads the rules of a Role or ClusterRole; those about URLs give nothing in a namespace and are left out.
-pub(crate) fn rules_of_role(body: &[u8]) -> Result<Vec<Rule>, String> {
-    let role: Role = parse("the Role", body)?;
-    let rules = role.rules.unwrap_or_default().into_iter();
-    Ok(rules.filter(|rule| !rule.resources.is_empty()).map(Rule::sorted).collect())
-}
-
-/// Reads the rules that apply to whoever asked (SelfSubjectRulesReview). There may be more than it names: what it names,
-/// applies.
-pub(crate) fn rules_in_effect(body: &[u8]) -> Result<Vec<Rule>, String> {
-    let review: RulesReview = parse("the SelfSubjectRulesReview", body)?;
-    Ok(review.status.resource_rules.unwrap_or_default().into_iter().map(Rule::sorted).collect())
-}
-
 /// Whether the answer to a DELETE is the object, held by a finalizer. Its beginning says that; the content comes after.
 pub(crate) fn is_held(body: &[u8]) -> Result<bool, String> {
     let head = Deleted::head_of(body);
@@ -72,7 +58,8 @@ pub(crate) fn tells_whether_held(beginning: &[u8]) -> bool {
     Deleted::head_of(beginning).is_held().is_some()
 }
 
-fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, String> {
+/// Says where a text is malformed, and does not quote it.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(body)
         .map_err(|error| format!("{what} is malformed at line {} column {}", error.line(), error.column()))
 }
@@ -164,40 +151,6 @@ struct Kubernetes {
 struct Reference {
     name: String,
     uid: String,
-}
-
-/// A rule of RBAC about resources, each list in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Rule {
-    verbs: Vec<String>,
-    api_groups: Vec<String>,
-    resources: Vec<String>,
-    resource_names: Vec<String>,
-}
-
-impl Rule {
-    fn sorted(mut self) -> Self {
-        let lists = [&mut self.verbs, &mut self.api_groups, &mut self.resources, &mut self.resource_names];
-        lists.into_iter().for_each(|list| list.sort());
-        self
-    }
-}
-
-#[derive(Deserialize)]
-struct Role {
-    rules: Option<Vec<Rule>>,
-}
-
-#[derive(Deserialize)]
-struct RulesReview {
-    status: RulesReviewStatus,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RulesReviewStatus {
-    resource_rules: Option<Vec<Rule>>,
 }
 
 #[derive(Deserialize)]
@@ -344,21 +297,6 @@ mod tests {
         assert!(!problem(misplaced).contains("eyJsecret"));
         let payload = PAYLOAD.replace("1600", "\"eyJsecret\"");
         assert!(!problem(&answer(&jwt(&payload))).contains("eyJsecret"));
-    }
-
-    #[test]
-    fn a_rule_is_the_same_in_a_role_and_in_a_review() {
-        let role = br#"{"rules":[{"apiGroups":[""],"resources":["pods","configmaps"],"verbs":["list","get"]},
-            {"nonResourceURLs":["/healthz"],"verbs":["get"]}]}"#;
-        let review = br#"{"status":{"incomplete":true,"nonResourceRules":[],"resourceRules":[
-            {"verbs":["create"],"apiGroups":["authorization.k8s.io"],"resources":["selfsubjectrulesreviews"]},
-            {"verbs":["get","list"],"apiGroups":[""],"resources":["configmaps","pods"]}]}}"#;
-        let (wanted, seen) = (rules_of_role(role).unwrap(), rules_in_effect(review).unwrap());
-        assert_eq!(wanted.len(), 1);
-        assert!(seen.contains(&wanted[0]));
-        let named = br#"{"rules":[{"apiGroups":[""],"resources":["configmaps","pods"],"resourceNames":["a"],"verbs":["get","list"]}]}"#;
-        assert!(!seen.contains(&rules_of_role(named).unwrap()[0]));
-        assert_eq!(rules_of_role(br#"{"rules":null}"#), Ok(vec![]));
     }
 
     #[test]

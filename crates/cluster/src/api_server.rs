@@ -41,6 +41,11 @@ pub(crate) enum ApiError {
     NoAnswer(String),
     /// It failed because an admission webhook does not work; which one stands in the log.
     WebhookFails,
+    /// It does not work now (503), and says when it will.
+    Unavailable {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// It said no.
     Refused(Refusal),
 }
@@ -51,6 +56,13 @@ impl fmt::Display for ApiError {
             Self::NoAnswer(cause) => f.write_str(cause),
             Self::WebhookFails => {
                 f.write_str("an admission webhook is not in order, the issuer's log says which")
+            }
+            Self::Unavailable { retry_after } => {
+                write!(
+                    f,
+                    "it is not available (503) and wants to be left alone for {} s",
+                    retry_after.as_secs()
+                )
             }
             Self::Refused(refusal) => write!(f, "it refused ({}): {}", refusal.code, refusal.message),
         }
@@ -70,8 +82,15 @@ pub(crate) struct Refusal {
     pub(crate) kind: String,
     /// `details.causes[].reason`
     pub(crate) causes: Vec<String>,
-    /// When to come back.
-    pub(crate) retry_after: Duration,
+    /// When to come back, if it says so.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// When to come back, whether it says so or not.
+    pub(crate) fn wait(&self) -> Duration {
+        self.retry_after.unwrap_or(RETRY_SOON)
+    }
 }
 
 /// What is asked for.
@@ -226,12 +245,15 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// What is told of a server that failed. Its words may be about anybody's request, or name a webhook and where it is: they
 /// are in the log alone.
-fn failure(Refusal { code, message, .. }: &Refusal) -> ApiError {
+fn failure(Refusal { code, message, retry_after, .. }: &Refusal) -> ApiError {
     if message.contains("webhook") {
         tracing::warn!(code, words = message, "an admission webhook of the cluster fails");
         return ApiError::WebhookFails;
     }
     tracing::warn!(code, words = message, "the API server fails");
+    if let (503, Some(retry_after)) = (*code, *retry_after) {
+        return ApiError::Unavailable { retry_after };
+    }
     no_answer(format!("it failed ({code})"))
 }
 
@@ -276,7 +298,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             message: clean(&answer.message),
             kind: clean(&answer.details.kind),
             causes: answer.details.causes.iter().map(|cause| clean(&cause.reason)).collect(),
-            retry_after: header.or(answer.details.retry_after_seconds).map_or(RETRY_SOON, told),
+            retry_after: header.or(answer.details.retry_after_seconds).map(told),
         }),
         // Priority and fairness answers in plain text.
         _ if status == StatusCode::TOO_MANY_REQUESTS => Some(Refusal {
@@ -285,7 +307,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             message: "too many requests".to_owned(),
             kind: String::new(),
             causes: Vec::new(),
-            retry_after: header.map_or(RETRY_SOON, told),
+            retry_after: header.map(told),
         }),
         _ => None,
     }
@@ -356,12 +378,34 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_is_not_available_and_says_for_how_long_is_told_apart() {
+        let failure = |code, headers: &HeaderMap, message: &str| {
+            let status = format!(r#"{{"kind":"Status","message":"{message}"}}"#);
+            failure(&refusal(code, headers, status.as_bytes()).unwrap())
+        };
+        let wait =
+            |retry_after: &str| match failure(StatusCode::SERVICE_UNAVAILABLE, &headers(retry_after), "x") {
+                ApiError::Unavailable { retry_after } => Some(retry_after.as_secs()),
+                ApiError::NoAnswer(_) | ApiError::WebhookFails | ApiError::Refused(_) => None,
+            };
+        assert_eq!(
+            (wait("7"), wait("0"), wait("99999"), wait("tomorrow")),
+            (Some(7), Some(1), Some(60), None)
+        );
+        for silent in [
+            failure(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new(), "x"),
+            failure(StatusCode::INTERNAL_SERVER_ERROR, &headers("7"), "x"),
+        ] {
+            assert!(matches!(silent, ApiError::NoAnswer(_)), "{silent}");
+        }
+        let webhook = failure(StatusCode::SERVICE_UNAVAILABLE, &headers("7"), "failed calling webhook w");
+        assert!(matches!(webhook, ApiError::WebhookFails), "{webhook}");
+    }
+
+    #[test]
     fn the_wait_that_a_busy_server_asks_for_is_kept_within_bounds() {
         let wait = |retry_after: &str| {
-            refusal(StatusCode::TOO_MANY_REQUESTS, &headers(retry_after), b"later")
-                .unwrap()
-                .retry_after
-                .as_secs()
+            refusal(StatusCode::TOO_MANY_REQUESTS, &headers(retry_after), b"later").unwrap().wait().as_secs()
         };
         assert_eq!((wait("7"), wait("0"), wait("99999"), wait("tomorrow")), (7, 1, 60, 1));
     }

@@ -213,9 +213,10 @@ impl KubeCluster {
             ApiError::Refused(refusal) if is_missing_rule(refusal) => {
                 ClaimError::Forbidden { namespace, name }
             }
-            ApiError::Refused(_) | ApiError::NoAnswer(_) | ApiError::WebhookFails => {
-                self.claim_error(claim, error.to_string())
-            }
+            ApiError::Refused(_)
+            | ApiError::NoAnswer(_)
+            | ApiError::WebhookFails
+            | ApiError::Unavailable { .. } => self.claim_error(claim, error.to_string()),
         }
     }
 

@@ -19,6 +19,13 @@ pub enum Effect {
     StrictAnchorDeleted,
 }
 
+/// Says that it was done, if it was.
+pub(crate) fn done_if<T, E>(outcome: &Result<T, E>, effect: Effect) {
+    if outcome.is_ok() {
+        done(effect);
+    }
+}
+
 /// Says that it was done.
 #[cfg(not(feature = "fail-points"))]
 #[inline(always)]

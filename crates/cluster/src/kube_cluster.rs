@@ -17,6 +17,7 @@ use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::{AnchorName, Lease, Mode};
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
+use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::role::Target;
 use shorepass_core::time::Clock;
 use tokio::sync::Semaphore;
@@ -51,6 +52,7 @@ const ROUND: Duration = Duration::from_millis(500);
 pub(crate) struct Made {
     pub(crate) anchor_uid: String,
     pub(crate) service_account_uid: Option<String>,
+    pub(crate) not_removed: Option<NotRemoved>,
 }
 
 /// One cluster.
@@ -145,11 +147,11 @@ impl KubeCluster {
         }
         let user_agent = &user_agent(order.lease_id(), call);
         let made = match (order.pins(), order.mode()) {
-            (Some(pins), _) => Made { anchor_uid: pins.anchor_uid.clone(), service_account_uid: None },
+            (Some(pins), _) => Made { anchor_uid: pins.anchor_uid.clone(), ..Made::default() },
             (None, Mode::Unbound { .. }) => Made::default(),
             (None, Mode::Bound) => Made {
                 anchor_uid: self.create_anchor(order, annotation, user_agent).await.map_err(to_begin)?,
-                service_account_uid: None,
+                ..Made::default()
             },
             (None, Mode::Strict { bindings }) => {
                 self.make_strict(order, bindings, annotation, user_agent).await?
@@ -162,6 +164,7 @@ impl KubeCluster {
             claims: granted.claims,
             anchor_uid: made.anchor_uid,
             service_account_uid: made.service_account_uid,
+            not_removed: made.not_removed,
             audiences: granted.audiences,
             created: granted.created,
             expires: granted.expires,
@@ -230,7 +233,7 @@ impl KubeCluster {
                 let unbound = unbound
                     .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
                 let anchor = anchor().await;
-                effects::done(Effect::StrictAnchorDeleted);
+                effects::done_if(&anchor, Effect::StrictAnchorDeleted);
                 unbound.and(anchor).and(self.delete_account(namespace, &lease.target.service_account).await)
             }
         }

@@ -18,6 +18,7 @@ mod objects;
 mod probe;
 pub mod rbac;
 mod refusal;
+mod rules;
 mod strict;
 mod witness;
 

@@ -88,8 +88,9 @@ pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintEr
     match error {
         ApiError::NoAnswer(cause) => MintError::Unreachable { cluster, cause },
         ApiError::WebhookFails => MintError::WebhookFails { cluster },
+        ApiError::Unavailable { retry_after } => MintError::Busy { cluster, retry_after },
         ApiError::Refused(refusal) => match who_refuses(&refusal) {
-            Some(Refuser::Limit) => MintError::Busy { cluster, retry_after: refusal.retry_after },
+            Some(Refuser::Limit) => MintError::Busy { cluster, retry_after: refusal.wait() },
             Some(Refuser::Namespace { deleting }) => {
                 MintError::NamespaceUnavailable { namespace: act.namespace().clone(), deleting, begun: true }
             }
@@ -115,10 +116,11 @@ pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
     match error {
         ApiError::NoAnswer(cause) => Some(CutError::Unreachable(cause)),
         ApiError::WebhookFails => Some(CutError::Unreachable(error.to_string())),
+        ApiError::Unavailable { retry_after } => Some(CutError::Busy { retry_after }),
         ApiError::Refused(refusal) if refusal.code == 404 => None,
         ApiError::Refused(refusal) => Some(match who_refuses(&refusal) {
             Some(Refuser::Rbac) => CutError::Forbidden(act.to_string()),
-            Some(Refuser::Limit) => CutError::Busy { retry_after: refusal.retry_after },
+            Some(Refuser::Limit) => CutError::Busy { retry_after: refusal.wait() },
             // Operators alone are told of cuts.
             Some(Refuser::OurPolicy | Refuser::Admission) => CutError::Forbidden(with_words(&refusal, act)),
             Some(Refuser::Namespace { .. } | Refuser::Quota) | None => {
@@ -233,7 +235,7 @@ mod tests {
             message: message.to_owned(),
             kind: kind.to_owned(),
             causes: Vec::new(),
-            retry_after: Duration::from_secs(7),
+            retry_after: Some(Duration::from_secs(7)),
         })
     }
 
@@ -368,6 +370,10 @@ mod tests {
     fn busy_and_unreachable_are_temporary() {
         let busy = minting(refusal(429, "TooManyRequests", "", ""), true);
         assert_eq!(busy, MintError::Busy { cluster: name("c"), retry_after: Duration::from_secs(7) });
+        let retry_after = Duration::from_secs(9);
+        let away = || ApiError::Unavailable { retry_after };
+        assert_eq!(minting(away(), true), MintError::Busy { cluster: name("c"), retry_after });
+        assert_eq!(cutting(away()), Some(CutError::Busy { retry_after }));
         let unreachable = minting(ApiError::NoAnswer("refused".to_owned()), true);
         assert!(matches!(unreachable, MintError::Unreachable { .. }));
     }

@@ -7,6 +7,10 @@
 //! out should not be. The rules to look for come from the Roles themselves; the issuer may `get` exactly those that it
 //! may bind to, which tells it nothing that binding and looking would not.
 //!
+//! The same answer tells what the ServiceAccount may besides: what its groups give it, in the namespaces of its bindings and
+//! in its own, which no end of the lease takes away. It is kept for people and decides nothing; other namespaces are not
+//! looked at.
+//!
 //! It is a statement about the API server that answered, now. Whether the rights are the right ones is the Roles' matter.
 
 use std::time::Duration;
@@ -19,15 +23,17 @@ use shorepass_core::gives::RoleRef;
 use shorepass_core::lease::Binding;
 use shorepass_core::mint::Order;
 use shorepass_core::name::Name;
+use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::token::Token;
 use zeroize::Zeroizing;
 
-use crate::answer::{self, Rule};
+use crate::answer;
 use crate::api_server::{ApiError, Call};
 use crate::effects::{self, Effect};
 use crate::kube_cluster::{KubeCluster, Made, to_begin};
 use crate::names::RBAC_GROUP;
 use crate::refusal::{Act, act_error, mint_error};
+use crate::rules::{self, Rules};
 
 /// How long the rights of a new lease may take to come into effect.
 pub const RIGHTS_PATIENCE: Duration = Duration::from_secs(3);
@@ -39,7 +45,48 @@ const REVIEW: &str = " review";
 /// What one binding has to bring into effect.
 struct Expected<'a> {
     binding: &'a Binding,
-    rules: Vec<Rule>,
+    rules: Rules,
+}
+
+/// What has to come into effect in one namespace; nothing in that of the ServiceAccount.
+struct Place<'a> {
+    namespace: &'a Name,
+    expected: Vec<Expected<'a>>,
+    /// The first binding of which something was missing at the last look.
+    lacks: Option<&'a Binding>,
+}
+
+impl<'a> Place<'a> {
+    /// All of a lease, its own namespace last.
+    fn all(own: &'a Name, expected: Vec<Expected<'a>>) -> Vec<Self> {
+        let mut places: Vec<Self> = Vec::new();
+        for one in expected {
+            let namespace = &one.binding.namespace;
+            match places.iter_mut().find(|place| place.namespace == namespace) {
+                Some(place) => place.expected.push(one),
+                None => places.push(Self { namespace, lacks: Some(one.binding), expected: vec![one] }),
+            }
+        }
+        if places.iter().all(|place| place.namespace != own) {
+            places.push(Self { namespace: own, lacks: None, expected: Vec::new() });
+        }
+        places
+    }
+
+    /// What is in effect besides; none while something is missing.
+    fn besides(&mut self, mut seen: Rules) -> Option<Rules> {
+        let lacking = self.expected.iter().find(|one| !seen.take(&one.rules));
+        self.lacks = lacking.map(|one| one.binding);
+        self.lacks.is_none().then_some(seen)
+    }
+
+    /// Whose rights are missing.
+    fn lacking(&self) -> Result<String, MintError> {
+        match self.lacks {
+            Some(binding) => Ok(role_of(binding)?.to_string()),
+            None => Ok("the ServiceAccount".to_owned()),
+        }
+    }
 }
 
 impl KubeCluster {
@@ -64,12 +111,14 @@ impl KubeCluster {
         let anchor_uid = self.create_anchor(order, annotation, user_agent).await?;
         let reviewer = &format!("{user_agent}{REVIEW}");
         let review = self.request_token(order, &anchor_uid, reviewer).await?;
-        self.wait_for_rights(order, expected, &review.token, reviewer).await?;
-        Ok(Made { anchor_uid, service_account_uid })
+        let places = Place::all(&order.target().namespace, expected);
+        let besides = self.wait_for_rights(order, places, &review.token, reviewer).await?;
+        let not_removed = NotRemoved::of(rules::words(&besides));
+        Ok(Made { anchor_uid, service_account_uid, not_removed })
     }
 
     /// The rules of the Role that is bound.
-    async fn rules(&self, binding: &Binding, user_agent: &str) -> Result<Vec<Rule>, MintError> {
+    async fn rules(&self, binding: &Binding, user_agent: &str) -> Result<Rules, MintError> {
         let (namespace, role) = (&binding.namespace, role_of(binding)?);
         let path = match role {
             RoleRef::Role(name) => {
@@ -79,7 +128,7 @@ impl KubeCluster {
         };
         let call = Call { method: Method::GET, path, user_agent, body: &() };
         match self.api.call(call).await {
-            Ok(body) => answer::rules_of_role(&body).map_err(MintError::AnswerRejected),
+            Ok(body) => rules::of_role(&body).map_err(MintError::AnswerRejected),
             Err(ApiError::Refused(refusal)) if refusal.code == 404 => Err(MintError::RoleMissing {
                 role: role.to_string(),
                 namespace: matches!(role, RoleRef::Role(_)).then(|| namespace.clone()),
@@ -112,33 +161,28 @@ impl KubeCluster {
         answer::created_uid("ServiceAccount", &body).map_err(MintError::AnswerRejected)
     }
 
+    /// Gives what is in effect besides, in each namespace.
     async fn wait_for_rights(
         &self,
         order: &Order,
-        mut missing: Vec<Expected<'_>>,
+        mut missing: Vec<Place<'_>>,
         token: &Token,
         reviewer: &str,
-    ) -> Result<(), MintError> {
+    ) -> Result<Vec<(Name, Rules)>, MintError> {
         let start = self.clock.since_boot();
+        let mut besides = Vec::new();
         loop {
-            let mut looked_at: Option<(Name, Vec<Rule>)> = None;
             let mut left = Vec::new();
-            for expected in missing {
-                let namespace = &expected.binding.namespace;
-                let seen = match looked_at.take() {
-                    Some((same, seen)) if same == *namespace => seen,
-                    Some(_) | None => self.rules_in_effect(order, namespace, token, reviewer).await?,
-                };
-                let all_seen = expected.rules.iter().all(|rule| seen.contains(rule));
-                looked_at = Some((namespace.clone(), seen));
-                if !all_seen {
-                    left.push(expected);
+            for mut place in missing {
+                let seen = self.rules_in_effect(order, place.namespace, token, reviewer).await?;
+                match seen.and_then(|seen| place.besides(seen)) {
+                    Some(others) => besides.push((place.namespace.clone(), others)),
+                    None => left.push(place),
                 }
             }
-            let Some(first) = left.first() else { return Ok(()) };
+            let Some(first) = left.first() else { return Ok(besides) };
             if self.clock.since_boot().saturating_sub(start) >= RIGHTS_PATIENCE {
-                let namespace = first.binding.namespace.clone();
-                let role = role_of(first.binding)?.to_string();
+                let (role, namespace) = (first.lacking()?, first.namespace.clone());
                 return Err(MintError::RightsNotInEffect { role, namespace, waited: RIGHTS_PATIENCE });
             }
             missing = left;
@@ -146,14 +190,14 @@ impl KubeCluster {
         }
     }
 
-    /// What the token's holder may do, as the API server sees it; nothing while it does not let it in.
+    /// What the token's holder may do, as the API server sees it; none while it does not let it in.
     async fn rules_in_effect(
         &self,
         order: &Order,
         namespace: &Name,
         token: &Token,
         reviewer: &str,
-    ) -> Result<Vec<Rule>, MintError> {
+    ) -> Result<Option<Rules>, MintError> {
         let call = Call {
             method: Method::POST,
             path: "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews".to_owned(),
@@ -162,18 +206,18 @@ impl KubeCluster {
         };
         let act = Act::CreateToken { namespace, service_account: &order.target().service_account };
         let answer = self.api.call_as(bearer(token)?, call).await;
-        match answer.map_err(|error| act_error(error, act, &self.endpoint.name))? {
-            Some(body) => answer::rules_in_effect(&body).map_err(MintError::AnswerRejected),
-            None => Ok(Vec::new()),
-        }
+        let answer = answer.map_err(|error| act_error(error, act, &self.endpoint.name))?;
+        let rules = answer.map(|body| rules::in_effect(&body));
+        rules.transpose().map_err(MintError::AnswerRejected)
     }
 
     /// All of them, whatever becomes of each; the first failure is told.
     pub(crate) async fn delete_bindings(&self, bindings: &[Binding]) -> Result<(), CutError> {
         let mut outcome = Ok(());
         for Binding { namespace, name, .. } in bindings {
-            outcome = outcome.and(self.delete_binding(namespace, name).await);
-            effects::done(Effect::BindingDeleted);
+            let deleted = self.delete_binding(namespace, name).await;
+            effects::done_if(&deleted, Effect::BindingDeleted);
+            outcome = outcome.and(deleted);
         }
         outcome
     }

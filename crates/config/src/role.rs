@@ -19,7 +19,7 @@ use shorepass_core::gives::Gives;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{Lifetime, Role, Subject, Target};
+use shorepass_core::role::{Lifetime, Limits, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
 use crate::cursor::{Cursor, Fields, Report, closest};
@@ -105,10 +105,10 @@ impl Reader<'_> {
             metadata.fields(&["name"])?.required("name", |name| self.name(name))
         });
         let spec = fields.required("spec", |spec| self.spec(spec));
-        let (name, Spec { gives, token, lease, silence, subjects }) = (name?, spec?);
+        let (name, Spec { gives, token, lease, silence, limits, subjects }) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
         match Role::new(name, gives, token, lease, subjects, digest) {
-            Ok(role) => Some(role.with_silence(silence)),
+            Ok(role) => Some(role.with_silence(silence).with_limits(limits)),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -130,17 +130,19 @@ impl Reader<'_> {
             "dangerouslyUnbound",
             "lifetimes",
             "silence",
+            "limits",
             "subjects",
         ])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
         let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
+        let limits = fields.optional("limits", limits).unwrap_or_default();
         let subjects =
             fields.required("subjects", |subjects| subjects.list(|item| subject(item, self.known)));
         cluster?;
         let (token, lease) = lifetimes;
-        Some(Spec { gives: gives?, token, lease, silence, subjects: subjects? })
+        Some(Spec { gives: gives?, token, lease, silence, limits, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -161,6 +163,7 @@ struct Spec {
     token: Lifetime,
     lease: Lifetime,
     silence: Silence,
+    limits: Limits,
     subjects: Vec<Subject>,
 }
 
@@ -238,6 +241,13 @@ fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
         "off" => Some(Silence::Off),
         _ => cursor.duration_within(SILENCE_FLOOR..=SILENCE_CEILING).map(Silence::After),
     }
+}
+
+fn limits(cursor: &Cursor<'_>) -> Option<Limits> {
+    let fields = cursor.fields(&["leases", "mintsPerMinute"])?;
+    let leases = fields.optional("leases", |leases| leases.count(100_000));
+    let mints_per_minute = fields.optional("mintsPerMinute", |mints| mints.count(100_000));
+    Some(Limits { leases, mints_per_minute })
 }
 
 fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {

@@ -84,6 +84,9 @@ pub struct Line {
     /// The RoleBindings of a strict lease's ServiceAccount, such as `web/shorepass-...-0=Role/deployer`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bindings: Vec<String>,
+    /// Rights that the end of a strict lease leaves to its ServiceAccount, such as `get pods in namespace web`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_removed: Vec<String>,
     /// Until when tokens of an unbound lease that has ended go on working, because nothing can stop them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_until: Option<String>,
@@ -154,7 +157,9 @@ pub fn line(change: &Change) -> Line {
             until: Some(lease.deadline.to_string()),
             ..of_lease("lease.pending", lease)
         },
-        Change::LeaseActive { lease } => of_lease("lease.active", lease),
+        Change::LeaseActive { lease } => {
+            Line { not_removed: not_removed(lease), ..of_lease("lease.active", lease) }
+        }
         Change::LeaseAdopted { lease } => Line {
             bindings: bindings(lease),
             role_digest: Some(lease.role_digest.to_string()),
@@ -318,6 +323,12 @@ fn bindings(lease: &Lease) -> Vec<String> {
     }
 }
 
+fn not_removed(lease: &Lease) -> Vec<String> {
+    let Some(rights) = &lease.not_removed else { return Vec::new() };
+    let others = Some(rights.others()).filter(|others| *others > 0);
+    rights.named().iter().cloned().chain(others.map(|others| format!("and {others} more"))).collect()
+}
+
 /// Its reason is that of the verdict, not that of the end.
 fn of_receipt(lease: &Lease) -> Line {
     let line = Line { by: None, reason: None, ..of_lease("lease.receipt", lease) };
@@ -328,6 +339,7 @@ fn of_receipt(lease: &Lease) -> Line {
         verdict: Some(receipt.verdict.word()),
         observed_at: death.map(|death| death.observed_at.to_string()),
         dead_by: death.map(|death| death.dead_by.to_string()),
+        not_removed: not_removed(lease),
         endpoints: receipt.endpoints.clone(),
         canaries: receipt.canaries.clone(),
         reason: match &receipt.verdict {
@@ -352,6 +364,7 @@ fn of_block(event: &'static str, block: &crate::block::Block, time: Timestamp) -
         caller: text(&block.caller),
         block: text(block.id),
         role: text(&block.role),
+        job: block.job.and_then(text),
         lease: text(block.lease),
         ..at(event, time)
     }

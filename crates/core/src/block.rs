@@ -1,12 +1,13 @@
-//! Blocks: after an operator's revocation, the same runner gets no new lease of the same role.
+//! Blocks: after an operator's revocation, the same job session gets no new lease; or, where no token has opened it, the same
+//! runner none of the same role.
 
 use crate::caller::SpiffeId;
-use crate::id::{BlockId, LeaseId};
+use crate::id::{BlockId, JobId, LeaseId};
 use crate::ledger::Revision;
 use crate::name::Name;
 use crate::time::Timestamp;
 
-/// Refuses a caller new leases of a role.
+/// Refuses a caller new leases of a role, or a job session new leases of any.
 ///
 /// Asserted jobs are blocked by (runner, role): a job's word about its own id would lift the block at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,10 @@ pub struct Block {
     pub id: BlockId,
     /// Who is refused.
     pub caller: SpiffeId,
-    /// Which role.
+    /// Which role; of a job session, the one whose lease was revoked.
     pub role: Name,
+    /// The job session that is refused, where a token has opened it; none where every job of the caller is refused the role.
+    pub job: Option<JobId>,
     /// When it was set.
     pub set: Timestamp,
     /// When it ends by itself: the revoked lease's deadline.
@@ -46,6 +49,13 @@ impl Block {
     /// Whether it refuses now.
     pub fn in_force(&self, now: Timestamp) -> bool {
         self.lifted.is_none() && now < self.until
+    }
+
+    /// Whether both refuse the same.
+    pub fn refuses_as(&self, other: &Self) -> bool {
+        self.caller == other.caller
+            && self.job == other.job
+            && (self.job.is_some() || self.role == other.role)
     }
 
     /// The block after it was lifted.

@@ -26,6 +26,11 @@ impl JobToken {
         Self(Zeroizing::new(text))
     }
 
+    /// How long it is, in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

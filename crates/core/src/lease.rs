@@ -20,6 +20,7 @@ use crate::id::{JobId, LeaseId};
 use crate::ledger::{MintedToken, Revision};
 use crate::mint::CLOCK_TOLERANCE;
 use crate::name::Name;
+use crate::not_removed::NotRemoved;
 use crate::receipt::Receipt;
 use crate::role::{TOKEN_LIFETIME_CEILING, Target};
 use crate::time::{Timestamp, after, until};
@@ -241,6 +242,8 @@ pub struct Lease {
     pub state: State,
     /// What was proved about its end; none while nothing was asked.
     pub receipt: Option<Box<Receipt>>,
+    /// What its end leaves to its ServiceAccount, as far as that was seen when it began. Only a strict lease is looked at.
+    pub not_removed: Option<Box<NotRemoved>>,
     /// Counts its changes, from 1.
     pub revision: Revision,
 }
@@ -372,6 +375,11 @@ impl Lease {
     /// The time it has left; zero when it has ended.
     pub fn remaining(&self, now: Timestamp) -> Duration {
         if self.is_live() { until(now, self.deadline) } else { Duration::ZERO }
+    }
+
+    /// The same lease, knowing what its end leaves to its ServiceAccount.
+    pub fn leaving(self, not_removed: Option<NotRemoved>) -> Self {
+        Self { not_removed: not_removed.map(Box::new), ..self }
     }
 
     /// pending --> active

@@ -346,8 +346,11 @@ pub trait Ledger: Send + Sync {
     /// A block.
     fn block(&self, id: BlockId) -> Result<Option<Block>, LedgerError>;
 
-    /// The blocks of a caller and role, whether in force or not, newest first.
+    /// The blocks of a caller and role, whether in force or not, newest first: also those of a single job session.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
+
+    /// The blocks of a job session, whether in force or not, newest first.
+    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError>;
 
     /// The controls of a cluster that are not known to be gone.
     fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;

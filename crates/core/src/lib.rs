@@ -30,6 +30,7 @@ pub mod lease;
 pub mod ledger;
 pub mod mint;
 pub mod name;
+pub mod not_removed;
 pub mod policy;
 pub mod receipt;
 pub mod refresh;

@@ -10,6 +10,7 @@ use crate::caller::Owner;
 use crate::id::LeaseId;
 use crate::lease::{AnchorName, Lease, Mode, Pins, TransitionError};
 use crate::ledger::{Change, MintedToken, Recorded};
+use crate::not_removed::NotRemoved;
 use crate::role::Target;
 use crate::time::{Timestamp, until};
 use crate::token::Token;
@@ -113,6 +114,8 @@ pub struct Minted {
     pub anchor_uid: String,
     /// The UID of the ServiceAccount that was made for the lease, from its creation; none if it was there before.
     pub service_account_uid: Option<String>,
+    /// What the lease's end leaves to that ServiceAccount, where it was made for the lease.
+    pub not_removed: Option<NotRemoved>,
     /// The audiences that the answer says were granted.
     pub audiences: Vec<String>,
     /// `metadata.creationTimestamp` of the answer: the API server's clock.
@@ -262,7 +265,7 @@ impl Verified {
     fn new(lease: Lease, owner: Owner, minted: Minted, pins: Pins, now: Timestamp) -> Result<Self, Rejected> {
         let before = lease.clone();
         let (news, lease) = if lease.pins().is_none() {
-            (News::Active, lease.activate(pins, now))
+            (News::Active, lease.leaving(minted.not_removed).activate(pins, now))
         } else if lease.is_incomplete() {
             (News::Recognised, lease.recognise(owner.clone(), pins))
         } else {

@@ -115,6 +115,11 @@ impl Grant {
         self.role.cluster()
     }
 
+    /// What is granted.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
     /// The lease as it is recorded before anything exists in the cluster, and the order that goes there next.
     pub fn into_order(self, id: LeaseId, anchor: AnchorName) -> Order {
         let (target, mode) = target_and_mode(&self.role, &anchor);
@@ -131,6 +136,7 @@ impl Grant {
             deadline: self.deadline,
             state: State::Pending,
             receipt: None,
+            not_removed: None,
             revision: Revision::FIRST,
         };
         Order { lease, owner: self.owner, token_lifetime: self.token_lifetime }
@@ -168,6 +174,11 @@ impl Policy {
     /// All roles, by name.
     pub fn roles(&self) -> impl Iterator<Item = &Role> {
         self.roles.values()
+    }
+
+    /// The role of that name, whoever asks.
+    pub fn role(&self, name: &Name) -> Option<&Role> {
+        self.roles.get(name)
     }
 
     /// The roles whose subjects the caller matches, by name, whatever its job.

@@ -3,6 +3,7 @@
 //! A [`Role`] that exists can be decided on: what makes a document unfit (no subject, a lifetime out of bounds) is
 //! refused by [`Role::new`], whoever read it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::digest::Digest;
@@ -90,6 +91,15 @@ pub struct Subject {
     pub accept_asserted_jobs: bool,
 }
 
+/// How much of a role there is, for all callers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Leases that live at once; none sets no limit.
+    pub leases: Option<NonZeroU32>,
+    /// Tokens that are minted in a minute, refreshes among them; none sets no limit.
+    pub mints_per_minute: Option<NonZeroU32>,
+}
+
 /// A policy document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
@@ -99,6 +109,7 @@ pub struct Role {
     lease: Lifetime,
     subjects: Vec<Subject>,
     silence: Silence,
+    limits: Limits,
     digest: Digest,
 }
 
@@ -162,12 +173,31 @@ impl Role {
                     .to_owned(),
             });
         }
-        Ok(Self { name, gives, token, lease, subjects, silence: Silence::default(), digest })
+        Ok(Self {
+            name,
+            gives,
+            token,
+            lease,
+            subjects,
+            silence: Silence::default(),
+            limits: Limits::default(),
+            digest,
+        })
     }
 
     /// The same, with what it says about silence.
     pub fn with_silence(self, silence: Silence) -> Self {
         Self { silence, ..self }
+    }
+
+    /// The same, with what it limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What it limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Its name.

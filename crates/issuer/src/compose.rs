@@ -51,9 +51,10 @@ use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
 use crate::identities::{self, inbox::Inbox};
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Outside, Seal};
-use crate::records::Records;
+use crate::records::{Begun, Records};
 use crate::revoke::sweeper::Sweeper;
 use crate::revoke::unclaimed::Unclaimed;
 use crate::services::UseCases;
@@ -94,14 +95,15 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
 
     for cluster in clusters.keys() {
         let (ends, cluster) = (parts.use_cases.ends.clone(), cluster.clone());
-        let sweep = |stop| async move { Sweeper::new(ends, cluster).run(stop).await };
+        let sweep = |stop, _| async move { Sweeper::new(ends, cluster).run(stop).await };
         tasks.spawn("sweeper", records.clone().then(stop.clone(), sweep));
     }
     let timer = Timer::new(parts.use_cases.ends.clone());
-    tasks.spawn("timer", records.clone().then(stop.clone(), |stop| timer.run(stop)));
+    tasks.spawn("timer", records.clone().then(stop.clone(), |stop, _| timer.run(stop)));
     let listed = unclaimed(&config, &clusters, &parts.use_cases.outside).await?;
     for unclaimed in stop.run_until_cancelled(first_looks(listed)).await.unwrap_or_default() {
-        tasks.spawn("unclaimed-anchors", records.clone().then(stop.clone(), |stop| unclaimed.run(stop)));
+        let look = |stop, begun: Begun| unclaimed.began(begun.empty).run(stop);
+        tasks.spawn("unclaimed-anchors", records.clone().then(stop.clone(), look));
     }
     let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
@@ -239,6 +241,7 @@ impl Parts {
                 usize::try_from(config.limits.mints_in_flight.get()).unwrap_or(usize::MAX),
                 &clock,
             ),
+            quotas: Quotas::new(clock.clone()),
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,

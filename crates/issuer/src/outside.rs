@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::ban::Ban;
+use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
-use shorepass_core::id::{DecisionId, EnrolmentId};
+use shorepass_core::id::{DecisionId, EnrolmentId, JobId};
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::job_token::JobTokens;
 use shorepass_core::labels::Labels;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::{NoTurn, Turns};
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
@@ -76,6 +78,8 @@ pub struct Outside {
     pub gate: RwLock<()>,
     /// Who may ask which cluster for a token.
     pub turns: Turns,
+    /// What is left of the roles' limits.
+    pub quotas: Quotas,
     /// Whose first token is being minted.
     pub attempts: Attempts,
     /// Who is banned.
@@ -169,6 +173,14 @@ impl Outside {
             return Ok(Labels::default());
         }
         Ok(self.ledger.enrolment(caller.owner().enrolment)?.map(|found| found.labels).unwrap_or_default())
+    }
+
+    /// The blocks that may refuse the caller a lease of the role for this job.
+    pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
+        let mut blocks = self.ledger.blocks(caller.spiffe_id(), role)?;
+        blocks.retain(|block| block.job.is_none());
+        blocks.extend(self.ledger.blocks_of_job(job)?);
+        Ok(blocks)
     }
 
     /// Refuses whoever is banned, without waiting for anything; and everybody while it is not known who is.

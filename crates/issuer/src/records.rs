@@ -14,6 +14,7 @@ use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::outside::Outside;
+use crate::revoke::unclaimed::is_empty;
 
 /// How often it is looked whether they can be read.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -21,7 +22,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Whether the records were read.
 pub(crate) struct Records {
     outside: Arc<Outside>,
-    read: SetOnce<()>,
+    read: SetOnce<Begun>,
+}
+
+/// What was found when the records were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// Whether there were none.
+    pub(crate) empty: bool,
 }
 
 impl Records {
@@ -42,8 +50,9 @@ impl Records {
     /// Bans last: they let callers in.
     fn read(&self) -> Result<(), LedgerError> {
         self.outside.follow.load(self.outside.ledger.as_ref())?;
+        let empty = is_empty(self.outside.ledger.as_ref())?;
         self.outside.bans.read(self.outside.ledger.as_ref())?;
-        let _ = self.read.set(()); // whoever was faster read the same
+        let _ = self.read.set(Begun { empty }); // whoever was faster read the same
         Ok(())
     }
 
@@ -73,10 +82,10 @@ impl Records {
     pub(crate) async fn then<F: Future<Output = ()>>(
         self: Arc<Self>,
         stop: CancellationToken,
-        task: impl FnOnce(CancellationToken) -> F,
+        task: impl FnOnce(CancellationToken, Begun) -> F,
     ) {
-        if stop.run_until_cancelled(self.read.wait()).await.is_some() {
-            task(stop).await;
+        if let Some(begun) = stop.run_until_cancelled(self.read.wait()).await {
+            task(stop, *begun).await;
         }
     }
 }

@@ -173,6 +173,8 @@ pub struct LeaseView {
     pub tokens: Vec<MintedToken>,
     /// The block that its revocation set, while in force.
     pub block: Option<Block>,
+    /// It ends when its owner is silent for longer; none where silence ends nothing, and when it has ended.
+    pub silence: Option<Duration>,
 }
 
 /// What became of a lease that was to be revoked.

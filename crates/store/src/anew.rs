@@ -2,7 +2,9 @@
 //!
 //! What comes of it, and in which order: first what will be lost is written into the MANIFEST, so that a crash in between
 //! forgets no loss; then the old records are moved aside, never removed; then the new ones are made. Each start until the
-//! end of that finds records that were cut short, and begins again from the same sources.
+//! end of that finds records that were cut short, and begins again from the same sources. Only the old records are moved
+//! aside, and a note says where to, until the new ones are whole: what an attempt leaves that was not finished (on a disk
+//! with too little room there may be one each second) is removed by the next.
 //!
 //! | audit file | copy | leases | security state |
 //! | --- | --- | --- | --- |
@@ -10,6 +12,9 @@
 //! | begins later | whole | those since | all |
 //! | damaged or missing | whole | none | all |
 //! | not whole | not whole | those since, or none | [`SecurityLoss`] |
+
+use std::io;
+use std::path::Path;
 
 use shorepass_core::caller::Owner;
 use shorepass_core::id::JobId;
@@ -19,6 +24,7 @@ use shorepass_core::ledger::Revision;
 
 use crate::copy;
 use crate::error::OpenError;
+use crate::files;
 use crate::manifest::{EVERY, Manifest};
 use crate::opening::{Beside, Opened, Opening, moment};
 use crate::plan;
@@ -88,18 +94,40 @@ pub(crate) fn make(
     Ok(opened)
 }
 
-/// Moves the records' directory aside, if there is one; gives its new name.
+/// Moves the records' directory aside, if there is one, or removes it, if it is what an attempt before has left; gives the
+/// name that the old ones have.
 fn move_aside(opening: &Opening, now: &str) -> Result<Option<String>, OpenError> {
-    let from = opening.place.records();
-    let to = opening.place.aside(&now.replace(':', ""));
+    let (place, from, note) = (&opening.place, opening.place.records(), opening.place.making());
+    let to = match place.unfinished().map_err(|source| OpenError::file(&note, source))? {
+        Some(to) if to.exists() => {
+            let removed = opening.disk.step("remove unfinished records").and_then(|()| remove(&from));
+            removed.map_err(|source| OpenError::file(&from, source))?;
+            return Ok(Some(to.display().to_string()));
+        }
+        Some(to) => to,
+        None => {
+            let to = place.aside(&now.replace(':', ""));
+            let name = to.file_name().unwrap_or_default();
+            files::replace(opening.disk.as_ref(), &note, name.as_encoded_bytes())
+                .map_err(|source| OpenError::file(&note, source))?;
+            to
+        }
+    };
     let moved = opening.disk.step("move the records aside").and_then(|()| std::fs::rename(&from, &to));
     match moved {
         Ok(()) => {
-            crate::files::sync_parent(&to).map_err(|source| OpenError::file(&to, source))?;
+            files::sync_parent(&to).map_err(|source| OpenError::file(&to, source))?;
             Ok(Some(to.display().to_string()))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(OpenError::file(&from, source)),
+    }
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -131,6 +159,7 @@ fn fill(
     (manifest.sequence, manifest.security) = (sequence, sequence);
     opening.stamp(&records, &manifest)?;
     opening.write_manifest(&manifest)?;
+    opening.forget_making()?;
     Ok(Opened { records, audit, copy, manifest, sequence, alarm: None, read: 0 })
 }
 

@@ -76,6 +76,10 @@ macro_rules! ledger_over {
                 self.read(|view| rows::bans(view, after, limit))
             }
 
+            fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::blocks_of_job(view, job))
+            }
+
             fn spent_token(
                 &self,
                 replay: Digest,

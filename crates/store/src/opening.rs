@@ -128,6 +128,8 @@ impl Opening {
     fn go_on(&self, beside: Beside, records: Records, look: Look) -> Result<Opened, OpenError> {
         let known = beside.known()?;
         let Beside { manifest: found, mut audit, copy } = beside;
+        // A crash at the very end of making them anew leaves it; what lies there next is not to be taken for unfinished.
+        self.forget_making()?;
         if let manifest::Found::Damaged(problem) = &found {
             tracing::warn!(problem, "the MANIFEST is damaged; it is written anew from the records");
         }
@@ -289,6 +291,11 @@ impl Opening {
         records
             .write(rows, self.disk.as_ref())
             .map_err(|source| OpenError::file(&self.place.records(), source))
+    }
+
+    /// The records are whole: the next ones that are lost are moved aside.
+    pub(crate) fn forget_making(&self) -> Result<(), OpenError> {
+        self.place.finish_making().map_err(|source| OpenError::file(&self.place.making(), source))
     }
 
     pub(crate) fn write_manifest(&self, manifest: &Manifest) -> Result<(), OpenError> {

@@ -48,6 +48,31 @@ impl Place {
         self.0.join("security.log")
     }
 
+    /// There while records are being made anew: names the directory that the old ones are moved aside to.
+    pub(crate) fn making(&self) -> PathBuf {
+        self.0.join("ledger.making")
+    }
+
+    /// The directory that an attempt to make records anew, which was not finished, moves the old ones aside to.
+    pub(crate) fn unfinished(&self) -> io::Result<Option<PathBuf>> {
+        match std::fs::read_to_string(self.making()) {
+            Ok(name) if name.starts_with(ASIDE) && !name.contains('/') => Ok(Some(self.0.join(name))),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets such an attempt.
+    pub(crate) fn finish_making(&self) -> io::Result<()> {
+        let path = self.making();
+        match std::fs::remove_file(&path) {
+            Ok(()) => files::sync_parent(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where records go that are moved aside at that time: a name that is free.
     pub(crate) fn aside(&self, time: &str) -> PathBuf {
         let mut path = self.0.join(format!("{ASIDE}{time}"));

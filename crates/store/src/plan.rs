@@ -25,8 +25,8 @@ use crate::convert::Stored;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, index_of_lease,
-    token_of_lease_key,
+    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
+    block_of_job_key, index_of_lease, token_of_lease_key,
 };
 use crate::trim;
 
@@ -128,6 +128,9 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             trim::put(trim::Kind::Block, block.until, &block.key(), rows);
             let index = block_of_caller_key(&block.caller, &block.role, block.id);
             rows.put(Table::BlocksOfCaller.key(&index), Vec::new());
+            if let Some(index) = block_of_job_key(block) {
+                rows.put(Table::BlocksOfJob.key(&index), Vec::new());
+            }
         }
         Change::JoinTokenCreated { join_token, request } => {
             put(join_token, rows);
@@ -290,7 +293,9 @@ fn still_wanted(lease: &Lease, view: &dyn View) -> Result<(), LedgerError> {
     if let Some(enrolment) = replaced(owner, view)? {
         return Err(LedgerError::Conflict(enrolment.name()));
     }
-    let blocks = rows::blocks(view, &owner.spiffe_id, role)?;
+    let mut blocks = rows::blocks(view, &owner.spiffe_id, role)?;
+    blocks.retain(|block| block.job.is_none());
+    blocks.extend(rows::blocks_of_job(view, job)?);
     match blocks.iter().find(|block| block.in_force(lease.created)) {
         Some(block) => Err(LedgerError::Conflict(block.name())),
         None => Ok(()),

@@ -62,6 +62,7 @@ fn is_newer(
         | Table::Token
         | Table::TokensOfLease
         | Table::BlocksOfCaller
+        | Table::BlocksOfJob
         | Table::SpentToken
         | Table::Request
         | Table::UnfinishedLeases

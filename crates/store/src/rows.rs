@@ -139,9 +139,11 @@ pub(crate) fn check(whole_key: &[u8], value: &[u8]) -> Result<(), ReadError> {
         Table::Token => read::<MintedToken>(key, value).map(|_| ()),
         Table::TokensOfLease => jti_of(key).map(|_| ()).map_err(damaged),
         Table::Block => read::<Block>(key, value).map(|_| ()),
-        Table::BlocksOfCaller | Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
-            id_of(key).map(|_| ()).map_err(damaged)
-        }
+        Table::BlocksOfCaller
+        | Table::BlocksOfJob
+        | Table::UnfinishedLeases
+        | Table::LeasesOfJob
+        | Table::LeasesOfCaller => id_of(key).map(|_| ()).map_err(damaged),
         Table::JoinToken => read::<JoinToken>(key, value).map(|_| ()),
         Table::Enrolment => read::<Enrolment>(key, value).map(|_| ()),
         Table::LatestEnrolment => latest(value).map(|_| ()),
@@ -159,7 +161,7 @@ pub(crate) fn check_index(view: &dyn View, index: Table, key: &[u8]) -> Result<(
     let damaged = |damage| ReadError::Damaged { table: index, damage };
     let named = match index {
         Table::TokensOfLease => (Table::Token, jti_of(key).map_err(damaged)?),
-        Table::BlocksOfCaller => (Table::Block, id_of(key).map_err(damaged)?),
+        Table::BlocksOfCaller | Table::BlocksOfJob => (Table::Block, id_of(key).map_err(damaged)?),
         Table::UnfinishedLeases | Table::LeasesOfJob | Table::LeasesOfCaller => {
             (Table::Lease, id_of(key).map_err(damaged)?)
         }
@@ -309,6 +311,12 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// The blocks of a job session, newest first.
+pub(crate) fn blocks_of_job(view: &dyn View, job: JobId) -> Result<Vec<Block>, ReadError> {
+    let entries = view.newest_first(Table::BlocksOfJob, job.as_bytes(), None);
+    entries.map(|entry| indexed(view, Table::BlocksOfJob, id_of(&entry?.0))).collect()
 }
 
 /// The controls of a cluster that are not known to be gone. There are few, and mostly none.

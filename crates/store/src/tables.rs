@@ -12,6 +12,7 @@
 //! | Token | `jti` |
 //! | TokensOfLease (index) | lease id, time recorded, `jti` |
 //! | BlocksOfCaller (index) | SPIFFE ID, 0, role, 0, block id |
+//! | BlocksOfJob (index) | job id, block id |
 //! | JoinToken | digest, 32 bytes |
 //! | LatestEnrolment | SPIFFE ID |
 //! | Request | SPIFFE ID, 0, enrolment id, method, request id, and the job id where there is one |
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use shorepass_core::ban::BanKey;
+use shorepass_core::block::Block;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::{BlockId, JobId, RequestId};
 use shorepass_core::lease::Lease;
@@ -76,6 +78,8 @@ pub(crate) enum Table {
     Identity = 14,
     /// Bans.
     Ban = 25,
+    /// Which blocks a job session has.
+    BlocksOfJob = 27,
     /// Job tokens that have opened a session.
     SpentToken = 26,
     /// What is removed when.
@@ -84,7 +88,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// All tables.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Meta,
         Self::Job,
         Self::Lease,
@@ -102,6 +106,7 @@ impl Table {
         Self::Control,
         Self::Identity,
         Self::Ban,
+        Self::BlocksOfJob,
         Self::SpentToken,
         Self::Due,
     ];
@@ -113,6 +118,7 @@ impl Table {
             Self::Block
             | Self::BlocksOfCaller
             | Self::Ban
+            | Self::BlocksOfJob
             | Self::SpentToken
             | Self::JoinToken
             | Self::Enrolment
@@ -184,6 +190,11 @@ pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
 /// Where a block stands among those of its caller and role.
 pub(crate) fn block_of_caller_key(caller: &SpiffeId, role: &Name, id: BlockId) -> Vec<u8> {
     [blocks_prefix(caller, role).as_slice(), id.as_bytes()].concat()
+}
+
+/// Where a block stands among those of its job session, if it is of one.
+pub(crate) fn block_of_job_key(block: &Block) -> Option<Vec<u8>> {
+    block.job.map(|job| [job.as_bytes().as_slice(), block.id.as_bytes()].concat())
 }
 
 /// Where a ban is.

@@ -115,6 +115,7 @@ pub(crate) fn lease(number: u8) -> Lease {
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -221,6 +222,7 @@ pub(crate) fn operator() -> SpiffeId {
 /// Set at second 0, until the lease's deadline.
 pub(crate) fn block(number: u8) -> Block {
     Block {
+        job: None,
         id: BlockId::generate(second(number.into()), &Seed::new(number)),
         caller: owner().spiffe_id,
         role: name("web-deployer"),

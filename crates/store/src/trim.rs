@@ -26,7 +26,9 @@ use shorepass_core::time::{Timestamp, after, until as time_until};
 
 use crate::convert::{nanoseconds, time_of};
 use crate::rows;
-use crate::tables::{Overlay, ReadError, Table, Writes, block_of_caller_key, index_of_lease, jti_of};
+use crate::tables::{
+    Overlay, ReadError, Table, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
+};
 
 /// How long a request is kept after what came of it ended.
 pub(crate) const ANSWERS_KEPT: Duration = Duration::from_secs(3600);
@@ -179,6 +181,9 @@ impl Trimming<'_, '_> {
     fn block(&mut self, key: &[u8]) -> Result<(), ReadError> {
         let Some(block) = rows::fetch::<Block>(&*self.batch, key)? else { return Ok(()) };
         self.remove(Table::BlocksOfCaller, &block_of_caller_key(&block.caller, &block.role, block.id));
+        if let Some(index) = block_of_job_key(&block) {
+            self.remove(Table::BlocksOfJob, &index);
+        }
         self.remove(Table::Block, key);
         Ok(())
     }
@@ -224,6 +229,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
         | Table::Token
         | Table::TokensOfLease
         | Table::BlocksOfCaller
+        | Table::BlocksOfJob
         | Table::LatestEnrolment
         | Table::UnfinishedLeases
         | Table::LeasesOfJob

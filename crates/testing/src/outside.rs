@@ -335,6 +335,7 @@ impl Cluster for FakeCluster {
             claims,
             anchor_uid,
             service_account_uid: (generated && order.pins().is_none()).then_some(uid),
+            not_removed: None,
             audiences,
             created,
             expires,

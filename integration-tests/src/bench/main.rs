@@ -6,6 +6,7 @@
 mod cluster;
 mod measure;
 mod mint;
+mod progress;
 mod revoke;
 mod store;
 
@@ -24,18 +25,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Arguments: the benchmark, `table` or `json`, the rounds. xtask has checked them.
+/// Arguments: the benchmark, `table` or `json`, the rounds, the lease cycles of `store`. xtask has checked them.
 fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, format, rounds] = &arguments[..] else { bail!("start it with `cargo xtask bench`") };
+    let [name, format, rounds, cycles] = &arguments[..] else { bail!("start it with `cargo xtask bench`") };
     let rounds: usize = rounds.parse().context("the number of rounds")?;
+    let cycles: usize = cycles.parse().context("the number of lease cycles")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured: Vec<Measured> = runtime.block_on(async {
         match name.as_str() {
             "mint" => mint::mint(rounds).await,
             "refresh" => mint::refresh(rounds).await,
             "revoke" => revoke::revoke(rounds).await,
-            "store" => store::store(rounds).await,
+            "store" => store::store(rounds, cycles).await,
             other => bail!("there is no benchmark {other}"),
         }
     })?;

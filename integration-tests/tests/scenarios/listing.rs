@@ -86,7 +86,15 @@ async fn an_anchor_that_no_record_claims_is_removed_and_one_without_our_mac_is_n
     let knobs = Knobs { listing: Some((lister(&site).await?, GRACE)), ..Knobs::default() };
     issuer.reconfigure(&site, knobs)?;
     issuer.stop()?;
-    issuer.run().await?;
+    // On a full disk: what it knows of before its start, it learns when there is room.
+    issuer.run_without_room(1).await?;
+    wait::until("the ledger to stay closed", Duration::from_secs(10), async || {
+        let closed = issuer.log().contains("the ledger stays closed until there is room");
+        Ok(if closed { Seen::Ready(()) } else { Seen::NotYet(issuer.log()) })
+    })
+    .await?;
+    issuer.process()?.limit_files(None)?;
+    issuer.is_ready().await?;
     put_back(&secrets, &anchor, |_| {}).await?;
     put_back(&strict_secrets, &strict_anchor, |_| {}).await?;
     // The same annotation under another name is somebody else's work.

@@ -17,6 +17,7 @@ use integration_tests::wait::{self, Seen};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use shorepass_core::cluster::{Cluster as _, MintError};
+use shorepass_core::name::Name;
 use shorepass_core::role::Role;
 use shorepass_proto::v1::{self, LeaseMode, LeaseState, RevokeOutcome};
 use shorepass_rpc::client::ApiClient;
@@ -139,6 +140,60 @@ async fn a_revoked_strict_lease_is_forbidden_in_milliseconds_and_dead_in_ten_sec
     assert_eq!(steps.first().context("no step")?.outcome(), RevokeOutcome::Revoked);
     scene.dies(&holder).await?;
     scene.nothing_is_left(Duration::from_secs(5)).await
+}
+
+#[tokio::test]
+async fn what_a_group_gives_to_a_strict_lease_is_found_when_it_begins_and_told_as_not_removed() -> Result<()>
+{
+    let scene = scene("bygroup").await?;
+    let (runner, job, before) = scene.leased(RELEASE.name).await?;
+    let show = |lease: &str| as_operator(&scene.issuer, &["lease", "show", lease])?.succeeded();
+    let plain = show(&before.lease.id)?;
+    ensure!(!plain.contains("NOT REMOVED"), "what everybody may is told: {plain}");
+
+    // The same rule that the lease's own binding gives, and one in its own namespace.
+    let namespace = &scene.site.place.namespace;
+    let strict = &scene.site.strict.as_ref().context("no strict namespace")?.namespace;
+    let group = format!(
+        "subjects: [{{kind: Group, apiGroup: rbac.authorization.k8s.io, name: 'system:serviceaccounts:{strict}'}}]"
+    );
+    let binding = |namespace: &Name| {
+        format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
+             metadata: {{name: by-group, namespace: {namespace}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: deployer}}\n{group}\n"
+        )
+    };
+    let own = format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: deployer, namespace: {strict}}}\n\
+         rules: [{{apiGroups: [''], resources: [secrets], verbs: [get]}}]\n"
+    );
+    scene.site.admin.apply(&[own, binding(strict), binding(namespace)].join("---\n"))?;
+    let lease = wait::until("both rights by the group", Duration::from_secs(20), async || {
+        let lease = runner.issue(&job, RELEASE.name).await?.lease.id;
+        let shown = show(&lease)?;
+        let told = shown.matches("NOT REMOVED").count();
+        Ok(if told == 2 { Seen::Ready(lease) } else { Seen::NotYet(shown) })
+    })
+    .await?;
+    let shown = show(&lease)?;
+    for right in
+        [format!("configmaps in namespace {namespace}"), format!("get secrets in namespace {strict}")]
+    {
+        ensure!(shown.contains(&format!("{right}: it has this from elsewhere")), "{right}: {shown}");
+    }
+
+    let revoke = ["lease", "revoke", &lease, "--reason", "leaked", "--wait"];
+    let told = as_operator(&scene.issuer, &revoke)?.stdout;
+    let receipt = told.lines().find(|line| line.contains("; not removed: ")).context(told.clone())?;
+    ensure!(receipt.contains(&format!("get secrets in namespace {strict}")), "{receipt}");
+    let audit = scene.issuer.audit()?;
+    for event in ["lease.active", "lease.receipt"] {
+        let line = audit.iter().find(|line| line["event"] == event && line["lease"] == lease.as_str());
+        let told = line.and_then(|line| line["notRemoved"].as_array()).context(event)?;
+        ensure!(told.len() == 2, "{event}: {told:?}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -41,8 +41,8 @@ const GUARDED: &[Guarded] = &[
             ("crates/agent/src/socket.rs", 1, "the token, to the local job that asked for it"),
             (
                 "crates/agent/src/remote.rs",
-                2,
-                "the join token, to the issuer; and whether the token that came is empty",
+                3,
+                "join token and job token, to the issuer; and whether the token that came is empty",
             ),
             ("crates/issuer/src/admin/mod.rs", 1, "a new join token, to the operator who asked for it"),
             ("crates/oidc/src/lib.rs", 1, "a job token, to its verification"),

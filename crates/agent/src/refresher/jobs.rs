@@ -17,10 +17,13 @@ use tracing::{debug, info, warn};
 use super::{CALLS, Done, Refresher, durable, limited};
 use crate::entry::Call;
 use crate::issuer::{Denial, IssuerError, Shown, Started};
-use crate::session::{ByToken, JobKey, JobRecord, Key, LeaseRecord, Sessions};
+use crate::session::{ByToken, JobKey, JobRecord, Key, LeaseRecord, Sessions, Unanswered};
 
 /// Sessions that tokens have opened, of one user.
 const SESSIONS_OF_ONE: usize = 64;
+
+/// How long a token that got no answer may be shown again, in seconds: longer than most of them live.
+const COMES_AGAIN: i64 = 60 * 60;
 
 /// A job of a user on this runner.
 pub(super) struct Job {
@@ -29,8 +32,8 @@ pub(super) struct Job {
     pub(super) id: Option<JobId>,
     /// The StartJob that is out for it.
     pub(super) starting: Option<CallId>,
-    /// The id of a StartJob with a token that was not answered yet.
-    opening: Option<RequestId>,
+    /// A StartJob with a token that was not answered yet.
+    opening: Option<Unanswered>,
     /// Whether that one is out.
     is_opening: bool,
     by_token: Option<ByToken>,
@@ -104,8 +107,9 @@ impl Job {
 
     /// Whether nobody needs it while it has no lease.
     fn is_idle(&self, now: Timestamp) -> bool {
-        let kept = self.by_token.is_some_and(|session| session.ends.is_none_or(|end| now.as_second() < end));
-        self.starting.is_none() && !self.is_opening && !kept
+        let lives = self.by_token.is_some_and(|session| session.ends.is_none_or(|end| now.as_second() < end));
+        let comes_again = self.opening.is_some_and(|opening| now.as_second() < opening.sent + COMES_AGAIN);
+        self.starting.is_none() && !self.is_opening && !lives && !comes_again
     }
 }
 
@@ -184,11 +188,13 @@ impl Refresher {
             return;
         }
         let serial = self.next_serial();
-        let fresh = RequestId::generate(self.parts.clock.now(), &*self.parts.entropy);
+        let now = self.parts.clock.now();
+        let request = RequestId::generate(now, &*self.parts.entropy);
         let job = self.jobs.entry(opening.key.clone()).or_insert_with(|| Job::new(serial));
         job.is_opening = true;
         opening.serial = job.serial;
-        let request = *job.opening.get_or_insert(fresh);
+        let fresh = Unanswered { request, sent: now.as_second() };
+        let request = job.opening.get_or_insert(fresh).request;
         let recording = self.record();
         let issuer = self.parts.issuer.clone();
         self.calls.spawn(async move {

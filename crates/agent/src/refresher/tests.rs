@@ -2,6 +2,7 @@
 
 mod ends;
 mod ids;
+mod jobs;
 mod short;
 mod shown;
 

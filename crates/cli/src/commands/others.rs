@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::operator::{Operator, request_id};
 use crate::output::Incomplete;
 use crate::output::block;
+use crate::output::block::{BlockView, block_document, block_sentence};
 use crate::output::join_token::JoinToken;
-use crate::output::lease::{BlockView, TokenOwner, block_document, block_sentence};
+use crate::output::lease::TokenOwner;
 use crate::progress;
 
 pub(super) async fn unblock(args: &UnblockArgs, out: &mut dyn Write) -> Result<(), Failure> {

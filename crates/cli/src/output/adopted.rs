@@ -19,6 +19,20 @@ pub(crate) fn owner(caller: &str) -> String {
     }
 }
 
+/// Why a revocation sets no block, and what does instead; none if it sets one.
+pub(crate) fn unblockable(caller: &str, role: &str) -> Option<String> {
+    match (caller, role) {
+        ("", _) => Some(
+            "its owner is not known by name, and may ask for a new lease; to shut a runner out: shorepass ban SPIFFE_ID"
+                .to_owned(),
+        ),
+        (caller, "") => Some(format!(
+            "its role is not known, and its owner may ask for a new lease; to shut its owner out of all: shorepass ban {caller}"
+        )),
+        (_, _) => None,
+    }
+}
+
 /// Said under a list that has so many of them.
 pub(crate) fn note(count: usize) -> String {
     let (leases, their) = match count {

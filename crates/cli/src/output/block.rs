@@ -1,11 +1,59 @@
-//! Lists of blocks. One block is shown by [`super::lease`], with what it came from.
+//! Blocks as operators see them.
 
 use serde::Serialize;
+use shorepass_core::time::Timestamp;
+use shorepass_proto::v1;
 
-use super::lease::BlockView;
-use super::{document, short_caller, table, to_the_second};
+use super::{document, short_caller, table, time, to_the_second};
 
-/// For programs.
+/// A block.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BlockView {
+    pub(crate) id: String,
+    pub(crate) caller: String,
+    pub(crate) role: String,
+    create_time: Option<Timestamp>,
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) by: String,
+    pub(crate) reason: String,
+    lease_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    job_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lift_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    lifted_by: String,
+}
+
+impl BlockView {
+    /// What is refused: a role, or everything to one job session.
+    pub(crate) fn refused(&self) -> String {
+        match self.job_id.as_str() {
+            "" => self.role.clone(),
+            job => format!("all, job {job}"),
+        }
+    }
+
+    /// From the wire.
+    pub(crate) fn of(block: v1::Block) -> Self {
+        Self {
+            id: block.id,
+            caller: block.caller,
+            role: block.role,
+            create_time: time(block.create_time),
+            until: time(block.until),
+            by: block.by,
+            reason: block.reason,
+            lease_id: block.lease_id,
+            job_id: block.job_id,
+            lift_time: time(block.lift_time),
+            lifted_by: block.lifted_by,
+        }
+    }
+}
+
+/// A list for programs.
 pub(crate) fn list_document(items: &[BlockView]) -> String {
     #[derive(Serialize)]
     struct Body<'a> {
@@ -14,17 +62,32 @@ pub(crate) fn list_document(items: &[BlockView]) -> String {
     document("BlockList", Body { items })
 }
 
-/// For people.
+/// A list for people.
 pub(crate) fn list_table(items: &[BlockView]) -> String {
     let rows: Vec<_> = items.iter().map(row).collect();
     table(["BLOCK", "RUNNER", "ROLE", "UNTIL", "LIFTED", "BY", "REASON"], &rows)
+}
+
+/// A lifted block for programs.
+pub(crate) fn block_document(block: &BlockView) -> String {
+    document("Block", block)
+}
+
+/// A lifted block for people.
+pub(crate) fn block_sentence(block: &BlockView) -> String {
+    format!(
+        "lifted {}: {} may have leases of {} again\n",
+        super::printable(&block.id),
+        super::printable(&block.caller),
+        super::printable(&block.role)
+    )
 }
 
 fn row(block: &BlockView) -> [String; 7] {
     [
         block.id.clone(),
         short_caller(&block.caller),
-        block.role.clone(),
+        block.refused(),
         to_the_second(block.until),
         to_the_second(block.lift_time),
         short_caller(&block.by),
@@ -34,8 +97,6 @@ fn row(block: &BlockView) -> [String; 7] {
 
 #[cfg(test)]
 mod tests {
-    use shorepass_proto::v1;
-
     use super::*;
     use crate::output::samples::{at, block};
 
@@ -48,6 +109,19 @@ mod tests {
     #[test]
     fn a_list_for_people() {
         assert_eq!(list_table(&blocks()), include_str!("golden/block-list.txt"));
+    }
+
+    #[test]
+    fn a_lifted_block() {
+        let view = BlockView::of(block());
+        assert_eq!(block_document(&view), include_str!("golden/block.json"));
+        assert!(block_sentence(&view).contains("may have leases of web-deployer again"));
+    }
+
+    #[test]
+    fn a_block_of_a_job_session_refuses_it_everything() {
+        let view = BlockView::of(v1::Block { job_id: "0198c5a2".to_owned(), ..block() });
+        assert!(list_table(&[view]).contains("all, job 0198c5a2"));
     }
 
     #[test]

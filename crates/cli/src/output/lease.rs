@@ -1,4 +1,4 @@
-//! Leases, tokens and blocks as operators see them.
+//! Leases and tokens as operators see them.
 //!
 //! The job column is in [`super::job`]; the job session's own id is in `lease show` and in JSON.
 
@@ -8,7 +8,9 @@ use serde::Serialize;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
+use super::block::BlockView;
 use super::job::JobView;
+use super::not_removed::NotRemovedView;
 use super::receipt::{PinsView, ReceiptView, TransitionView};
 use super::{
     Incomplete, adopted, document, fields, outliving, seconds, short_caller, spoken, table, time,
@@ -45,6 +47,8 @@ pub(crate) struct LeaseView {
     deadline: Option<Timestamp>,
     remaining_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    silence_limit_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     without_issuer_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
@@ -56,6 +60,8 @@ pub(crate) struct LeaseView {
     transitions: Vec<TransitionView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pins: Option<PinsView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_removed: Option<NotRemovedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) receipt: Option<ReceiptView>,
 }
@@ -90,24 +96,6 @@ pub(crate) struct TokenView {
     expires_at: Option<Timestamp>,
 }
 
-/// A block.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BlockView {
-    pub(crate) id: String,
-    pub(crate) caller: String,
-    pub(crate) role: String,
-    create_time: Option<Timestamp>,
-    pub(crate) until: Option<Timestamp>,
-    pub(crate) by: String,
-    pub(crate) reason: String,
-    lease_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lift_time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    lifted_by: String,
-}
-
 impl LeaseView {
     /// From the wire.
     pub(crate) fn of(record: v1::LeaseRecord) -> Result<Self, Incomplete> {
@@ -115,6 +103,7 @@ impl LeaseView {
         if record.job.is_none() && !lease.adopted {
             return Err(Incomplete("a lease's job"));
         }
+        let not_removed = record.not_removed.map(NotRemovedView::of);
         let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
         let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
         let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
@@ -136,18 +125,25 @@ impl LeaseView {
             create_time: time(lease.create_time),
             deadline,
             remaining_seconds: seconds(lease.remaining),
+            silence_limit_seconds: record.silence_limit.map(|limit| seconds(Some(limit))),
             end: lease.end.map(EndView::of),
             tokens,
             block: record.block.map(BlockView::of),
             transitions: record.transitions.into_iter().map(TransitionView::of).collect(),
             pins: record.pins.map(PinsView::of),
-            receipt: record.receipt.map(ReceiptView::of),
+            receipt: record.receipt.map(|receipt| ReceiptView::of(receipt, not_removed.clone())),
+            not_removed,
         })
     }
 
     /// The runner's name, or what else holds the lease.
     pub(crate) fn runner(&self) -> String {
         adopted::or_unknown(&short_caller(&self.caller))
+    }
+
+    /// Why its revocation sets no block, where it does not; only of an adopted lease.
+    pub(crate) fn unblockable(&self) -> Option<String> {
+        adopted::unblockable(&self.caller, &self.role)
     }
 
     /// The role's name.
@@ -207,6 +203,13 @@ impl LeaseView {
         }
     }
 
+    fn silence(&self) -> String {
+        match self.silence_limit_seconds {
+            Some(limit) => format!("ends it after {}", spoken(Duration::from_secs(limit))),
+            None => "ends nothing".to_owned(),
+        }
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("LEASE", self.id.clone()),
@@ -228,10 +231,16 @@ impl LeaseView {
             fields.push(("ANCHOR", format!("{}/{}", self.namespace, self.anchor)));
         }
         fields.extend(self.bindings.iter().map(|binding| ("BINDING", binding.sentence())));
+        if let Some(rights) = &self.not_removed {
+            fields.extend(rights.sentences().map(|sentence| ("NOT REMOVED", sentence)));
+        }
         fields.extend([("CREATED", to_the_second(self.create_time))]);
         let has_anchor = !self.anchor.is_empty();
         fields.extend(self.transitions.iter().filter_map(|step| step.field(has_anchor)));
         fields.extend([("DEADLINE", to_the_second(self.deadline)), ("REMAINING", self.remaining())]);
+        if self.end.is_none() {
+            fields.push(("SILENCE", self.silence()));
+        }
         if self.without_issuer_until.is_some() {
             fields.push((
                 "WITHOUT ISSUER",
@@ -299,24 +308,6 @@ impl TokenView {
         let times = [to_the_second(self.issue_time), to_the_second(self.expires_at)];
         let [issued, expires] = times;
         [self.jti.clone(), issued, expires, self.fingerprint.clone()]
-    }
-}
-
-impl BlockView {
-    /// From the wire.
-    pub(crate) fn of(block: v1::Block) -> Self {
-        Self {
-            id: block.id,
-            caller: block.caller,
-            role: block.role,
-            create_time: time(block.create_time),
-            until: time(block.until),
-            by: block.by,
-            reason: block.reason,
-            lease_id: block.lease_id,
-            lift_time: time(block.lift_time),
-            lifted_by: block.lifted_by,
-        }
     }
 }
 
@@ -397,21 +388,6 @@ impl TokenOwner {
         lines.extend(self.lease.fields());
         fields(&lines)
     }
-}
-
-/// A lifted block for programs.
-pub(crate) fn block_document(block: &BlockView) -> String {
-    document("Block", block)
-}
-
-/// A lifted block for people.
-pub(crate) fn block_sentence(block: &BlockView) -> String {
-    format!(
-        "lifted {}: {} may have leases of {} again\n",
-        super::printable(&block.id),
-        super::printable(&block.caller),
-        super::printable(&block.role)
-    )
 }
 
 /// The name of a state.

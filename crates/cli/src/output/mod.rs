@@ -10,6 +10,7 @@ pub(crate) mod block;
 mod job;
 pub(crate) mod join_token;
 pub(crate) mod lease;
+mod not_removed;
 mod outliving;
 pub(crate) mod receipt;
 pub(crate) mod revocation;

@@ -5,6 +5,7 @@ use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
 use super::lease::{cause, state};
+use super::not_removed::NotRemovedView;
 use super::{by_the_second, printable, time, to_the_second};
 
 /// What was proved about the end of a lease.
@@ -23,11 +24,13 @@ pub(crate) struct ReceiptView {
     endpoints: Vec<String>,
     canaries: Vec<String>,
     create_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_removed: Option<NotRemovedView>,
 }
 
 impl ReceiptView {
-    /// From the wire.
-    pub(crate) fn of(receipt: v1::Receipt) -> Self {
+    /// From the wire, with what the lease's end does not take away.
+    pub(crate) fn of(receipt: v1::Receipt, not_removed: Option<NotRemovedView>) -> Self {
         Self {
             verdict: match receipt.verdict() {
                 v1::ReceiptVerdict::Unspecified => "unknown",
@@ -42,6 +45,7 @@ impl ReceiptView {
             endpoints: receipt.endpoints,
             canaries: receipt.canaries,
             create_time: time(receipt.create_time),
+            not_removed,
         }
     }
 
@@ -52,7 +56,7 @@ impl ReceiptView {
 
     /// All of it, in one line.
     pub(crate) fn sentence(&self) -> String {
-        match self.dead_by {
+        let told = match self.dead_by {
             Some(dead_by) => format!(
                 "{}: dead by {}, as {} said",
                 self.verdict,
@@ -60,7 +64,8 @@ impl ReceiptView {
                 printable(&self.endpoints.join(" and "))
             ),
             None => format!("{}: {}", self.verdict, printable(&self.reason)),
-        }
+        };
+        told + &self.not_removed.as_ref().map(NotRemovedView::clause).unwrap_or_default()
     }
 }
 

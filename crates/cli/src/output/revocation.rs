@@ -27,6 +27,7 @@ struct Summary {
     already_ended: usize,
     tokens_remain: usize,
     blocks_set: usize,
+    without_block: usize,
 }
 
 /// What became of one lease.
@@ -38,6 +39,9 @@ pub(crate) struct Step {
     obstacle: String,
     /// Whether this revocation set the lease's block.
     block_set: bool,
+    /// Why there can be no block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_block: Option<String>,
     #[serde(skip)]
     total: u32,
     lease: LeaseView,
@@ -90,6 +94,7 @@ impl Step {
             outcome,
             obstacle: wire.obstacle,
             block_set: wire.block_set,
+            no_block: lease.unblockable().filter(|_| outcome != Outcome::AlreadyEnded),
             total: wire.total,
             lease,
             receipt,
@@ -127,6 +132,9 @@ impl Step {
             ));
         } else if lease.is_unbound() {
             lines.push_str("  it is UNBOUND: revoking it does not end its tokens, which work to their expiry and 70 s longer\n");
+        }
+        if let Some(why) = &self.no_block {
+            lines.push_str(&format!("  no block: {}\n", printable(why)));
         }
         if let Some(block) = &lease.block {
             lines.push_str(&format!(
@@ -180,12 +188,17 @@ impl Revocation {
             count => Some(format!("{count} {}", outcome.words())),
         };
         let parts: Vec<String> = Outcome::ALL.into_iter().filter_map(some).collect();
+        let parts = parts.join(", ");
+        let without = match self.without_block() {
+            0 => String::new(),
+            count => format!("; {count} without a block: see above"),
+        };
         let told = match (parts.is_empty(), self.dry_run, self.blocks_set()) {
             (true, _, _) => return "no live lease matches\n".to_owned(),
-            (false, true, _) => return format!("{}\n", parts.join(", ")),
-            (false, false, 0) => format!("{}; no new block\n", parts.join(", ")),
-            (false, false, 1) => format!("{}; 1 block set\n", parts.join(", ")),
-            (false, false, blocks) => format!("{}; {blocks} blocks set\n", parts.join(", ")),
+            (false, true, _) => return format!("{parts}{without}\n"),
+            (false, false, 0) => format!("{parts}; no new block{without}\n"),
+            (false, false, 1) => format!("{parts}; 1 block set{without}\n"),
+            (false, false, blocks) => format!("{parts}; {blocks} blocks set{without}\n"),
         };
         if self.waits { told + &self.receipts() } else { told }
     }
@@ -236,12 +249,17 @@ impl Revocation {
             already_ended: self.count(Outcome::AlreadyEnded),
             tokens_remain: self.tokens_remain(),
             blocks_set: self.blocks_set(),
+            without_block: self.without_block(),
         };
         document("RevokeResult", Body { dry_run: self.dry_run, complete, summary, items: &self.steps })
     }
 
     fn blocks_set(&self) -> usize {
         self.steps.iter().filter(|step| step.block_set).count()
+    }
+
+    fn without_block(&self) -> usize {
+        self.steps.iter().filter(|step| step.no_block.is_some()).count()
     }
 
     fn count(&self, outcome: Outcome) -> usize {
@@ -252,7 +270,7 @@ impl Revocation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::samples::{active, proved, revoked, unbound, unproved};
+    use crate::output::samples::{active, adopted, proved, revoked, unbound, unproved};
 
     fn step(lease: v1::LeaseRecord, outcome: v1::RevokeOutcome, obstacle: &str) -> Step {
         let wire = v1::RevokeLeasesResponse {
@@ -294,6 +312,29 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_whose_owner_or_role_is_lost_is_told_to_have_no_block_and_what_does_instead() {
+        let mut revocation = Revocation::new(false, false);
+        let nobody = adopted();
+        let role_lost = v1::LeaseRecord { caller: active().caller, ..adopted() };
+        for (lease, says) in [
+            (
+                nobody,
+                "  no block: its owner is not known by name, and may ask for a new lease; to shut a runner out: shorepass ban SPIFFE_ID\n",
+            ),
+            (role_lost, "shorepass ban spiffe://ci.example.org/runner/prod-1\n"),
+        ] {
+            let told = Step { block_set: false, ..step(lease, v1::RevokeOutcome::Revoked, "") };
+            assert!(told.lines().contains(says), "{}", told.lines());
+            revocation.steps.push(told);
+        }
+        revocation.steps.push(step(revoked(), v1::RevokeOutcome::Revoked, ""));
+        assert_eq!(revocation.summary(), "3 revoked; 1 block set; 2 without a block: see above\n");
+        let document: serde_json::Value = serde_json::from_str(&revocation.document(true)).unwrap();
+        assert_eq!(document["summary"]["withoutBlock"], 2);
+        assert!(document["items"][0]["noBlock"].is_string() && document["items"][2].get("noBlock").is_none());
+    }
+
+    #[test]
     fn what_cannot_be_ended_is_said() {
         let told = step(unbound(), v1::RevokeOutcome::TokensRemain, "").lines();
         assert!(told.starts_with("tokens remain"), "{told}");
@@ -318,7 +359,7 @@ mod tests {
         assert_eq!(document["items"][0]["lease"]["state"], "ended");
         assert_eq!(document["items"][1]["obstacle"], "the cluster does not answer");
         let summary = serde_json::json!(
-            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "tokensRemain": 0, "blocksSet": 1});
+            {"wouldRevoke": 0, "revoked": 1, "ending": 1, "alreadyEnded": 0, "tokensRemain": 0, "blocksSet": 1, "withoutBlock": 0});
         assert_eq!(document["summary"], summary);
     }
 

@@ -72,6 +72,8 @@ pub(crate) fn active() -> v1::LeaseRecord {
         block: None,
         transitions: steps(&[(v1::LeaseState::Pending, 0), (v1::LeaseState::Active, 1)]),
         receipt: None,
+        not_removed: None,
+        silence_limit: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
         pins: Some(v1::LeasePins {
             anchor_uid: "0b7d4d4c-6c52-4f0f-8f0d-2f5f8a1f7a11".to_owned(),
             service_account_uid: "4a4bb5a1-37a5-4a7e-9d52-2f1c9c3f8d22".to_owned(),
@@ -128,6 +130,7 @@ pub(crate) fn revoked() -> v1::LeaseRecord {
         end: Some(end),
         ..lease
     });
+    record.silence_limit = None;
     record.block = Some(block());
     record.transitions.extend(steps(&[(v1::LeaseState::Ending, 60), (v1::LeaseState::Ended, 61)]));
     record.receipt = Some(proved());

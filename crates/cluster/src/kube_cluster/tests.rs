@@ -6,6 +6,8 @@ use std::time::Instant;
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{EnrolmentId, JobId};
+#[cfg(feature = "fail-points")]
+use shorepass_core::lease::Binding;
 use shorepass_core::lease::{AnchorName, State};
 use shorepass_core::ledger::Revision;
 use shorepass_core::role::Target;
@@ -46,12 +48,13 @@ fn lease() -> Lease {
         deadline: Timestamp::UNIX_EPOCH,
         state: State::Pending,
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
 
-/// Cuts something at a server that never says a word, and says how long that took.
-async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
+/// Cuts a lease at a server, and says how long that took.
+async fn cut_at(server: &str, lease: &Lease) -> (Result<(), CutError>, Duration) {
     let name = |text| Name::parse(text).unwrap();
     let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
     write!(
@@ -71,7 +74,7 @@ async fn cut_at(server: &str) -> (Result<(), CutError>, Duration) {
     };
     let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
     let start = Instant::now();
-    let outcome = cluster.cut(&lease()).await;
+    let outcome = cluster.cut(lease).await;
     (outcome, start.elapsed())
 }
 
@@ -86,16 +89,35 @@ fn the_user_agent_names_lease_and_request() {
 #[tokio::test]
 async fn a_silent_server_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (outcome, took) = cut_at(&listener.local_addr().unwrap().to_string()).await;
+    let (outcome, took) = cut_at(&listener.local_addr().unwrap().to_string(), &lease()).await;
     assert!(matches!(outcome, Err(CutError::Unreachable(_))), "{outcome:?}");
     assert!(took < CUT_DEADLINE + Duration::from_secs(1), "{took:?}");
 }
 
+/// Where nobody listens.
+fn nowhere() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 #[tokio::test]
 async fn why_a_server_cannot_be_reached_is_told() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let Err(CutError::Unreachable(cause)) = cut_at(&address).await.0 else { panic!("nobody listens") };
+    let Err(CutError::Unreachable(cause)) = cut_at(&nowhere(), &lease()).await.0 else {
+        panic!("nobody listens")
+    };
     assert!(cause.contains("Connection refused"), "{cause}");
+}
+
+#[cfg(feature = "fail-points")]
+#[tokio::test]
+async fn a_delete_that_failed_is_not_told_as_done() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    effects::tell(|_| {
+        TOLD.fetch_add(1, Ordering::SeqCst);
+    });
+    let binding = Binding { namespace: Name::parse("web").unwrap(), name: "b".to_owned(), role: None };
+    let strict = Lease { mode: Mode::Strict { bindings: vec![binding] }, ..lease() };
+    assert!(cut_at(&nowhere(), &strict).await.0.is_err());
+    assert_eq!(TOLD.load(Ordering::SeqCst), 0);
 }

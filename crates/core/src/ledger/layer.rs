@@ -104,6 +104,10 @@ impl<L: Layer> Ledger for L {
         self.below().bans(after, limit)
     }
 
+    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
+        self.below().blocks_of_job(job)
+    }
+
     fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError> {
         self.below().spent_token(replay)
     }

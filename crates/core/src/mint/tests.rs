@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::caller::LeaseOwner;
+use crate::lease::EndCause;
+use crate::receipt::{Receipt, Verdict, Why};
 
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -36,6 +38,7 @@ fn minted() -> Minted {
         claims,
         anchor_uid: "anchor-uid".to_owned(),
         service_account_uid: None,
+        not_removed: None,
         audiences: vec!["api".to_owned()],
         created: second(1_000),
         expires: second(1_600),
@@ -100,6 +103,23 @@ fn a_strict_answer_is_of_the_service_account_that_was_made() {
     assert!(strict(Some("sa-uid")).is_ok());
     assert_eq!(strict(Some("other")).unwrap_err(), Lie::Generated);
     assert_eq!(strict(None).unwrap_err(), Lie::Generated);
+}
+
+#[test]
+fn what_its_end_leaves_is_recorded_and_audited_when_a_lease_begins_and_with_its_receipt() {
+    let right = "get pods in namespace web".to_owned();
+    let verified = verdict_in(Mode::Strict { bindings: vec![] }, |answer| {
+        answer.service_account_uid = Some("sa-uid".to_owned());
+        answer.not_removed = NotRemoved::of(vec![right.clone(); 17]);
+    });
+    let verified = verified.unwrap();
+    let audited = [right.as_str(); 16].into_iter().chain(["and 1 more"]).collect::<Vec<_>>();
+    assert_eq!(crate::audit::line(&verified.changes()[0]).not_removed, audited);
+    let ending = verified.lease().clone().begin_end(EndCause::Released, second(1_002)).unwrap();
+    let unproved = Verdict::Unproved(Why::NoCanary.because(""));
+    let receipt = Receipt { verdict: unproved, endpoints: vec![], canaries: vec![], made: second(1_003) };
+    let lease = ending.receive(receipt).unwrap();
+    assert_eq!(crate::audit::line(&Change::LeaseReceipt { lease }).not_removed, audited);
 }
 
 #[test]

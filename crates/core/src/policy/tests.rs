@@ -94,6 +94,7 @@ fn denies_everything_else_alike() {
 fn a_block_in_force_denies_and_says_who() {
     let caller = caller("runner/prod-1");
     let block = Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: caller.spiffe_id().clone(),
         role: name("deploy"),

@@ -45,7 +45,8 @@ impl Views {
         let missing =
             || ledger_refused(&LedgerError::Unavailable(format!("the job of lease {} is missing", lease.id)));
         let job = job.map(|job| job.ok_or_else(missing)).transpose()?;
-        Ok(LeaseView { lease, job, tokens, block })
+        let silence = self.outside.follow.silence_of(&lease).filter(|_| lease.is_live());
+        Ok(LeaseView { lease, job, tokens, block, silence })
     }
 
     /// One page, newest first, each lease with its newest token.
@@ -138,7 +139,7 @@ impl Acts {
         Self { outside, ca }
     }
 
-    /// Lifts a block, and with it all others of the same runner and role, before their end. One that has ended by itself, or was lifted, stays as it is.
+    /// Lifts a block, and with it all others that refuse the same, before their end. One that has ended by itself, or was lifted, stays as it is.
     pub async fn unblock(&self, caller: &Caller, id: BlockId) -> Result<Block, Refused> {
         let found = self.outside.ledger.block(id).map_err(|cause| ledger_refused(&cause))?;
         let block =
@@ -147,11 +148,15 @@ impl Acts {
         if !block.in_force(now) {
             return Ok(block);
         }
-        // Several revocations may have blocked the same runner from the same role: it is free only without all of them.
-        let siblings = self.outside.ledger.blocks(&block.caller, &block.role);
+        // Several revocations may have blocked the same: it is free only without all of them.
+        let siblings = match block.job {
+            Some(job) => self.outside.ledger.blocks_of_job(job),
+            None => self.outside.ledger.blocks(&block.caller, &block.role),
+        };
         let siblings = siblings.map_err(|cause| ledger_refused(&cause))?;
+        let siblings = siblings.into_iter().filter(|sibling| sibling.refuses_as(&block));
         let lift = |block: Block| block.lift(now, caller.spiffe_id().clone());
-        let in_force = siblings.into_iter().filter(|sibling| sibling.in_force(now));
+        let in_force = siblings.filter(|sibling| sibling.in_force(now));
         let lifted = in_force.map(|sibling| Change::BlockLifted { block: lift(sibling) }).collect();
         self.outside.ledger.commit(lifted).await.map_err(|cause| ledger_refused(&cause))?;
         tracing::info!(block = %id, by = %caller.spiffe_id(), "blocks lifted");

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use shorepass_conditions::CelConditions;
 use shorepass_config::role::Roles;
 use shorepass_config::{ConfigErrors, IssuerConfig};
 use shorepass_daemon::telemetry::TelemetryError;
@@ -87,21 +88,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
-pub(super) struct NotYet;
-
-impl shorepass_core::condition::Conditions for NotYet {
-    fn compile(
-        &self,
-        _: &str,
-        _: &shorepass_core::job_issuer::JobIssuer,
-    ) -> Result<std::sync::Arc<dyn shorepass_core::condition::Condition>, String> {
-        Err("not yet".to_owned())
-    }
-}
-
 fn check(file: &std::path::Path) -> Result<()> {
     let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings } = config.load_roles(&NotYet)?;
+    let Roles { roles, warnings } = config.load_roles(&CelConditions)?;
     for warning in warnings {
         eprintln!("shorepass-issuer: warning: {warning}");
     }

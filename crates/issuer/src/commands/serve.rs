@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use shorepass_conditions::CelConditions;
 use shorepass_config::role::Roles;
 use shorepass_config::{Fault, IssuerConfig};
 use shorepass_daemon::{hardening, telemetry};
@@ -19,7 +20,7 @@ pub(super) fn run(file: &Path) -> Result<()> {
     #[cfg(feature = "mutants")]
     crate::mutants::check()?;
     let config = IssuerConfig::load(file)?;
-    let Roles { roles, warnings } = config.load_roles(&super::NotYet)?;
+    let Roles { roles, warnings } = config.load_roles(&CelConditions)?;
     for Fault { file, line, column, path, problem, .. } in warnings {
         let place = format!("{}:{line}:{column}", file.display());
         tracing::warn!(place, path, problem, "a role document does not do what it seems to");

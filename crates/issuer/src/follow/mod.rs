@@ -15,6 +15,7 @@ mod streams;
 pub mod timer;
 pub mod watch;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use shorepass_core::feed::{Next, Opened};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, Ledger, LedgerError};
+use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::silence::Hearing;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
@@ -40,6 +42,8 @@ pub struct Follow {
     deadlines: Mutex<Deadlines>,
     hearing: Mutex<Hearing>,
     streams: Mutex<Streams>,
+    /// Those that live, by role.
+    living: Mutex<HashMap<Name, HashSet<LeaseId>>>,
     /// Something is due earlier than before.
     sooner: Notify,
 }
@@ -55,6 +59,7 @@ impl Follow {
             deadlines: Mutex::default(),
             hearing: Mutex::default(),
             streams: Mutex::new(Streams::new(u64::from_be_bytes(start))),
+            living: Mutex::default(),
             sooner: Notify::new(),
         }
     }
@@ -77,6 +82,11 @@ impl Follow {
         self.roles.silence_of(lease)
     }
 
+    /// How many leases of the role live.
+    pub(crate) fn living(&self, role: &Name) -> usize {
+        locked(&self.living).get(role).map_or(0, HashSet::len)
+    }
+
     /// Its owner has called about it.
     pub(crate) fn hear(&self, lease: LeaseId) {
         locked(&self.hearing).hear(lease, self.clock.since_boot());
@@ -85,6 +95,9 @@ impl Follow {
     /// A lease is recorded.
     fn begins(&self, lease: &Lease) {
         locked(&self.deadlines).note(lease.deadline, lease.id);
+        if let Some(role) = &lease.role {
+            locked(&self.living).entry(role.clone()).or_default().insert(lease.id);
+        }
         if let Some(limit) = self.silence_of(lease) {
             locked(&self.hearing).begin(lease.id, limit, self.clock.since_boot());
         }
@@ -95,6 +108,15 @@ impl Follow {
     fn ends(&self, lease: &Lease) {
         locked(&self.deadlines).forget(lease.deadline, lease.id);
         locked(&self.hearing).forget(lease.id);
+        if let Some(role) = &lease.role {
+            let mut living = locked(&self.living);
+            if let Some(leases) = living.get_mut(role) {
+                leases.remove(&lease.id);
+                if leases.is_empty() {
+                    living.remove(role);
+                }
+            }
+        }
         locked(&self.streams).publish(lease);
     }
 

@@ -85,7 +85,7 @@ impl Issuing {
         let outside = &self.outside;
         self.not_banned(caller, "Issue", &ask.role).await?;
         let read = || {
-            let blocks = outside.ledger.blocks(caller.spiffe_id(), &ask.role)?;
+            let blocks = outside.blocks_on(caller, &ask.role, job.id)?;
             Ok((blocks, outside.ledger.lease(lease.id)?.unwrap_or(lease.clone())))
         };
         let (blocks, lease) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;

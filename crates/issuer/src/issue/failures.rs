@@ -29,14 +29,24 @@ impl Issuing {
         let refused = match denial.reason {
             DenialReason::RoleNotAvailable(told) => {
                 let why = told.map(|told| format!(": {told}")).unwrap_or_default();
-                let message = format!("role {role} is not available to this caller and job{why}; an operator finds the reason by the decision id");
+                let message = format!(
+                    "role {role} is not available to this caller and job{why}; an operator finds the reason by the decision id"
+                );
                 Refused::new(Reason::RoleNotAvailable, message)
             }
             DenialReason::Blocked(block) => Refused::new(
                 Reason::Blocked,
                 format!(
-                    "{} blocked role {role} for this runner until {}: {}; an operator lifts it with `shorepass unblock {}`",
-                    block.by, for_people(block.until), block.reason, block.id
+                    "{} blocked {} until {}: {}; an operator lifts it with `shorepass unblock {}`",
+                    block.by,
+                    if block.job.is_some() {
+                        "this job".to_owned()
+                    } else {
+                        format!("role {role} for this runner")
+                    },
+                    for_people(block.until),
+                    block.reason,
+                    block.id
                 ),
             )
             .with("block_id", block.id.to_string())

@@ -7,6 +7,7 @@
 mod again;
 pub mod attempts;
 mod failures;
+pub mod quotas;
 pub mod turns;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use shorepass_rpc::api::{Delivery, RequestKey};
 use shorepass_rpc::refused::Refused;
 
 use self::attempts::Attempt;
+use self::quotas::Place;
 use self::turns::Turn;
 use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
@@ -59,7 +61,7 @@ impl Issuing {
         if let Some(lease) = self.answered(caller, job.id, request).await? {
             return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
-        let turn = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
+        let (_place, turn) = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
         let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
         let verified = self.mint_and_check(order, call, turn).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
@@ -118,6 +120,9 @@ impl Issuing {
             Ok(order) => order,
             Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
         };
+        if let Some(role) = policy.role(&role) {
+            self.outside.quotas.mint(role)?;
+        }
         let turn = self.turn(caller, &order.target().cluster).await?;
         let verified = self.mint_and_check(order, call, turn).await?;
         let recorded = self.record(&verified).await?;
@@ -125,19 +130,23 @@ impl Issuing {
         self.deliver(caller, verified, &recorded)
     }
 
-    /// A turn at the role's cluster, for who would be granted a lease now. It is taken before the gate, in which nobody waits
+    /// A place among the role's leases and a turn at its cluster, for who would be granted a lease now. They are taken before the gate, in which nobody waits
     /// for a cluster, so that the decision is made again in there.
-    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<Turn, Refused> {
+    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<(Place, Turn), Refused> {
         match self.decide(caller, job.id, ask)? {
-            Ok(grant) => self.turn(caller, grant.cluster()).await,
+            Ok(grant) => {
+                let (outside, role) = (&self.outside, grant.role());
+                let place = outside.quotas.place(role, || outside.follow.living(role.name()))?;
+                outside.quotas.mint(role)?;
+                Ok((place, self.turn(caller, grant.cluster()).await?))
+            }
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
         }
     }
 
     fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
         let outside = &self.outside;
-        let mut blocks =
-            outside.ledger.blocks(caller.spiffe_id(), &ask.role).map_err(|cause| ledger_refused(&cause))?;
+        let mut blocks = outside.blocks_on(caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
         if mutants::is(Mutant::IgnoreBlocks) {
             blocks.clear();
         }

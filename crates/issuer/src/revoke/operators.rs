@@ -275,8 +275,9 @@ impl Revoking {
             let (Some(owner), Some(role)) = (lease.owner.spiffe_id(), &lease.role) else { continue };
             let block = blocks.of(&lease).map_err(|cause| ledger_refused(&cause))?;
             if !matches!(lease.state, State::Ended { .. }) && block.is_none() {
-                changes
-                    .push(Change::BlockSet { block: self.block(caller, reason, &lease, (owner, role), now) });
+                changes.push(Change::BlockSet {
+                    block: self.block(caller, reason, &lease, (owner, role), now)?,
+                });
                 hit.blocked.insert(lease.id);
             }
         }
@@ -317,8 +318,13 @@ impl Revoking {
         lease: &Lease,
         (owner, role): (&SpiffeId, &Name),
         now: Timestamp,
-    ) -> Block {
-        Block {
+    ) -> Result<Block, Refused> {
+        let job = match lease.job {
+            Some(job) => self.ends.outside.ledger.job(job).map_err(|cause| ledger_refused(&cause))?,
+            None => None,
+        };
+        Ok(Block {
+            job: job.filter(|job| job.evidence.verified().is_some()).map(|job| job.id),
             id: BlockId::generate(now, self.ends.outside.entropy.as_ref()),
             caller: owner.clone(),
             role: role.clone(),
@@ -329,7 +335,7 @@ impl Revoking {
             lease: lease.id,
             lifted: None,
             revision: Revision::FIRST,
-        }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use shorepass_core::anchors::{Anchors, FoundAnchor, Remains, Sealed, Standing, stand};
 use shorepass_core::gives::Gives;
 use shorepass_core::lease::Lease;
-use shorepass_core::ledger::{LeaseFilter, LedgerError};
+use shorepass_core::ledger::{LeaseFilter, Ledger, LedgerError};
 use shorepass_core::name::Name;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -63,18 +63,27 @@ pub struct Unclaimed {
     cluster: Name,
     anchors: Arc<dyn Anchors>,
     grace: Duration,
-    /// Whether there were no records when the issuer started, or none that could be read: what it has issued since tells
-    /// nothing of what was before.
+    /// Whether there were no records when they were first read: what the issuer has issued since tells nothing of what was
+    /// before.
     began_empty: bool,
 }
 
+/// Whether there are no records, not even of leases that have ended. To be asked when they are read for the first time,
+/// before the issuer serves anybody.
+pub fn is_empty(ledger: &dyn Ledger) -> Result<bool, LedgerError> {
+    let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
+    Ok(ledger.leases(&all, None, 1)?.is_empty())
+}
+
 impl Unclaimed {
-    /// Over the outside, before the issuer serves anybody.
+    /// Over the outside. While it is not known whether there were records, nothing is removed: [`Self::began`] tells it.
     pub fn new(outside: Arc<Outside>, cluster: Name, anchors: Arc<dyn Anchors>, grace: Duration) -> Self {
-        let all = LeaseFilter { include_ended: true, ..LeaseFilter::default() };
-        // What cannot be read is taken for empty: then nothing is removed.
-        let began_empty = outside.ledger.leases(&all, None, 1).map_or(true, |found| found.is_empty());
-        Self { outside, cluster, anchors, grace, began_empty }
+        Self { outside, cluster, anchors, grace, began_empty: true }
+    }
+
+    /// Tells it whether there were no records when they were first read.
+    pub fn began(self, empty: bool) -> Self {
+        Self { began_empty: empty, ..self }
     }
 
     /// Looks for the first time, before the issuer serves anybody, and adopts: so nobody who comes for a token of a lease whose

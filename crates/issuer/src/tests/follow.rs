@@ -79,6 +79,17 @@ fn ended_by_silence(bench: &Bench, lease: LeaseId) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_sees_how_long_silence_may_last_while_a_lease_lives() {
+    let bench = Bench::new();
+    let (runner, _, kept) = bench.leased().await;
+    let id = kept.issued.lease.id;
+    let operator = bench.operator();
+    assert_eq!(bench.use_cases.get_lease(&operator, id).await.unwrap().silence, Some(MINUTE * 15));
+    bench.use_cases.release(&runner, id).await.unwrap();
+    assert_eq!(bench.use_cases.get_lease(&operator, id).await.unwrap().silence, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_silent_for_a_quarter_of_an_hour_loses_the_lease_and_who_is_heard_does_not() {
     let bench = Bench::new();
     let (heard, _, kept) = bench.leased().await;

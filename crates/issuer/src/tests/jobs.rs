@@ -6,16 +6,18 @@ use shorepass_core::claims::Claim;
 use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
 use shorepass_core::job_requirement::JobRequirement;
 use shorepass_core::job_token::{JobToken, JobTokenError};
+use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::name::NamePattern;
 use shorepass_core::role::{Role, Subject};
 use shorepass_core::security::SecurityState;
 use shorepass_core::time::{Clock as _, after};
-use shorepass_rpc::api::{Credentials as _, Presented};
+use shorepass_rpc::api::{Administration as _, Credentials as _, Presented};
 use shorepass_rpc::refused::Reason;
 use shorepass_testing::job_tokens;
 use tokio::task::JoinSet;
 
 use super::issuing::FailingLedger;
+use super::revocation::revoke;
 use super::*;
 
 const MAIN: [(&str, &str); 3] = [("project_id", "42"), ("ref", "main"), ("ref_type", "branch")];
@@ -24,7 +26,7 @@ pub(super) fn gitlab() -> JobIssuer {
     job_tokens::gitlab(RunnerBinding::Label { label: "gitlab-runner-id".to_owned() }).unwrap()
 }
 
-/// Role `ship`, for jobs of the main branch of project 42 on `prod-*`.
+/// Roles `ship` and `ship-too`, for jobs of the main branch of project 42 on `prod-*`.
 pub(super) fn roles() -> Vec<Role> {
     let text = |text: &str| vec![Claim::Text(text.to_owned())];
     let claims = MAIN.map(|(claim, value)| (claim.to_owned(), text(value))).to_vec();
@@ -35,7 +37,11 @@ pub(super) fn roles() -> Vec<Role> {
     };
     let like = role();
     let gives = like.gives().clone();
-    vec![Role::new(name("ship"), gives, like.token(), like.lease(), vec![subject], like.digest()).unwrap()]
+    let give = |text: &str| {
+        let (gives, subjects) = (gives.clone(), vec![subject.clone()]);
+        Role::new(name(text), gives, like.token(), like.lease(), subjects, like.digest()).unwrap()
+    };
+    vec![give("ship"), give("ship-too")]
 }
 
 fn token(text: &str) -> Presented {
@@ -212,4 +218,25 @@ async fn a_session_ends_when_its_issuer_says_that_no_job_is_longer() {
     let caller = bench.runner_7("runner/prod-1").await;
     let job = bench.open(&caller, "main").await.unwrap();
     assert_eq!(job.latest_end, Some(after(job.started, gitlab().longest_job())));
+}
+
+#[tokio::test]
+async fn a_revocation_blocks_the_session_from_every_role_and_no_other_session() {
+    let bench = Bench::new();
+    bench.know("main", &MAIN);
+    bench.know("next", &MAIN);
+    let caller = bench.runner_7("runner/prod-1").await;
+    let job = bench.open(&caller, "main").await.unwrap();
+    let lease = bench.issue_of("ship", &caller, &job, bench.request()).await.unwrap().issued.lease;
+    revoke(&bench, LeaseFilter { lease: Some(lease.id), ..LeaseFilter::default() }, false).await;
+    for role in ["ship", "ship-too"] {
+        let refused = bench.issue_of(role, &caller, &job, bench.request()).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Blocked, "{role}");
+        assert!(refused.message.contains("blocked this job until"), "{}", refused.message);
+    }
+    let next = bench.open(&caller, "next").await.unwrap();
+    bench.issue_of("ship", &caller, &next, bench.request()).await.unwrap();
+    let block = bench.ledger.blocks_of_job(job.id).unwrap().remove(0);
+    bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    bench.issue_of("ship-too", &caller, &job, bench.request()).await.unwrap();
 }

@@ -9,6 +9,7 @@ mod issuing;
 mod jobs;
 mod model;
 mod modes;
+mod quotas;
 mod receipts;
 mod requests;
 mod revocation;
@@ -45,6 +46,7 @@ use crate::ban::list::BanList;
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
+use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
 use crate::services::UseCases;
@@ -184,7 +186,7 @@ impl Bench {
         let authority =
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
-        let policy = Policy::new([modes::roles(), jobs::roles()].concat()).unwrap();
+        let policy = Policy::new([modes::roles(), jobs::roles(), quotas::roles()].concat()).unwrap();
         let tokens = KnownTokens::new();
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
@@ -198,6 +200,7 @@ impl Bench {
             entropy: entropy.clone(),
             gate: RwLock::new(()),
             turns: Turns::new([name("staging")], AT_ONCE, &telling),
+            quotas: Quotas::new(clock.clone()),
             attempts: Attempts::default(),
             bans: BanList::default(),
             follow,

@@ -11,7 +11,7 @@ use super::*;
 use crate::revoke::sweeper::Sweeper;
 use crate::revoke::{MINT_IN_FLIGHT, RETRY_WINDOW};
 
-async fn revoke(bench: &Bench, filter: LeaseFilter, dry_run: bool) -> Vec<RevokeStep> {
+pub(super) async fn revoke(bench: &Bench, filter: LeaseFilter, dry_run: bool) -> Vec<RevokeStep> {
     let (sender, mut receiver) = mpsc::channel(64);
     let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run, wait: false };
     bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap();

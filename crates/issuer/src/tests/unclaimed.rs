@@ -8,7 +8,7 @@ use shorepass_core::anchors::{Anchors, FoundAnchor, ListError, Remains};
 use shorepass_core::cluster::CutError;
 
 use super::*;
-use crate::revoke::unclaimed::{Counts, Unclaimed};
+use crate::revoke::unclaimed::{Counts, Unclaimed, is_empty};
 
 const GRACE: Duration = Duration::from_secs(600);
 
@@ -58,7 +58,8 @@ impl Found {
 
 pub(super) fn unclaimed(bench: &Bench, found: &Arc<Found>) -> Unclaimed {
     let outside = bench.use_cases.outside.clone();
-    Unclaimed::new(outside, name("staging"), found.clone(), GRACE)
+    let empty = is_empty(outside.ledger.as_ref()).unwrap();
+    Unclaimed::new(outside, name("staging"), found.clone(), GRACE).began(empty)
 }
 
 /// Of a lease without a record; whose deadline has passed, or not.

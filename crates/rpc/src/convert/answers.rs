@@ -249,6 +249,7 @@ pub(crate) fn block(block: &Block) -> v1::Block {
         by: block.by.to_string(),
         reason: block.reason.clone(),
         lease_id: block.lease.to_string(),
+        job_id: block.job.map(|job| job.to_string()).unwrap_or_default(),
         lift_time: block.lifted.as_ref().map(|lifted| timestamp(lifted.at)),
         lifted_by: block.lifted.as_ref().map(|lifted| lifted.by.to_string()).unwrap_or_default(),
     }
@@ -290,6 +291,12 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         block: view.block.as_ref().map(block),
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
+        silence_limit: view.silence.map(duration),
+        not_removed: view
+            .lease
+            .not_removed
+            .as_deref()
+            .map(|rights| v1::NotRemovedRights { rights: rights.named().to_vec(), others: rights.others() }),
         pins: view.lease.activation().map(|(pins, _)| v1::LeasePins {
             anchor_uid: pins.anchor_uid.clone(),
             service_account_uid: pins.service_account_uid.clone(),

@@ -52,8 +52,8 @@ pub(crate) fn start_job(mut message: v1::StartJobRequest) -> Result<StartJob, Re
 }
 
 fn job_token(text: String) -> Result<JobToken, Refused> {
-    let (token, length) = (JobToken::new(text), |token: &JobToken| token.expose().len());
-    match length(&token) {
+    let token = JobToken::new(text);
+    match token.len() {
         0 => Err(Refused::field("oidc.token", "is missing")),
         1..=JOB_TOKEN_LIMIT => Ok(token),
         _ => Err(Refused::field("oidc.token", format!("is longer than {JOB_TOKEN_LIMIT} bytes"))),

@@ -150,6 +150,11 @@ pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
+pub(crate) fn start_job_with(token: &str) -> v1::StartJobRequest {
+    let token = v1::OidcToken { token: token.to_owned() };
+    v1::StartJobRequest { evidence: Some(v1::start_job_request::Evidence::Oidc(token)), ..start_job() }
+}
+
 pub(crate) fn start_job() -> v1::StartJobRequest {
     let asserted = v1::AssertedJob {
         system: "jenkins".to_owned(),

@@ -22,6 +22,7 @@ fn wire_job() -> v1::Job {
             id: "build-7".to_owned(),
             url: "https://ci.example.org/7".to_owned(),
         }),
+        verified: None,
         start_time: at(-5),
         latest_end_time: at(7_200),
     }
@@ -90,6 +91,7 @@ fn wire_block() -> v1::Block {
         lease_id: ID.to_owned(),
         lift_time: None,
         lifted_by: String::new(),
+        job_id: String::new(),
     }
 }
 
@@ -103,6 +105,8 @@ fn wire_record() -> v1::LeaseRecord {
         block: Some(wire_block()),
         transitions: steps(&[(v1::LeaseState::Pending, -1), (v1::LeaseState::Active, 0)]),
         receipt: None,
+        not_removed: None,
+        silence_limit: bench::seconds(900),
         pins: Some(v1::LeasePins {
             anchor_uid: "anchor".to_owned(),
             service_account_uid: "account".to_owned(),
@@ -152,6 +156,15 @@ async fn credentials_reach_their_owner_whole() {
     let client = bench.client(Some(Kind::Runner));
     let job = client.start_job(bench::start_job()).await.unwrap();
     assert_eq!(job, v1::StartJobResponse { job: Some(wire_job()) });
+    let verified = client.start_job(bench::start_job_with("a.b.c")).await.unwrap().job.unwrap();
+    let claim = |name: &str, value: &str| v1::Claim { name: name.to_owned(), value: value.to_owned() };
+    let expected = v1::VerifiedJob {
+        issuer: "gitlab".to_owned(),
+        system: "gitlab".to_owned(),
+        id: "302".to_owned(),
+        claims: vec![claim("ref", "main"), claim("runner_id", "7")],
+    };
+    assert_eq!((verified.verified, verified.asserted), (Some(expected), None));
     let issued = client.issue(bench::issue()).await.unwrap();
     let expected = v1::IssueResponse { lease: Some(wire_lease()), credential: Some(wire_credential()) };
     assert_eq!(issued, expected);

@@ -192,6 +192,7 @@ pub(crate) fn lease() -> Lease {
         deadline: second(600),
         state: State::Active { pins, since: second(0) },
         receipt: None,
+        not_removed: None,
         revision: Revision::FIRST,
     }
 }
@@ -236,6 +237,7 @@ pub(crate) fn minted() -> MintedToken {
 
 pub(crate) fn block() -> Block {
     Block {
+        job: None,
         id: BlockId::parse(ID).unwrap(),
         caller: owner().spiffe_id,
         role: name("web-deployer"),
@@ -261,7 +263,13 @@ pub(crate) fn ban() -> Ban {
 }
 
 pub(crate) fn view() -> LeaseView {
-    LeaseView { lease: lease(), job: Some(job()), tokens: vec![minted()], block: Some(block()) }
+    LeaseView {
+        lease: lease(),
+        job: Some(job()),
+        tokens: vec![minted()],
+        block: Some(block()),
+        silence: Some(Duration::from_secs(900)),
+    }
 }
 
 fn delivery() -> Delivery {
@@ -304,11 +312,7 @@ impl Credentials for Fake {
         self.act().await?;
         self.requests.lock().unwrap().push(request);
         let latest_end = expected.map(|expected| second(-5).checked_add(expected).unwrap());
-        let evidence = match presented {
-            Presented::Asserted(asserted) => Evidence::Asserted(asserted),
-            Presented::Token(_) => job().evidence,
-        };
-        Ok(Job { evidence, latest_end, ..job() })
+        Ok(Job { evidence: crate::jobs::evidence(presented), latest_end, ..job() })
     }
 
     async fn end_job(&self, _: &Caller, _: JobId) -> Result<Vec<Lease>, Refused> {

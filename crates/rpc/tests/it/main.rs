@@ -8,6 +8,7 @@ mod client;
 mod connections;
 mod conversions;
 mod fake;
+mod jobs;
 mod refusals;
 mod revocation;
 mod secrets;

@@ -85,6 +85,8 @@ async fn a_job_needs_evidence() {
         (asserted("", "1", ""), "asserted.system"),
         (asserted("jenkins", "", ""), "asserted.id"),
         (asserted("jenkins", "1", "javascript:alert(1)"), "asserted.url"),
+        (bench::start_job_with(""), "oidc.token"),
+        (bench::start_job_with(&"a".repeat(16 * 1024 + 1)), "oidc.token"),
     ];
     for (request, field) in cases {
         assert_eq!(refused_field(client.start_job(request).await), field);

@@ -3,7 +3,7 @@
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::enrolment::{Enrolment, JoinToken, Taken};
-use shorepass_core::id::{BlockId, EnrolmentId, LeaseId};
+use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
@@ -137,6 +137,7 @@ impl Stored for Block {
             id: self.id.to_string(),
             caller: self.caller.to_string(),
             role: self.role.to_string(),
+            job: self.job.map(|job| job.to_string()).unwrap_or_default(),
             set: nanoseconds(self.set),
             until: nanoseconds(self.until),
             by: self.by.to_string(),
@@ -152,6 +153,10 @@ impl Stored for Block {
             id: parse("id", BlockId::parse(&record.id))?,
             caller: parse("caller", SpiffeId::parse(&record.caller))?,
             role: parse("role", Name::parse(&record.role))?,
+            job: match record.job.as_str() {
+                "" => None,
+                job => Some(parse("job", JobId::parse(job))?),
+            },
             set: time("set", record.set)?,
             until: time("until", record.until)?,
             by: parse("by", SpiffeId::parse(&record.by))?,

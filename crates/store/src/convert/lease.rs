@@ -7,6 +7,7 @@ use shorepass_core::id::{JobId, LeaseId};
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
+use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::role::Target;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::store::v1 as stored;
@@ -59,6 +60,10 @@ impl Stored for Lease {
             },
             receipt: self.receipt.as_ref().map(|receipt| receipt.to_record()),
             activation: stored_activation(&self.state),
+            not_removed: self
+                .not_removed
+                .as_deref()
+                .map(|rights| stored::NotRemoved { named: rights.named().to_vec(), others: rights.others() }),
             adoption: self
                 .is_adopted()
                 .then(|| stored::LeaseAdoption { owner_digest: self.owner.digest().as_bytes().to_vec() }),
@@ -86,6 +91,10 @@ impl Stored for Lease {
             deadline: time("deadline", record.deadline)?,
             state: read_state(required("state", record.state)?, record.activation)?,
             receipt: record.receipt.map(Stored::from_record).transpose()?.map(Box::new),
+            not_removed: record
+                .not_removed
+                .and_then(|rights| NotRemoved::recorded(rights.named, rights.others))
+                .map(Box::new),
             revision: revision(record.revision)?,
         })
     }

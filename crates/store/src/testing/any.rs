@@ -17,6 +17,7 @@ use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
@@ -194,17 +195,23 @@ fn any_origin() -> impl Strategy<Value = (Option<JobId>, LeaseOwner, Option<Name
     prop_oneof![granted, (Just(None), unknown, option::of(any_name()))]
 }
 
+fn any_not_removed() -> impl Strategy<Value = Option<NotRemoved>> {
+    (prop::collection::vec(any::<String>(), 0..4), any::<u32>())
+        .prop_map(|(named, others)| NotRemoved::recorded(named, others))
+}
+
 fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
     let ids = (any_id!(LeaseId), any_origin(), any::<[u8; 16]>(), any_mode());
     let role = (any_digest(), target);
-    let life = (any_time(), any_time(), any_state(), option::of(any_receipt()), any_revision());
+    let ends = (option::of(any_receipt()), any_not_removed());
+    let life = (any_time(), any_time(), any_state(), ends, any_revision());
     (ids, role, life).prop_map(
         |(
             (id, (job, owner, role), anchor, mode),
             (role_digest, target),
-            (created, deadline, state, receipt, revision),
+            (created, deadline, state, (receipt, not_removed), revision),
         )| {
             Lease {
                 id,
@@ -219,6 +226,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 deadline,
                 state,
                 receipt: receipt.map(Box::new),
+                not_removed: not_removed.map(Box::new),
                 revision,
             }
         },
@@ -253,10 +261,11 @@ fn any_token() -> impl Strategy<Value = MintedToken> {
 
 fn any_block() -> impl Strategy<Value = Block> {
     let lifted = (any_time(), any_spiffe_id()).prop_map(|(at, by)| Lifted { at, by });
-    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId));
+    let what = (any_id!(BlockId), any_spiffe_id(), any_name(), any_id!(LeaseId), option::of(any_id!(JobId)));
     let why = (any_time(), any_time(), any_spiffe_id(), any::<String>());
     (what, why, option::of(lifted), any_revision()).prop_map(
-        |((id, caller, role, lease), (set, until, by, reason), lifted, revision)| Block {
+        |((id, caller, role, lease, job), (set, until, by, reason), lifted, revision)| Block {
+            job,
             id,
             caller,
             role,

@@ -79,6 +79,7 @@ on_both!(
     a_receipt_is_read_back_and_written_over_the_revision_before,
     a_control_is_found_until_it_is_gone,
     a_token_opens_one_session,
+    a_block_of_a_job_session_is_found_by_it,
     a_lease_is_read_back_in_each_mode,
     a_lease_and_its_first_token_are_one_commit,
     tokens_come_newest_first_and_by_jti,
@@ -140,6 +141,22 @@ async fn a_control_is_found_until_it_is_gone(subject: Subject) {
     subject.committed(vec![gone()]).await;
     assert_eq!(found("staging"), [control(2)]);
     subject.committed(vec![gone()]).await; // two who see it gone
+}
+
+async fn a_block_of_a_job_session_is_found_by_it(subject: Subject) {
+    let session = job_by_token(1, 1).id;
+    let of_job = Block { job: Some(session), ..block(3) };
+    subject.committed(vec![job_started_by_token(1, 1), job_started_by_token(2, 2)]).await;
+    subject.committed(vec![Change::BlockSet { block: of_job.clone() }]).await;
+    assert_eq!(subject.ledger.blocks_of_job(session).unwrap(), [of_job]);
+    assert_eq!(subject.ledger.blocks_of_job(job(2).id).unwrap(), []);
+    // Its job gets nothing, whatever the role; other jobs of the caller do.
+    let Change::LeasePending { lease, request } = lease_pending(1) else { panic!("it grants a lease") };
+    let another_role = Lease { role: Some(name("another")), ..lease.clone() };
+    for lease in [lease, another_role] {
+        subject.conflicts(vec![Change::LeasePending { lease, request: request.clone() }]).await;
+    }
+    subject.committed(vec![lease_pending(2)]).await;
 }
 
 async fn a_token_opens_one_session(subject: Subject) {

@@ -11,6 +11,7 @@ mod leases;
 mod lost;
 mod offline;
 mod syncs;
+mod unfinished;
 
 #[test]
 fn limits_change_only_on_purpose() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use integration_tests::ci_system::CiSystem;
 use integration_tests::client::{self, Client, new_id};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::issuer_identity::InstalledIssuer;
@@ -35,6 +36,9 @@ pub(super) const ROLELESS: Document = Document {
 ",
 };
 
+/// What the CI system that does not answer would say.
+const DOWN: &str = "system: generic, runner: firstUse, jobClaim: build, claims: [{name: build}, {name: project, project: true}]";
+
 /// Dropped in this order.
 pub(super) struct Stage {
     pub(super) issuer: IssuerUnderTest,
@@ -45,6 +49,11 @@ pub(super) struct Stage {
     /// Of the runner.
     pub(super) job: String,
     short_lived: (String, Instant),
+    /// A CI system whose tokens are taken.
+    pub(super) gitlab: CiSystem,
+    /// One that does not answer.
+    pub(super) down: CiSystem,
+    _folder: tempfile::TempDir,
     pub(super) site: Site,
 }
 
@@ -63,7 +72,12 @@ impl Stage {
             site.place.service_account(account).await?;
         }
         let proxy = Proxy::start(&site).await?;
-        let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), ..Knobs::default() };
+        let folder = tempfile::tempdir()?;
+        let gitlab = CiSystem::start("gitlab", folder.path()).await?;
+        let down = CiSystem::start("down", folder.path()).await?;
+        down.be_down(true);
+        let job_issuers = gitlab.document("system: gitlab, runner: firstUse") + &down.document(DOWN);
+        let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), job_issuers, ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
         let operator = issuer.operator()?;
         let lifetime = WireDuration { seconds: SHORTEST.as_secs() as i64, nanos: 0 };
@@ -74,7 +88,19 @@ impl Stage {
         let runner = issuer.runner("test-1").await?;
         let stranger = issuer.runner("test-2").await?;
         let job = runner.start_job().await?;
-        Ok(Self { issuer, proxy, operator, runner, stranger, job, short_lived, site })
+        Ok(Self {
+            issuer,
+            proxy,
+            operator,
+            runner,
+            stranger,
+            job,
+            short_lived,
+            gitlab,
+            down,
+            _folder: folder,
+            site,
+        })
     }
 
     /// A join token that has expired: the shortest life takes a minute.

@@ -50,6 +50,12 @@ const BUSY: Fault = Fault::Answer(Answer {
     message: "too many requests, please try again later",
     retry_after: Some(2),
 });
+const AWAY: Fault = Fault::Answer(Answer {
+    status: 503,
+    reason: "ServiceUnavailable",
+    message: "the server is shutting down",
+    retry_after: Some(2),
+});
 const PAGE: &str = "<html>Bad gateway</html>";
 
 fn connections() -> Vec<Row> {
@@ -84,6 +90,15 @@ fn refusals() -> Vec<Row> {
         row("it fails with the review", (Target::Rights, failure()), STRICT, unreachable("it failed (500)")),
         busy(Anchors, BOTH),
         busy(Tokens, BOUND),
+        Row {
+            retry_after: Some(2),
+            ..row(
+                "it is away and says for how long",
+                (Tokens, AWAY),
+                BOUND,
+                (Reason::ClusterBusy, "try again later"),
+            )
+        },
         row(
             "it forbids all of a sudden",
             (Tokens, forbidden()),

@@ -1,7 +1,7 @@
 //! Leases as they are printed.
 
 use super::*;
-use crate::output::samples::{active, adopted, at, block, revoked, strict, token, unbound};
+use crate::output::samples::{active, adopted, at, revoked, strict, token, unbound};
 
 fn view(record: v1::LeaseRecord) -> LeaseView {
     LeaseView::of(record).unwrap()
@@ -43,6 +43,38 @@ fn a_strict_lease_names_all_that_exists_for_it() {
         (&document["mode"], &document["bindings"][0]["roleName"]),
         (&"strict".into(), &"deployer".into())
     );
+}
+
+#[test]
+fn what_the_end_of_a_lease_leaves_is_told_with_it_and_with_its_receipt() {
+    let rights = v1::NotRemovedRights {
+        rights: vec!["get,list pods in namespace web".to_owned(), "get URL /metrics".to_owned()],
+        others: 3,
+    };
+    let record = v1::LeaseRecord { not_removed: Some(rights), ..revoked() };
+    let (lease, plain) = (view(record), view(revoked()));
+    let show = lease_table(&lease);
+    assert!(
+        show.contains("NOT REMOVED     get,list pods in namespace web: it has this from elsewhere"),
+        "{show}"
+    );
+    assert!(show.contains("NOT REMOVED     and 3 more\n"), "{show}");
+    let receipt = "said; not removed: get,list pods in namespace web; get URL /metrics; and 3 more\n";
+    assert!(show.contains(receipt), "{show}");
+    assert!(!lease_table(&plain).to_lowercase().contains("not removed"));
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&lease)).unwrap();
+    for told in [&document["notRemoved"], &document["receipt"]["notRemoved"]] {
+        assert_eq!((&told["rights"][1], &told["others"]), (&"get URL /metrics".into(), &3.into()));
+    }
+    assert!(!lease_document(&plain).contains("notRemoved"));
+}
+
+#[test]
+fn a_lease_that_silence_does_not_end_says_so_while_it_lives() {
+    let endless = view(v1::LeaseRecord { silence_limit: None, ..active() });
+    assert!(lease_table(&endless).contains("SILENCE         ends nothing\n"), "{}", lease_table(&endless));
+    assert!(!lease_document(&endless).contains("silenceLimitSeconds"));
+    assert!(!lease_table(&view(revoked())).contains("SILENCE"));
 }
 
 #[test]
@@ -100,13 +132,6 @@ fn the_owner_of_a_token() {
     let document: serde_json::Value = serde_json::from_str(&owner.document()).unwrap();
     assert_eq!(document["kind"], "TokenOwner");
     assert_eq!(document["token"]["jti"], document["lease"]["tokens"][0]["jti"]);
-}
-
-#[test]
-fn a_lifted_block() {
-    let view = BlockView::of(block());
-    assert_eq!(block_document(&view), include_str!("../golden/block.json"));
-    assert!(block_sentence(&view).contains("may have leases of web-deployer again"));
 }
 
 #[test]
