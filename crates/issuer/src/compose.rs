@@ -231,7 +231,7 @@ impl Parts {
                 .iter()
                 .map(|configured| (configured.issuer.name().clone(), configured.issuer.clone()))
                 .collect(),
-            job_tokens: Arc::new(shorepass_core::job_token::NoJobIssuers),
+            job_tokens: crate::job_issuers::verifier(&config.job_issuers)?,
             seal: Box::new(AnchorSeal(anchors)),
             clock: clock.clone(),
             entropy: entropy.clone(),

@@ -14,6 +14,7 @@ pub mod fail_points;
 pub mod follow;
 mod identities;
 pub mod issue;
+mod job_issuers;
 pub mod jobs;
 pub mod mutants;
 pub mod outside;
