@@ -1,4 +1,5 @@
 //! Tokens against a small issuer in this process: good ones, and each kind that must be refused.
+mod fuzz;
 mod keys;
 mod systems;
 mod tokens;
