@@ -12,7 +12,8 @@ use shorepass_core::name::TrustDomain;
 use shorepass_core::time::Clock as _;
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_testing::certificates::{Subject, TestCa};
-use shorepass_testing::oidc::{Answer, DISCOVERY, SigningKey, TestIssuer};
+use shorepass_testing::jwt::SigningKey;
+use shorepass_testing::oidc::{Answer, DISCOVERY, TestIssuer};
 
 /// The audience of its tokens, where a scenario does not say otherwise.
 pub const AUDIENCE: &str = "https://shorepass.test/jobs";
@@ -37,7 +38,7 @@ impl CiSystem {
         });
         let ca = folder.join(format!("{name}-ca.pem"));
         std::fs::write(&ca, authority.certificate_pem())?;
-        let (issuer, key) = (TestIssuer::start(&serving).await, SigningKey::p256("one"));
+        let (issuer, key) = (TestIssuer::start(&serving).await, SigningKey::generate("one"));
         issuer.serve_keys(&[&key]);
         Ok(Self { name, issuer, key, ca })
     }
@@ -63,7 +64,7 @@ impl CiSystem {
             "exp": now + 300,
             "jti": crate::client::new_id(),
         });
-        Ok(self.key.token(&merged(usual, claims)?))
+        Ok(self.key.sign(&merged(usual, claims)?))
     }
 
     /// A token of GitLab for a job of project 4711 on its protected branch `main`, with these claims in place of others.

@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: what only time shows. `long-job` is a job that outlives its tokens; `--kills` is the crash test with
-//! many more kills.
+//! many more kills; `fuzz` gives what parses other people's input more of it.
 //!
 //! In `long-job`: tokens of ten minutes, the shortest that Kubernetes gives, for 25 minutes: the job's kubectl goes on all the time,
 //! the agent refreshes as it does in production (no `maxAge`), and the tokens of the beginning have ended before the
@@ -7,6 +7,8 @@
 //!
 //! The programs are copied first: a `cargo build` in the same checkout must not exchange them under a run that takes so
 //! long.
+
+mod fuzz;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -60,16 +62,24 @@ enum Run {
         #[arg(long, value_name = "RELEASE")]
         kubernetes: Option<Release>,
     },
+    /// Many more inputs for what reads job tokens, key sets and conditions.
+    Fuzz {
+        /// How long each of them.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 impl Command {
     /// Runs it and prints the summary.
     pub(crate) fn run(self) -> Result<()> {
         let Self { run, kills, seed, kubernetes } = self;
-        if let Some(Run::LongJob { kubernetes }) = run {
-            return long_job_on(kubernetes);
+        match run {
+            Some(Run::LongJob { kubernetes }) => return long_job_on(kubernetes),
+            Some(Run::Fuzz { seconds }) => return fuzz::run(seconds),
+            None => {}
         }
-        let kills = kills.context("say --kills or long-job")?;
+        let kills = kills.context("say --kills, long-job or fuzz")?;
         let mut variables = vec![(environment::KILLS, kills.to_string().into())];
         variables.extend(seed.map(|seed| (environment::SEED, seed.to_string().into())));
         test::Command::some(&["crashes::"], variables, kubernetes).run()

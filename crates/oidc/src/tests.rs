@@ -1,4 +1,5 @@
 //! Tokens against a small issuer in this process: good ones, and each kind that must be refused.
+mod fuzz;
 mod keys;
 mod systems;
 mod tokens;
@@ -12,7 +13,8 @@ use shorepass_core::id::EnrolmentId;
 use shorepass_core::job_issuer::{Declared, KnownClaim, RunnerBinding, System};
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_testing::certificates::{Subject, TestCa};
-use shorepass_testing::oidc::{SigningKey, TestIssuer};
+use shorepass_testing::jwt::SigningKey;
+use shorepass_testing::oidc::TestIssuer;
 
 use super::*;
 
@@ -87,7 +89,7 @@ async fn bench_with(key: SigningKey) -> Bench {
 }
 
 async fn bench() -> Bench {
-    bench_with(SigningKey::p256("one")).await
+    bench_with(SigningKey::generate("one")).await
 }
 
 impl Bench {

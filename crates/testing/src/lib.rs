@@ -4,5 +4,6 @@
 
 pub mod certificates;
 pub mod job_tokens;
+pub mod jwt;
 pub mod oidc;
 pub mod outside;

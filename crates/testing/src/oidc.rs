@@ -1,22 +1,11 @@
-//! A small issuer of OIDC tokens: it serves a discovery document and keys over TLS, signs what a test asks for, and misbehaves
-//! on demand.
+//! A small issuer of OIDC tokens: it serves a discovery document and keys over TLS, and misbehaves on demand.
 //!
-//! It shares no code with the crate that verifies tokens. Headers and payloads are signed as they are given, so that a test
-//! can spell them in ways that no JSON library would.
+//! It shares no code with the crate that verifies tokens.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
-    RsaKeyPair, RsaPublicKeyComponents,
-};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -27,126 +16,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
 use crate::certificates::Pair;
+use crate::jwt::SigningKey;
 
 /// Where the discovery document is.
 pub const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// Where the keys are.
 pub const KEYS: &str = "/keys";
-
-/// A key that signs tokens.
-pub struct SigningKey {
-    kid: String,
-    pair: Pairs,
-}
-
-enum Pairs {
-    P256(EcdsaKeyPair),
-    Ed25519(Ed25519KeyPair),
-    Rsa(RsaKeyPair),
-}
-
-impl SigningKey {
-    /// A P-256 key.
-    pub fn p256(kid: &str) -> Self {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a P-256 key");
-        Self { kid: kid.to_owned(), pair: Pairs::P256(pair) }
-    }
-
-    /// An Ed25519 key.
-    pub fn ed25519(kid: &str) -> Self {
-        Self {
-            kid: kid.to_owned(),
-            pair: Pairs::Ed25519(Ed25519KeyPair::generate().expect("an Ed25519 key")),
-        }
-    }
-
-    /// An RSA key of 2048 bits. It takes a while.
-    pub fn rsa(kid: &str) -> Self {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key");
-        Self { kid: kid.to_owned(), pair: Pairs::Rsa(pair) }
-    }
-
-    /// What it is called.
-    pub fn kid(&self) -> &str {
-        &self.kid
-    }
-
-    /// The algorithm that it signs with.
-    pub fn alg(&self) -> &'static str {
-        match &self.pair {
-            Pairs::P256(_) => "ES256",
-            Pairs::Ed25519(_) => "EdDSA",
-            Pairs::Rsa(_) => "RS256",
-        }
-    }
-
-    /// Its public half: a point, or the DER of an RSA key.
-    pub fn public_bytes(&self) -> &[u8] {
-        match &self.pair {
-            Pairs::P256(pair) => pair.public_key().as_ref(),
-            Pairs::Ed25519(pair) => pair.public_key().as_ref(),
-            Pairs::Rsa(pair) => pair.public_key().as_ref(),
-        }
-    }
-
-    /// Its public half, as a key set has it.
-    pub fn jwk(&self) -> Value {
-        let mut jwk = match &self.pair {
-            Pairs::P256(pair) => {
-                let point = pair.public_key().as_ref();
-                json!({"kty": "EC", "crv": "P-256", "x": encoded(&point[1..33]), "y": encoded(&point[33..])})
-            }
-            Pairs::Ed25519(pair) => {
-                json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(pair.public_key().as_ref())})
-            }
-            Pairs::Rsa(pair) => {
-                let public: RsaPublicKeyComponents<Vec<u8>> = pair.public_key().into();
-                json!({"kty": "RSA", "n": encoded(&public.n), "e": encoded(&public.e)})
-            }
-        };
-        jwk["kid"] = json!(self.kid);
-        jwk["use"] = json!("sig");
-        jwk
-    }
-
-    /// A token of these claims with an ordinary header.
-    pub fn token(&self, claims: &Value) -> String {
-        self.sign(&json!({"alg": self.alg(), "kid": self.kid, "typ": "JWT"}).to_string(), &claims.to_string())
-    }
-
-    /// A token of this header and payload, as they are spelt.
-    pub fn sign(&self, header: &str, payload: &str) -> String {
-        let signed = format!("{}.{}", encoded(header.as_bytes()), encoded(payload.as_bytes()));
-        let signature = self.signature(signed.as_bytes());
-        format!("{signed}.{}", encoded(&signature))
-    }
-
-    fn signature(&self, signed: &[u8]) -> Vec<u8> {
-        let random = SystemRandom::new();
-        match &self.pair {
-            Pairs::P256(pair) => pair.sign(&random, signed).expect("a signature").as_ref().to_vec(),
-            Pairs::Ed25519(pair) => pair.sign(signed).as_ref().to_vec(),
-            Pairs::Rsa(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature).expect("a signature");
-                signature
-            }
-        }
-    }
-}
-
-/// A token of this header and payload, authenticated with a secret: what a forger makes who uses a public key as one.
-pub fn sign_with_secret(secret: &[u8], header: &str, payload: &str) -> String {
-    let signed = format!("{}.{}", encoded(header.as_bytes()), encoded(payload.as_bytes()));
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    let signature = encoded(hmac::sign(&key, signed.as_bytes()).as_ref());
-    format!("{signed}.{signature}")
-}
-
-/// base64url without padding, as tokens have it.
-pub fn encoded(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
 
 /// A key set.
 pub fn key_set(keys: &[&SigningKey]) -> Value {

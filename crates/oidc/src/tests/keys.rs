@@ -12,7 +12,7 @@ impl Bench {
     }
 
     fn token_at(&self, made: Timestamp) -> String {
-        self.key.token(&self.with(json!({"iat": made.as_second(), "exp": made.as_second() + 300})))
+        self.key.sign(&self.with(json!({"iat": made.as_second(), "exp": made.as_second() + 300})))
     }
 
     /// A good token of that moment, verified then.
@@ -85,13 +85,13 @@ async fn tokens_with_unknown_keys_make_one_request_in_ten_seconds_however_many_t
     let bench = bench().await;
     bench.verify_fresh(0).await.unwrap();
     for number in 0..50 {
-        let stranger = SigningKey::p256(&format!("unknown-{number}"));
-        let token = stranger.token(&bench.claims());
+        let stranger = SigningKey::generate(&format!("unknown-{number}"));
+        let token = stranger.sign(&bench.claims());
         let (_, retry_after) = unavailable(bench.verify_at(&token, later(3)).await);
         assert_eq!(retry_after, Duration::from_secs(7));
     }
     assert_eq!(bench.requests(), (1, 1));
-    let stranger = SigningKey::p256("unknown").token(&bench.claims());
+    let stranger = SigningKey::generate("unknown").sign(&bench.claims());
     let (_, explanation) = rejected(bench.verify_at(&stranger, later(10)).await);
     assert_eq!(explanation, r#"its issuer has no key "unknown""#);
     unavailable(bench.verify_at(&stranger, later(11)).await);
@@ -103,10 +103,10 @@ async fn tokens_with_unknown_keys_make_one_request_in_ten_seconds_however_many_t
 async fn a_new_key_is_found_when_a_token_names_it_and_a_withdrawn_one_is_gone_within_the_hour() {
     let mut bench = bench().await;
     bench.verify_fresh(0).await.unwrap();
-    let old = std::mem::replace(&mut bench.key, SigningKey::p256("two"));
+    let old = std::mem::replace(&mut bench.key, SigningKey::generate("two"));
     bench.server.serve_keys(&[&bench.key]);
     bench.verify_fresh(20).await.unwrap();
-    let withdrawn = old.token(&bench.claims());
+    let withdrawn = old.sign(&bench.claims());
     let (_, explanation) = rejected(bench.verify_at(&withdrawn, later(40)).await);
     assert_eq!(explanation, r#"its issuer has no key "one""#);
 }
@@ -115,7 +115,7 @@ async fn a_new_key_is_found_when_a_token_names_it_and_a_withdrawn_one_is_gone_wi
 async fn a_withdrawn_key_that_nobody_misses_is_gone_after_the_hour() {
     let bench = bench().await;
     bench.verify_fresh(0).await.unwrap();
-    bench.server.serve_keys(&[&SigningKey::p256("two")]);
+    bench.server.serve_keys(&[&SigningKey::generate("two")]);
     bench.verify_fresh(HOUR - 1).await.unwrap();
     let (_, explanation) = rejected(bench.verify_fresh(HOUR).await);
     assert_eq!(explanation, r#"its issuer has no key "one""#);

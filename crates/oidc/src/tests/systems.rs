@@ -69,7 +69,7 @@ async fn verified(system: System, bench: &Bench) -> VerifiedJob {
     claims["aud"] = json!(AUDIENCE);
     claims["iat"] = json!(now().as_second());
     claims["exp"] = json!(now().as_second() + 300);
-    let token = JobToken::new(bench.key.token(&claims));
+    let token = JobToken::new(bench.key.sign(&claims));
     Verifier::new(vec![trusted]).unwrap().verify(&token, &runner("prod-1"), now()).await.unwrap()
 }
 
