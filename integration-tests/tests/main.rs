@@ -11,6 +11,7 @@ mod scenarios {
     mod errors;
     mod following;
     mod identities;
+    mod in_cluster;
     mod issuing;
     mod jobs;
     mod kubectl;
@@ -18,6 +19,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
+    mod own_credential;
     mod receipts;
     mod refresh;
     mod refused_mints;

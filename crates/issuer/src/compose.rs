@@ -111,6 +111,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     let outside = parts.use_cases.outside.clone();
     tasks.spawn("cluster-health", watch_clusters(outside, readiness.clone(), stop.clone()));
+    crate::own_credential::keep(&config, &clusters, &readiness, &mut tasks)?;
     for (name, cluster) in clusters {
         let outside = parts.use_cases.outside.clone();
         tasks.spawn("policy-probe", probe(name, cluster, outside, stop.clone()));

@@ -17,6 +17,7 @@ pub mod issue;
 pub mod jobs;
 pub mod mutants;
 pub mod outside;
+mod own_credential;
 pub mod prove;
 mod records;
 pub mod revoke;
