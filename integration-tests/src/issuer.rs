@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 
 use crate::client::{self, Client};
 use crate::issuer_identity::InstalledIssuer;
+use crate::pod;
 use crate::process::{Done, Process};
 use crate::site::{CLUSTER, Site};
 use crate::wait::{self, Seen};
@@ -46,6 +47,8 @@ const READY: Duration = Duration::from_secs(45);
 pub struct Knobs {
     /// The kubeconfig to connect with, if not the site's own; clients are told the site's API server all the same.
     pub kubeconfig: Option<PathBuf>,
+    /// What `connect` says, if it is not just a kubeconfig: YAML in one line.
+    pub connect: Option<String>,
     /// The kubeconfig of a second cluster, [`SECOND_CLUSTER`], with all roles once more under names that begin with `other-`.
     pub second_cluster: Option<PathBuf>,
     /// Mints of one cluster at once.
@@ -73,6 +76,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             kubeconfig: None,
+            connect: None,
             second_cluster: None,
             mints_in_flight: 16,
             certificates: "24h",
@@ -176,6 +180,15 @@ impl IssuerUnderTest {
         let (limit, program) = (format!("--fsize={bytes}:unlimited"), self.program.display().to_string());
         self.launch_by(Path::new("prlimit"), &[&limit, &program])?;
         self.listens(earlier).await
+    }
+
+    /// Starts it as in a pod ([`pod`]) with this mount, and waits until it is ready.
+    pub async fn run_in_pod(&mut self, mount: &Path, server: &str) -> Result<()> {
+        let earlier = self.log().len();
+        let before = pod::around(mount, server, &self.program)?;
+        self.launch_by(Path::new("unshare"), &before.each_ref().map(String::as_str))?;
+        self.listens(earlier).await?;
+        self.is_ready().await
     }
 
     async fn listens(&mut self, earlier: usize) -> Result<()> {
@@ -444,17 +457,17 @@ fn cluster(site: &Site, identity: &InstalledIssuer, knobs: &Knobs) -> Result<Str
         let (path, context) = (kubeconfig.display(), identity.context);
         format!("      listing: {{kubeconfig: {{path: {path}, context: {context}}}, grace: {grace}}}\n")
     });
-    let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&identity.kubeconfig);
+    let kubeconfig = knobs.kubeconfig.as_ref().unwrap_or(&identity.kubeconfig).display();
+    let usual = || format!("{{kubeconfig: {{path: {kubeconfig}, context: {}}}}}", identity.context);
     Ok(format!(
         "    - name: {CLUSTER}
-      connect: {{kubeconfig: {{path: {}, context: {}}}}}
+      connect: {}
       advertise: {{server: \"{}\", caFile: {}}}
       endpoints: [{}]
       lagBound: {}
       coordination: {{namespace: {}}}
 ",
-        kubeconfig.display(),
-        identity.context,
+        knobs.connect.clone().unwrap_or_else(usual),
         site.server()?,
         site.authority()?.display(),
         knobs.endpoints.join(", "),

@@ -18,6 +18,7 @@ pub mod etcd_proxy;
 pub mod issuer;
 pub mod issuer_identity;
 pub mod job;
+mod pod;
 pub mod process;
 pub mod proxy;
 pub mod raw;

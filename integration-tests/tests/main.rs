@@ -12,6 +12,7 @@ mod scenarios {
     mod errors;
     mod following;
     mod identities;
+    mod in_cluster;
     mod issuing;
     mod jobs;
     mod kubectl;
@@ -19,6 +20,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
+    mod own_credential;
     mod preflight;
     mod receipts;
     mod refresh;

@@ -65,7 +65,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Resul
 }
 
 /// Reads the payload of a JWT (RFC 7519).
-fn claims(token: &str) -> Result<Claims, String> {
+pub(crate) fn claims(token: &str) -> Result<Claims, String> {
     let mut parts = token.split('.');
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())

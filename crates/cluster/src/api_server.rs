@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use kube::Client;
 use kube::client::{AuthError, Body};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 /// More than any answer to what is asked here; an answer over it is not read to its end.
@@ -108,11 +109,18 @@ pub(crate) struct ApiServer {
     anonymous: Client,
     /// The credential's place, for the log: for whoever has to renew it.
     credential: String,
+    /// Told when the API server refuses it.
+    refused: Notify,
 }
 
 impl ApiServer {
     pub(crate) fn new(client: Client, anonymous: Client, credential: String) -> Self {
-        Self { client, anonymous, credential }
+        Self { client, anonymous, credential, refused: Notify::new() }
+    }
+
+    /// Waits until the issuer's own credential is refused, or has been since this was asked last.
+    pub(crate) async fn credential_refused(&self) {
+        self.refused.notified().await;
     }
 
     /// Sends the request and reads the body of a success.
@@ -169,6 +177,25 @@ impl ApiServer {
         }
     }
 
+    /// The same, and what the API server says to that credential is told as any refusal: also 401.
+    pub(crate) async fn call_showing<B: Serialize>(
+        &self,
+        bearer: HeaderValue,
+        call: Call<'_, B>,
+    ) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+        let mut request = request(&call)?;
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        let (parts, body) = self.exchange(&self.anonymous, request).await?;
+        let body = read(body).await?;
+        if parts.status.is_success() {
+            return Ok(body);
+        }
+        match refusal(parts.status, &parts.headers, &body) {
+            Some(refusal) if parts.status == StatusCode::UNAUTHORIZED => Err(ApiError::Refused(refusal)),
+            _ => Err(self.refused(parts.status, &parts.headers, &body)),
+        }
+    }
+
     async fn exchange(
         &self,
         client: &Client,
@@ -182,6 +209,7 @@ impl ApiServer {
         let refusal = refusal(status, headers, body);
         match (status, refusal) {
             (StatusCode::UNAUTHORIZED, _) => {
+                self.refused.notify_one();
                 tracing::warn!(
                     credential = self.credential,
                     "the API server refuses the issuer's own credential (401): renew it"

@@ -16,6 +16,7 @@ use shorepass_core::cluster::Endpoint;
 use shorepass_core::name::Name;
 
 use crate::api_server::ApiServer;
+use crate::in_cluster::{self, InClusterError};
 use crate::witness::Servers;
 
 /// How long a TCP and TLS connection may take.
@@ -28,7 +29,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct Connection {
     /// The cluster's name in the issuer's config.
     pub name: Name,
-    /// The file with the issuer's credential.
+    /// The file with the issuer's credential, or [`in_cluster::MOUNT`].
     pub kubeconfig: PathBuf,
     /// The context in that file; the file's current context means nothing here, because people switch it.
     pub context: String,
@@ -114,6 +115,9 @@ pub enum ConnectError {
         /// Why, and what to write instead.
         problem: &'static str,
     },
+    /// There is no pod's way in.
+    #[error(transparent)]
+    InCluster(#[from] InClusterError),
     /// The certificate authority's file cannot be used.
     #[error("cannot read the certificate authorities in {}", file.display())]
     AuthorityUnreadable {
@@ -191,7 +195,10 @@ impl Connection {
         Ok((endpoint, ApiServer::new(client, anonymous, credential), servers))
     }
 
-    fn read(&self) -> Result<Kubeconfig, ConnectError> {
+    pub(crate) fn read(&self) -> Result<Kubeconfig, ConnectError> {
+        if self.kubeconfig == Path::new(in_cluster::MOUNT) {
+            return Ok(in_cluster::kubeconfig()?);
+        }
         Kubeconfig::read_from(&self.kubeconfig).map_err(|error| match error {
             KubeconfigError::Parse(error) => ConnectError::Malformed {
                 file: self.kubeconfig.clone(),
@@ -205,7 +212,7 @@ impl Connection {
     }
 
     /// The file is held to what key files are held to, if there is a secret in it; one that only says where the
-    /// credential is, as in a pod, may be read. What is no regular file (a pipe) is asked nothing: it has no lasting mode.
+    /// credential is, as in a pod, may be read. What is no regular file (a pipe, a pod's mount) is asked nothing: it has no lasting mode.
     fn check_mode(&self, kubeconfig: &Kubeconfig) -> Result<(), ConnectError> {
         let file = &self.kubeconfig;
         let metadata = std::fs::metadata(file)

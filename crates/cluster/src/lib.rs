@@ -7,14 +7,18 @@
 
 mod answer;
 mod api_server;
+mod bootstrap;
 mod canary;
 mod connection;
 mod coordination;
 pub mod effects;
+pub mod in_cluster;
 mod kube_cluster;
 mod listing;
 pub mod names;
 mod objects;
+mod own;
+mod private_file;
 mod probe;
 pub mod rbac;
 mod refusal;
@@ -23,11 +27,13 @@ mod rules;
 mod strict;
 mod witness;
 
+pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped};
 pub use connection::{Advertise, ConnectError, Connection};
 pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE};
 pub use listing::KubeListing;
 pub use objects::CANARY_LIFE;
+pub use own::{OWN_LIFE, OwnAccount, OwnCredential, OwnError, RenewError, Renewed};
 pub use probe::{CONFIRMED_FOR, MISSING_FOR, Places, WARM_UP};
 pub use strict::RIGHTS_PATIENCE;
 pub use witness::ASK_DEADLINE;

@@ -4,6 +4,8 @@ use shorepass_core::name::Name;
 
 /// The type of the Secrets that are anchors.
 pub const LEASE_TYPE: &str = "shorepass.dev/lease";
+/// The type of the Secret that the issuer's own token is bound to: the issuer may neither make nor delete one.
+pub const OWN_TYPE: &str = "shorepass.dev/credential";
 /// On an anchor: the authenticated record of its lease.
 pub const LEASE_ANNOTATION: &str = "shorepass.dev/lease";
 /// On an anchor: whose it is.

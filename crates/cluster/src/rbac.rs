@@ -6,6 +6,7 @@
 
 mod listing;
 mod needs;
+mod renewal;
 
 use serde_json::json;
 use shorepass_core::name::Name;
@@ -13,8 +14,10 @@ use shorepass_core::policy::PolicyError;
 use shorepass_core::role::Role;
 
 use crate::names;
+use crate::own::OwnAccount;
 pub use listing::render_listing;
 use needs::Needs;
+pub use renewal::render_renewing;
 
 const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
@@ -87,6 +90,9 @@ pub enum RenderError {
     /// The user's name is none.
     #[error("{0:?} is not a user name: it is empty or has control characters")]
     User(String),
+    /// The issuer could make, or delete, the Secret that its own token is bound to.
+    #[error("Secret {0} is named like a lease's, which the issuer may make: give it another name")]
+    RenewSecret(Name),
     /// The audience is none.
     #[error("{0:?} is not an audience: a word or a URI, such as https://kubernetes.default.svc")]
     Audience(String),
@@ -97,6 +103,18 @@ pub fn render(
     roles: &[Role],
     cluster: &Name,
     identity: &IssuerIdentity,
+    issuer: &Name,
+    audiences: &Audiences,
+) -> Result<String, RenderError> {
+    render_with(roles, cluster, identity, None, issuer, audiences)
+}
+
+/// The same; where the issuer renews its own token, with what that needs.
+fn render_with(
+    roles: &[Role],
+    cluster: &Name,
+    identity: &IssuerIdentity,
+    own: Option<&OwnAccount>,
     issuer: &Name,
     audiences: &Audiences,
 ) -> Result<String, RenderError> {
@@ -125,9 +143,12 @@ pub fn render(
         let name = json!(name).to_string();
         output.push_str(&fill(ISSUER, &[("ISSUER_NAMESPACE", &home), ("ISSUER_SERVICE_ACCOUNT", &name)]));
     }
+    if let Some(own) = own {
+        output.push_str(&renewal::rights(own, issuer, &subject));
+    }
     output.push_str(&needs.rights(issuer, &subject));
     output.push_str(&fill(
-        POLICY,
+        &renewal::policy(POLICY, own),
         &[
             ("POLICY", &policy),
             ("ISSUER_NAMESPACE", &home),

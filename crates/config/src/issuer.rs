@@ -4,6 +4,7 @@
 //! except for the roles, which [`IssuerConfig::load_roles`] checks against the clusters. The bounds of the tunables are
 //! here, so that no one has to ask elsewhere whether a number makes sense.
 
+mod connect;
 mod enrolment;
 mod job_issuers;
 
@@ -16,6 +17,7 @@ use shorepass_core::condition::Conditions;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
 
+pub use self::connect::{Connect, Renew};
 pub use self::enrolment::EnrolmentConfig;
 pub use self::job_issuers::JobIssuerConfig;
 
@@ -103,10 +105,8 @@ pub struct Listen {
 pub struct ClusterConfig {
     /// Its name, as roles and leases say it.
     pub name: Name,
-    /// The kubeconfig that the issuer connects with.
-    pub kubeconfig: PathBuf,
-    /// The context in it.
-    pub context: String,
+    /// How the issuer gets in.
+    pub connect: Connect,
     /// What clients are told.
     pub advertise: Advertise,
     /// All of its API servers, for receipts; empty for those that the issuer finds out about.
@@ -313,8 +313,7 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
         "listing",
     ])?;
     let name = fields.required("name", |cursor| name(cursor));
-    let kubeconfig = fields
-        .required("connect", |connect| connect.fields(&["kubeconfig"])?.required("kubeconfig", kubeconfig));
+    let connect = fields.required("connect", connect::connect);
     let listing = fields.optional("listing", listing);
     let advertise = fields.optional("advertise", advertise).unwrap_or_default();
     let endpoints = fields
@@ -326,13 +325,11 @@ fn cluster(cursor: &Cursor<'_>, name: impl FnOnce(&Cursor<'_>) -> Option<Name>) 
     let coordination_namespace = fields
         .optional("coordination", |own| own.fields(&["namespace"])?.required("namespace", Cursor::name))
         .or_else(|| Name::parse(OWN_NAMESPACE).ok());
-    let (kubeconfig, context) = kubeconfig?;
     // One that is there and wrong is no absent one: its fault is told, and nothing is made of the document.
     Some(ClusterConfig {
         listing,
         name: name?,
-        kubeconfig,
-        context,
+        connect: connect?,
         advertise,
         endpoints,
         lag_bound,

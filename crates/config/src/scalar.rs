@@ -98,7 +98,7 @@ fn is_dns_name(text: &str) -> bool {
 }
 
 /// `90s`, `30m`, `6h`, `1h30m`: whole numbers with units, each unit at most once, the larger first.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refused =
         || format!("{text:?} is not a duration: write a number with s, m or h, such as 90s, 30m or 1h30m");
     let mut rest = text;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing};
+use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing, in_cluster};
 use shorepass_config::IssuerConfig;
-use shorepass_config::issuer::ClusterConfig;
+use shorepass_config::issuer::{ClusterConfig, Connect};
 use shorepass_core::name::Name;
 use shorepass_daemon::clock::SystemClock;
 use tokio::task::JoinSet;
@@ -15,12 +15,16 @@ use crate::outside::Outside;
 use crate::revoke::unclaimed::Unclaimed;
 
 /// How the issuer's own credential leads there.
-fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
+pub(crate) fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Connection {
     let advertise = &cluster.advertise;
+    let (kubeconfig, context) = match &cluster.connect {
+        Connect::Kubeconfig { path, context, .. } => (path.clone(), context.clone()),
+        Connect::InCluster => (in_cluster::MOUNT.into(), in_cluster::CONTEXT.to_owned()),
+    };
     Connection {
         name: cluster.name.clone(),
-        kubeconfig: cluster.kubeconfig.clone(),
-        context: cluster.context.clone(),
+        kubeconfig,
+        context,
         advertise: Advertise {
             server: advertise.server.clone(),
             ca_file: advertise.ca_file.clone(),

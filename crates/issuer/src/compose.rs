@@ -113,6 +113,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     let health = watch_clusters(parts.use_cases.outside.clone(), readiness.clone(), stop.clone());
     tasks.spawn("cluster-health", health);
+    crate::own_credential::keep(&config, &clusters, &readiness, &mut tasks)?;
     for (name, cluster) in clusters {
         let outside = parts.use_cases.outside.clone();
         tasks.spawn("reviews", reviews::keep(cluster.clone(), outside.clone(), stop.clone()));

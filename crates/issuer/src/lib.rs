@@ -18,6 +18,7 @@ mod job_issuers;
 pub mod jobs;
 pub mod mutants;
 pub mod outside;
+mod own_credential;
 pub mod prove;
 mod records;
 pub mod reviews;

@@ -5,6 +5,7 @@
 //! than the policy would prove nothing.
 
 mod modes;
+mod own;
 
 use anyhow::{Result, bail, ensure};
 use http::{Method, Request};

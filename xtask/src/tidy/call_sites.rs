@@ -37,6 +37,12 @@ const GUARDED: &[Guarded] = &[
                 1,
                 "a token that nobody is given, to the API server that made it",
             ),
+            (
+                "crates/cluster/src/own.rs",
+                1,
+                "the issuer's own token, to the file that only the issuer may read",
+            ),
+            ("crates/cluster/src/bootstrap.rs", 1, "the same, the first of them"),
             ("crates/cluster/src/witness.rs", 1, "a canary, to the one API server that is asked about it"),
             ("crates/agent/src/socket.rs", 1, "the token, to the local job that asked for it"),
             (

@@ -13,7 +13,7 @@ const GOLDEN: &str = include_str!("../../testdata/rbac.yaml");
 /// The same, and strict and unbound roles beside.
 const ALL_MODES: &str = include_str!("../../testdata/rbac-modes.yaml");
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
@@ -31,7 +31,7 @@ fn role(role: &str, cluster: &str, namespace: &str, service_account: &str, minut
     Role::new(name(role), target, lifetime(minutes), lifetime(minutes), vec![subject], digest).unwrap()
 }
 
-fn roles() -> Vec<Role> {
+pub(super) fn roles() -> Vec<Role> {
     vec![
         role("web-deployer", "staging", "web", "deployer", 60),
         role("web-nightly", "staging", "web", "deployer", 120),
@@ -88,7 +88,7 @@ fn all_modes() -> Vec<Role> {
     roles
 }
 
-fn service_account() -> IssuerIdentity {
+pub(super) fn service_account() -> IssuerIdentity {
     IssuerIdentity::ServiceAccount { namespace: name("shorepass"), name: name("issuer") }
 }
 
@@ -96,7 +96,7 @@ fn user(name: &str) -> IssuerIdentity {
     IssuerIdentity::User { name: name.to_owned(), namespace: self::name("shorepass") }
 }
 
-fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
+pub(super) fn audiences(named: &[&str]) -> Result<Audiences, RenderError> {
     Audiences::new(named.iter().copied().map(str::to_owned).collect())
 }
 

@@ -35,7 +35,10 @@ fn the_example_loads_and_shows_the_defaults() {
     let config = read(ISSUER).unwrap();
     assert_eq!(config.dns_names.len(), 2);
     assert_eq!(config.listen.enroll.port(), 8444);
-    assert_eq!(config.clusters[0].context, "shorepass-issuer");
+    let Connect::Kubeconfig { context, renew, .. } = &config.clusters[0].connect else {
+        panic!("no kubeconfig")
+    };
+    assert_eq!((context.as_str(), renew), ("shorepass-issuer", &None));
     assert_eq!(config.clusters[0].advertise.tls_server_name, None);
     assert_eq!(config.clusters[0].endpoints.len(), 2);
     assert_eq!(config.clusters[0].coordination_namespace.as_str(), "shorepass");

@@ -1,6 +1,7 @@
-//! The command line: `serve`, `config check`, `rbac`, `identity create`, `store`.
+//! The command line: `serve`, `config check`, `rbac`, `cluster bootstrap`, `identity create`, `store`.
 
 mod check;
+mod cluster;
 mod identity;
 mod rbac;
 mod serve;
@@ -32,6 +33,9 @@ enum Command {
     Config(ConfigCommand),
     /// Print the RBAC and the admission policy that the issuer needs in a cluster, for `kubectl apply -f -`.
     Rbac(rbac::Rbac),
+    /// Set up a cluster for the issuer.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Make identities for operators and platforms.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
@@ -68,6 +72,7 @@ pub fn run() -> ExitCode {
         Command::Serve(file) => serve::run(&file.config),
         Command::Config(ConfigCommand::Check(command)) => command.run(),
         Command::Rbac(command) => command.run(),
+        Command::Cluster(command) => command.run(),
         Command::Identity(command) => command.run(),
         Command::Store(command) => command.run(),
     };
@@ -113,6 +118,9 @@ mod tests {
     fn a_bad_value_is_refused_as_usage_before_anything_is_done() {
         let create = ["identity", "create", "--config", "c", "--kind", "operator", "--out", "o"].as_slice();
         let rbac = ["rbac", "--roles", "r"].as_slice();
+        let bootstrap = "cluster bootstrap --roles r --kubeconfig k --context c --out o";
+        let bootstrap = bootstrap.split(' ').collect::<Vec<_>>();
+        let bootstrap = bootstrap.as_slice();
         for (command, option, value) in [
             (create, "--name", "Alice"),
             (create, "--name", ""),
@@ -121,6 +129,10 @@ mod tests {
             (rbac, "--issuer", "a.b"),
             (rbac, "--namespace", "-"),
             (rbac, "--service-account", "A"),
+            (rbac, "--renew-secret", "a.b"),
+            (bootstrap, "--secret", "a.b"),
+            (bootstrap, "--lifetime", "599s"),
+            (bootstrap, "--lifetime", "25h"),
         ] {
             let rest = if option == "--api" { ["--name", "alice"].as_slice() } else { &[] };
             let line = [&["shorepass-issuer"], command, rest, &[option, value]].concat();

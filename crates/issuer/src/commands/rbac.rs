@@ -3,37 +3,50 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use shorepass_cluster::rbac::{Audiences, IssuerIdentity, RenderError, render, render_listing};
+use shorepass_cluster::OwnAccount;
+use shorepass_cluster::rbac::{
+    Audiences, IssuerIdentity, RenderError, render, render_listing, render_renewing,
+};
 use shorepass_config::role;
 use shorepass_core::name::Name;
 use shorepass_core::role::Role;
 
 use super::UsageError;
 
-/// Which roles, which cluster, who the issuer is there.
+/// Which roles, which cluster, which issuer, and who it is there if it is a ServiceAccount.
 #[derive(clap::Args)]
-pub(super) struct Rbac {
+pub(super) struct Which {
     /// The directory with the role documents.
     #[arg(long, value_name = "DIR")]
     roles: PathBuf,
     /// The cluster, if the roles name more than one.
     #[arg(long, value_name = "NAME", value_parser = Name::parse)]
-    cluster: Option<Name>,
+    pub(super) cluster: Option<Name>,
     /// The issuer's name in its config (`spec.issuer.name`), unique in the cluster: it names the admission policy.
     #[arg(long, value_name = "NAME", default_value = "main", value_parser = Name::parse)]
-    issuer: Name,
+    pub(super) issuer: Name,
     /// The namespace of the issuer's own ServiceAccount, if it has one, and of its Lease; both are printed too.
     #[arg(long, value_name = "NAME", default_value = "shorepass", value_parser = Name::parse)]
-    namespace: Name,
+    pub(super) namespace: Name,
     /// The issuer's own ServiceAccount.
     #[arg(long, value_name = "NAME", default_value = "shorepass-issuer", value_parser = Name::parse)]
-    service_account: Name,
-    /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
-    #[arg(long, value_name = "NAME", conflicts_with = "service_account")]
-    user: Option<String>,
+    pub(super) service_account: Name,
     /// An audience of the API server's own, if it has others than the usual ones; repeat it for each.
     #[arg(long = "audience", value_name = "AUD")]
     audiences: Vec<String>,
+}
+
+/// Which roles, which cluster, who the issuer is there.
+#[derive(clap::Args)]
+pub(super) struct Rbac {
+    #[command(flatten)]
+    which: Which,
+    /// The issuer's user name, if it is no ServiceAccount (such as the common name of its client certificate).
+    #[arg(long, value_name = "NAME", conflicts_with = "service_account")]
+    user: Option<String>,
+    /// The issuer renews its own token (`clusters[].connect.renew`), which is bound to this Secret in its namespace.
+    #[arg(long, value_name = "NAME", conflicts_with = "user", value_parser = Name::parse)]
+    renew_secret: Option<Name>,
     /// Prints besides what the credential of `clusters[].listing` needs: `list secrets`, which is the right to read every
     /// Secret in the namespaces of the roles.
     #[arg(long)]
@@ -43,38 +56,69 @@ pub(super) struct Rbac {
     listing_user: Option<String>,
 }
 
-impl Rbac {
-    pub(super) fn run(self) -> Result<()> {
+impl Which {
+    /// What has to be applied for an issuer that is what `identity` says.
+    fn render(&self, identity: &IssuerIdentity) -> Result<String> {
+        let (roles, cluster, audiences) = self.read()?;
+        render(&roles, &cluster, identity, &self.issuer, &audiences).map_err(told)
+    }
+
+    /// The same for one that renews its own token, which is bound to this Secret; with the cluster that it is for.
+    pub(super) fn render_renewing(&self, secret: Name) -> Result<(Name, OwnAccount, String)> {
+        let (roles, cluster, audiences) = self.read()?;
+        let (namespace, service_account) = (self.namespace.clone(), self.service_account.clone());
+        let own = OwnAccount { namespace, service_account, secret };
+        let text = render_renewing(&roles, &cluster, &own, &self.issuer, &audiences).map_err(told)?;
+        Ok((cluster, own, text))
+    }
+
+    fn render_listing(&self, lister: &IssuerIdentity) -> Result<String> {
+        let (roles, cluster, _) = self.read()?;
+        render_listing(&roles, &cluster, lister, &self.issuer).map_err(told)
+    }
+
+    fn read(&self) -> Result<(Vec<Role>, Name, Audiences)> {
         let roles = role::load_directory(&self.roles)?;
         let cluster = match &self.cluster {
             Some(name) => name.clone(),
             None => the_only_cluster(&roles)?,
         };
-        let lister = match self.listing_user {
-            Some(name) => IssuerIdentity::User { name, namespace: self.namespace.clone() },
+        let audiences = Audiences::new(self.audiences.clone());
+        let audiences = audiences.map_err(|problem| UsageError(format!("--audience: {problem}")))?;
+        Ok((roles, cluster, audiences))
+    }
+}
+
+impl Rbac {
+    pub(super) fn run(self) -> Result<()> {
+        let Self { which, user, renew_secret, listing, listing_user } = self;
+        let (namespace, name) = (which.namespace.clone(), which.service_account.clone());
+        let lister = match listing_user {
+            Some(name) => IssuerIdentity::User { name, namespace: namespace.clone() },
             None => IssuerIdentity::ServiceAccount {
-                namespace: self.namespace.clone(),
-                name: Name::parse(&format!("{}-listing", self.service_account))?,
+                namespace: namespace.clone(),
+                name: Name::parse(&format!("{name}-listing"))?,
             },
         };
-        let identity = match self.user {
-            Some(name) => IssuerIdentity::User { name, namespace: self.namespace },
-            None => IssuerIdentity::ServiceAccount { namespace: self.namespace, name: self.service_account },
+        let mut text = match (user, renew_secret) {
+            (None, Some(secret)) => which.render_renewing(secret)?.2,
+            (Some(name), _) => which.render(&IssuerIdentity::User { name, namespace })?,
+            (None, None) => which.render(&IssuerIdentity::ServiceAccount { namespace, name })?,
         };
-        let audiences = Audiences::new(self.audiences);
-        let audiences = audiences.map_err(|problem| UsageError(format!("--audience: {problem}")))?;
-        let rendered = render(&roles, &cluster, &identity, &self.issuer, &audiences).and_then(|usual| {
-            if !self.listing {
-                return Ok(usual);
-            }
-            Ok(usual + &render_listing(&roles, &cluster, &lister, &self.issuer)?)
-        });
-        super::say(&rendered.map_err(|problem| match &problem {
-            RenderError::User(_) => UsageError(format!("--user: {problem}")).into(),
-            RenderError::NoRoles { .. } => UsageError(format!("--cluster: {problem}")).into(),
-            RenderError::OwnNamespace(_) => UsageError(format!("--namespace: {problem}")).into(),
-            RenderError::Roles(_) | RenderError::Audience(_) => anyhow::Error::from(problem),
-        })?)
+        if listing {
+            text.push_str(&which.render_listing(&lister)?);
+        }
+        super::say(&text)
+    }
+}
+
+fn told(problem: RenderError) -> anyhow::Error {
+    match &problem {
+        RenderError::User(_) => UsageError(format!("--user: {problem}")).into(),
+        RenderError::NoRoles { .. } => UsageError(format!("--cluster: {problem}")).into(),
+        RenderError::OwnNamespace(_) => UsageError(format!("--namespace: {problem}")).into(),
+        RenderError::RenewSecret(_) => UsageError(format!("the issuer's own Secret: {problem}")).into(),
+        RenderError::Roles(_) | RenderError::Audience(_) => anyhow::Error::from(problem),
     }
 }
 
