@@ -20,7 +20,7 @@ use shorepass_core::gives::Gives;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
-use shorepass_core::role::{Lifetime, Limits, Role, Subject, Target};
+use shorepass_core::role::{Lifetime, Limits, OnChange, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
 use crate::cursor::{Cursor, Fields, Report, closest};
@@ -74,6 +74,21 @@ pub(crate) fn load_file_for(file: &Path, known: &Known<'_>) -> Result<Roles, Con
     Reader { known: Some(known), seen: BTreeMap::new() }.file(file)
 }
 
+/// Stands for what is in the directory now: SHA-256 over the names and texts of the files that would be read. What cannot be
+/// read counts by the reason.
+pub fn fingerprint(directory: &Path) -> Digest {
+    let files = role_files(directory).map_err(|cause| ConfigErrors::from(cause).to_string());
+    let read = |file: &PathBuf| {
+        let text = envelope::read_text(file).unwrap_or_else(|cause| ConfigErrors::from(cause).to_string());
+        [file.as_os_str().as_encoded_bytes().to_vec(), text.into_bytes()]
+    };
+    let parts: Vec<Vec<u8>> = match &files {
+        Ok(files) => files.iter().flat_map(read).collect(),
+        Err(cause) => vec![cause.clone().into_bytes()],
+    };
+    Digest::of_parts(parts.iter().map(Vec::as_slice))
+}
+
 struct Reader<'c> {
     known: Option<&'c Known<'c>>,
     /// Where each name was given first.
@@ -125,10 +140,15 @@ impl Reader<'_> {
         let spec = fields.required("spec", |spec| self.spec(spec));
         let read = fields.optional("tests", |tests| case::cases(tests, name.as_ref(), self.known));
         cases.extend(read.unwrap_or_default());
-        let (name, Spec { gives, token, lease, silence, limits, subjects }) = (name?, spec?);
+        let (name, spec) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
-        match Role::new(name, gives, token, lease, subjects, digest) {
-            Ok(role) => Some(role.with_silence(silence).with_limits(limits)),
+        match Role::new(name, spec.gives, spec.token, spec.lease, spec.subjects, digest) {
+            Ok(role) => Some(
+                role.with_silence(spec.silence)
+                    .with_limits(spec.limits)
+                    .with_on_change(spec.on_change)
+                    .with_dry_run(spec.dry_run),
+            ),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -150,6 +170,8 @@ impl Reader<'_> {
             "dangerouslyUnbound",
             "lifetimes",
             "silence",
+            "onChange",
+            "dryRun",
             "limits",
             "subjects",
         ])?;
@@ -157,12 +179,14 @@ impl Reader<'_> {
         let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
+        let on_change = fields.optional("onChange", on_change).unwrap_or_default();
+        let dry_run = fields.optional("dryRun", only_true).is_some();
         let limits = fields.optional("limits", limits).unwrap_or_default();
         let subjects =
             fields.required("subjects", |subjects| subjects.list(|item| subject(item, self.known)));
         cluster?;
         let (token, lease) = lifetimes;
-        Some(Spec { gives: gives?, token, lease, silence, limits, subjects: subjects? })
+        Some(Spec { gives: gives?, token, lease, silence, on_change, dry_run, limits, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -183,13 +207,15 @@ struct Spec {
     token: Lifetime,
     lease: Lifetime,
     silence: Silence,
+    on_change: OnChange,
+    dry_run: bool,
     limits: Limits,
     subjects: Vec<Subject>,
 }
 
 /// The mode follows from which key is there.
 fn gives(cursor: &Cursor<'_>, fields: &Fields<'_>, cluster: Option<&Name>) -> Option<Gives> {
-    let unbound = fields.optional("dangerouslyUnbound", unbound);
+    let unbound = fields.optional("dangerouslyUnbound", only_true);
     let target = fields.optional("target", target);
     let strict = fields.optional("strict", strict::strict);
     match (fields.has("target"), fields.has("strict")) {
@@ -216,7 +242,7 @@ fn gives(cursor: &Cursor<'_>, fields: &Fields<'_>, cluster: Option<&Name>) -> Op
     }
 }
 
-fn unbound(cursor: &Cursor<'_>) -> Option<()> {
+fn only_true(cursor: &Cursor<'_>) -> Option<()> {
     match cursor.text()? {
         "true" => Some(()),
         other => cursor.fault(format!("{other:?} is not known: write true, or leave the key out")),
@@ -260,6 +286,14 @@ fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
     match cursor.text()? {
         "off" => Some(Silence::Off),
         _ => cursor.duration_within(SILENCE_FLOOR..=SILENCE_CEILING).map(Silence::After),
+    }
+}
+
+fn on_change(cursor: &Cursor<'_>) -> Option<OnChange> {
+    match cursor.text()? {
+        "keep" => Some(OnChange::Keep),
+        "end" => Some(OnChange::End),
+        other => cursor.fault(format!("{other:?} is not known: write keep or end")),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod outside;
 pub mod prove;
 mod records;
 pub mod revoke;
+pub mod roles;
 pub mod services;
 mod state;
 

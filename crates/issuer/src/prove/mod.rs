@@ -296,6 +296,7 @@ fn may_be_alive(cause: &EndCause) -> bool {
         EndCause::Released | EndCause::JobEnded | EndCause::Revoked { .. } => true,
         EndCause::Deadline
         | EndCause::Silence
+        | EndCause::RoleChanged
         | EndCause::EnrolmentReplaced
         | EndCause::OwnerBanned { .. } => true,
         EndCause::Abandoned | EndCause::AnchorLost | EndCause::ServiceAccountReplaced => false,

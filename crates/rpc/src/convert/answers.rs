@@ -146,6 +146,7 @@ fn end(cause: &EndCause, since: Timestamp, owner: Option<&SpiffeId>) -> v1::Leas
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
         | EndCause::EnrolmentReplaced
+        | EndCause::RoleChanged
         | EndCause::Silence => Default::default(),
     };
     v1::LeaseEnd { cause: end_cause(cause).into(), time: Some(timestamp(since)), by, reason }
@@ -162,6 +163,7 @@ fn end_cause(cause: &EndCause) -> v1::EndCause {
         EndCause::ServiceAccountReplaced => v1::EndCause::ServiceAccountReplaced,
         EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
         EndCause::Silence => v1::EndCause::Silent,
+        EndCause::RoleChanged => v1::EndCause::RoleChanged,
         EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
     }
 }
@@ -292,6 +294,8 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         transitions: view.lease.transitions().iter().map(transition).collect(),
         receipt: view.lease.receipt.as_deref().map(receipt),
         silence_limit: view.silence.map(duration),
+        policy_digest: view.lease.policy.map(|policy| policy.digest.to_string()).unwrap_or_default(),
+        policy_version: view.lease.policy.map_or(0, |policy| policy.version),
         not_removed: view
             .lease
             .not_removed
