@@ -1,5 +1,6 @@
 //! The command line: `serve`, `config check`, `rbac`, `identity create`, `store`.
 
+mod against;
 mod identity;
 mod rbac;
 mod serve;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 use shorepass_conditions::CelConditions;
 use shorepass_config::role::Roles;
 use shorepass_config::{ConfigErrors, IssuerConfig};
+use shorepass_core::policy::Policy;
 use shorepass_daemon::telemetry::TelemetryError;
 
 /// The central daemon of shorepass: decides by policy, mints short-lived ServiceAccount tokens, records and revokes them.
@@ -44,7 +46,7 @@ enum Command {
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Check the config file and the role documents; prints every problem with its place.
-    Check(ConfigFile),
+    Check(Check),
 }
 
 /// Which configuration.
@@ -53,6 +55,16 @@ struct ConfigFile {
     /// The config file (kind IssuerConfig).
     #[arg(long, value_name = "FILE", env = "SHOREPASS_CONFIG")]
     config: PathBuf,
+}
+
+/// What to check.
+#[derive(clap::Args)]
+struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// An audit file: also tell which of the decisions in it the role documents would change. Nothing is changed by that.
+    #[arg(long, value_name = "AUDIT_FILE")]
+    against: Option<PathBuf>,
 }
 
 /// A command line that does not say enough; one that clap cannot see by itself.
@@ -67,7 +79,7 @@ const USAGE: u8 = 2;
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::run(&file.config),
-        Command::Config(ConfigCommand::Check(file)) => check(&file.config),
+        Command::Config(ConfigCommand::Check(command)) => check(&command),
         Command::Rbac(command) => command.run(),
         Command::Identity(command) => command.run(),
         Command::Store(command) => command.run(),
@@ -88,14 +100,19 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
-fn check(file: &std::path::Path) -> Result<()> {
+fn check(command: &Check) -> Result<()> {
+    let file = &command.file.config;
     let config = IssuerConfig::load(file)?;
     let Roles { roles, warnings, .. } = config.load_roles(&CelConditions)?;
     for warning in warnings {
         eprintln!("shorepass-issuer: warning: {warning}");
     }
-    let (clusters, roles) = (config.clusters.len(), roles.len());
-    say(&format!("{}: fine; {clusters} cluster(s), {roles} role(s)\n", file.display()))
+    let (clusters, count) = (config.clusters.len(), roles.len());
+    say(&format!("{}: fine; {clusters} cluster(s), {count} role(s)\n", file.display()))?;
+    match &command.against {
+        Some(audit) => say(&against::against(audit, &Policy::new(roles)?)?),
+        None => Ok(()),
+    }
 }
 
 /// Writes to stdout. A reader that has seen enough is no failure; a full disk is.
