@@ -29,6 +29,7 @@ mod scenarios {
     mod request_ids;
     mod restart;
     mod revocation;
+    mod roles;
     mod second_issuer;
     mod secret_search;
     mod selectors;

@@ -79,6 +79,7 @@ impl Ended {
             EndCause::EnrolmentReplaced => "over: the runner was enrolled anew",
             EndCause::EnrolmentCloned => "over: this runner's identity was in use at two places",
             EndCause::Silent => "over: the issuer had not heard of this agent for too long",
+            EndCause::RoleChanged => "over: its role changed and does not give it any more",
             EndCause::OwnerBanned => "ended by a ban",
         };
         let by = if self.by.is_empty() { String::new() } else { format!(" by {}", self.by) };

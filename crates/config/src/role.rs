@@ -22,7 +22,7 @@ use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::needs::Need;
-use shorepass_core::role::{Lifetime, Limits, Role, Subject, Target};
+use shorepass_core::role::{Lifetime, Limits, OnChange, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
 
 use crate::cursor::{Cursor, Fields, Report, closest};
@@ -76,6 +76,21 @@ pub(crate) fn load_file_for(file: &Path, known: &Known<'_>) -> Result<Roles, Con
     Reader { known: Some(known), seen: BTreeMap::new() }.file(file)
 }
 
+/// Stands for what is in the directory now: SHA-256 over the names and texts of the files that would be read. What cannot be
+/// read counts by the reason.
+pub fn fingerprint(directory: &Path) -> Digest {
+    let files = role_files(directory).map_err(|cause| ConfigErrors::from(cause).to_string());
+    let read = |file: &PathBuf| {
+        let text = envelope::read_text(file).unwrap_or_else(|cause| ConfigErrors::from(cause).to_string());
+        [file.as_os_str().as_encoded_bytes().to_vec(), text.into_bytes()]
+    };
+    let parts: Vec<Vec<u8>> = match &files {
+        Ok(files) => files.iter().flat_map(read).collect(),
+        Err(cause) => vec![cause.clone().into_bytes()],
+    };
+    Digest::of_parts(parts.iter().map(Vec::as_slice))
+}
+
 struct Reader<'c> {
     known: Option<&'c Known<'c>>,
     /// Where each name was given first.
@@ -127,10 +142,16 @@ impl Reader<'_> {
         let spec = fields.required("spec", |spec| self.spec(spec));
         let read = fields.optional("tests", |tests| case::cases(tests, name.as_ref(), self.known));
         cases.extend(read.unwrap_or_default());
-        let (name, Spec { gives, token, lease, silence, limits, needs, subjects }) = (name?, spec?);
+        let (name, spec) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
-        match Role::new(name, gives, token, lease, subjects, digest) {
-            Ok(role) => Some(role.with_silence(silence).with_limits(limits).with_needs(needs)),
+        match Role::new(name, spec.gives, spec.token, spec.lease, spec.subjects, digest) {
+            Ok(role) => Some(
+                role.with_silence(spec.silence)
+                    .with_limits(spec.limits)
+                    .with_needs(spec.needs)
+                    .with_on_change(spec.on_change)
+                    .with_dry_run(spec.dry_run),
+            ),
             Err(unfit) => root.fault_below(unfit.field, unfit.problem),
         }
     }
@@ -152,6 +173,8 @@ impl Reader<'_> {
             "dangerouslyUnbound",
             "lifetimes",
             "silence",
+            "onChange",
+            "dryRun",
             "limits",
             "needs",
             "subjects",
@@ -160,6 +183,8 @@ impl Reader<'_> {
         let gives = gives(cursor, &fields, cluster.as_ref());
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
+        let on_change = fields.optional("onChange", on_change).unwrap_or_default();
+        let dry_run = fields.optional("dryRun", only_true).is_some();
         let limits = fields.optional("limits", limits).unwrap_or_default();
         let needs =
             fields.optional("needs", |list| Some(needs::needs(list))).unwrap_or_else(|| Some(Vec::new()));
@@ -168,7 +193,7 @@ impl Reader<'_> {
         cluster?;
         let ((token, lease), gives) = (lifetimes, gives?);
         let needs = needs?.into_iter().map(|need| need.within(gives.working_namespace())).collect();
-        Some(Spec { gives, token, lease, silence, limits, needs, subjects: subjects? })
+        Some(Spec { gives, token, lease, silence, on_change, dry_run, limits, needs, subjects: subjects? })
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -189,6 +214,8 @@ struct Spec {
     token: Lifetime,
     lease: Lifetime,
     silence: Silence,
+    on_change: OnChange,
+    dry_run: bool,
     limits: Limits,
     needs: Vec<Need>,
     subjects: Vec<Subject>,
@@ -196,7 +223,7 @@ struct Spec {
 
 /// The mode follows from which key is there.
 fn gives(cursor: &Cursor<'_>, fields: &Fields<'_>, cluster: Option<&Name>) -> Option<Gives> {
-    let unbound = fields.optional("dangerouslyUnbound", unbound);
+    let unbound = fields.optional("dangerouslyUnbound", only_true);
     let target = fields.optional("target", target);
     let strict = fields.optional("strict", strict::strict);
     match (fields.has("target"), fields.has("strict")) {
@@ -223,7 +250,7 @@ fn gives(cursor: &Cursor<'_>, fields: &Fields<'_>, cluster: Option<&Name>) -> Op
     }
 }
 
-fn unbound(cursor: &Cursor<'_>) -> Option<()> {
+fn only_true(cursor: &Cursor<'_>) -> Option<()> {
     match cursor.text()? {
         "true" => Some(()),
         other => cursor.fault(format!("{other:?} is not known: write true, or leave the key out")),
@@ -267,6 +294,14 @@ fn silence(cursor: &Cursor<'_>) -> Option<Silence> {
     match cursor.text()? {
         "off" => Some(Silence::Off),
         _ => cursor.duration_within(SILENCE_FLOOR..=SILENCE_CEILING).map(Silence::After),
+    }
+}
+
+fn on_change(cursor: &Cursor<'_>) -> Option<OnChange> {
+    match cursor.text()? {
+        "keep" => Some(OnChange::Keep),
+        "end" => Some(OnChange::End),
+        other => cursor.fault(format!("{other:?} is not known: write keep or end")),
     }
 }
 

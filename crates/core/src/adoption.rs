@@ -46,6 +46,7 @@ pub fn adopt(
         deadline: sealed.deadline.min(after(found.created, longest)),
         state: State::Active { pins, since: now },
         receipt: None,
+        policy: None,
         not_removed: None,
         revision: Revision::FIRST,
     }

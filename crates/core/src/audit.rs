@@ -66,6 +66,12 @@ pub struct Line {
     /// SHA-256 of the role's document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role_digest: Option<String>,
+    /// SHA-256 over all role documents by which it was decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_digest: Option<String>,
+    /// The number of that policy among those of the issuer's process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_version: Option<u64>,
     /// The cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -132,6 +138,9 @@ pub struct Line {
     /// Why it was refused, in full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<String>,
+    /// What a role that says `dryRun` would have decided: `allowed` or `denied`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
     /// What a receipt says: `proved`, `assumed` or `unproved`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<&'static str>,
@@ -157,6 +166,8 @@ pub fn line(change: &Change) -> Line {
         Change::LeasePending { lease, .. } => Line {
             bindings: bindings(lease),
             role_digest: Some(lease.role_digest.to_string()),
+            policy_digest: lease.policy.map(|policy| policy.digest.to_string()),
+            policy_version: lease.policy.map(|policy| policy.version),
             until: Some(lease.deadline.to_string()),
             ..of_lease("lease.pending", lease)
         },
@@ -250,7 +261,11 @@ pub fn line(change: &Change) -> Line {
             reason: Some(refusal.reason.to_owned()),
             subject: Some(refusal.subject.clone()),
             explanation: Some(refusal.explanation.clone()),
-            ..at("request.refused", refusal.at)
+            policy_digest: text(refusal.policy.digest),
+            policy_version: Some(refusal.policy.version),
+            job: refusal.job.map(|job| job.to_string()),
+            outcome: refusal.dry_run.map(|allowed| if allowed { "allowed" } else { "denied" }),
+            ..at(if refusal.dry_run.is_some() { "decision.dry-run" } else { "request.refused" }, refusal.at)
         },
     }
 }

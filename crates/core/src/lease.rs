@@ -21,6 +21,7 @@ use crate::ledger::{MintedToken, Revision};
 use crate::mint::CLOCK_TOLERANCE;
 use crate::name::Name;
 use crate::not_removed::NotRemoved;
+use crate::policy::edition::Edition;
 use crate::receipt::Receipt;
 use crate::role::{TOKEN_LIFETIME_CEILING, Target};
 use crate::time::{Timestamp, after, until};
@@ -154,6 +155,8 @@ pub enum EndCause {
     EnrolmentCloned,
     /// Its owner was not heard of for longer than the role allows.
     Silence,
+    /// Its role was exchanged for one that does not give it any more.
+    RoleChanged,
     /// Its owner was banned.
     OwnerBanned {
         /// By whom.
@@ -179,6 +182,7 @@ impl EndCause {
                 "ended because its runner's identity was in use at two places".to_owned()
             }
             Self::Silence => "ended because its owner was silent for longer than the role allows".to_owned(),
+            Self::RoleChanged => "ended because its role changed and does not give it any more".to_owned(),
             // Why is for operators: this is told to the owner.
             Self::OwnerBanned { by, reason: _ } => format!("ended because its owner was banned by {by}"),
         }
@@ -232,6 +236,8 @@ pub struct Lease {
     pub role: Option<Name>,
     /// The digest of that role's document when it was granted.
     pub role_digest: Digest,
+    /// The policy that granted it; not known of a lease that was adopted, or that is older than this was recorded.
+    pub policy: Option<Edition>,
     /// Which ServiceAccount; in a strict lease one that is made for it. Its name is empty where it is not known: of a bound
     /// lease without a role.
     pub target: Target,

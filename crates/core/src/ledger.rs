@@ -23,6 +23,7 @@ use crate::identity::CreatedIdentity;
 use crate::job::{Job, SpentToken};
 use crate::lease::Lease;
 use crate::name::Name;
+use crate::policy::edition::Edition;
 use crate::receipt::Control;
 use crate::request::{Method, Request};
 use crate::security::SecurityState;
@@ -86,6 +87,12 @@ pub struct Refusal {
     pub subject: String,
     /// Why, in full; the caller is told less.
     pub explanation: String,
+    /// The policy in force.
+    pub policy: Edition,
+    /// The job session that it was for; none where it was for none, or was not looked at.
+    pub job: Option<JobId>,
+    /// Of a role that says `dryRun`: whether it would have been given.
+    pub dry_run: Option<bool>,
 }
 
 /// One thing that happened. Rows are whole, as they are after the change.

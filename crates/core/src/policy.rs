@@ -4,6 +4,7 @@
 //! A denial tells the operator everything and the caller only that the role is not available: an unknown role and a
 //! forbidden one look the same from outside.
 
+pub mod edition;
 pub mod explanation;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use crate::lease::{AnchorName, Lease, Mode, State};
 use crate::ledger::Revision;
 use crate::mint::Order;
 use crate::name::Name;
-use crate::policy::explanation::{Explanation, Who};
+use crate::policy::edition::Edition;
+use crate::policy::explanation::{Explanation, Shown, Who};
 use crate::role::{Role, STRETCHED_LIFETIME, TOKEN_LIFETIME_FLOOR, Target};
 use crate::time::{Timestamp, after, for_people, until};
 
@@ -59,9 +61,17 @@ impl<'a> From<Asker<'a>> for Who<'a> {
 }
 
 /// All roles of an issuer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     roles: BTreeMap<Name, Role>,
+    edition: Edition,
+}
+
+/// No role at all.
+impl Default for Policy {
+    fn default() -> Self {
+        Self::of(BTreeMap::new())
+    }
 }
 
 /// Why roles do not go together.
@@ -92,6 +102,14 @@ pub struct Denial {
     pub reason: DenialReason,
     /// What the operator is told.
     pub explanation: String,
+    /// Of a role that says `dryRun`: whether it would have been given.
+    pub dry_run: Option<bool>,
+}
+
+impl Denial {
+    fn new(reason: DenialReason, explanation: String) -> Self {
+        Self { reason, explanation, dry_run: None }
+    }
 }
 
 /// What a caller is told.
@@ -113,6 +131,7 @@ pub struct Grant {
     owner: Owner,
     job: JobId,
     role: Role,
+    policy: Edition,
     created: Timestamp,
     deadline: Timestamp,
     token_lifetime: Duration,
@@ -138,6 +157,7 @@ impl Grant {
             owner: self.owner.clone().into(),
             role: Some(self.role.name().clone()),
             role_digest: self.role.digest(),
+            policy: Some(self.policy),
             target,
             anchor,
             mode,
@@ -171,14 +191,29 @@ impl Policy {
     /// All roles together.
     pub fn new(roles: Vec<Role>) -> Result<Self, PolicyError> {
         check_strict_namespaces(&roles)?;
-        let mut policy = Self::default();
+        let mut named = BTreeMap::new();
         for role in roles {
             let name = role.name().clone();
-            if policy.roles.insert(name.clone(), role).is_some() {
+            if named.insert(name.clone(), role).is_some() {
                 return Err(PolicyError::DuplicateRole(name));
             }
         }
-        Ok(policy)
+        Ok(Self::of(named))
+    }
+
+    fn of(roles: BTreeMap<Name, Role>) -> Self {
+        let edition = Edition::first(roles.values());
+        Self { roles, edition }
+    }
+
+    /// The same, as the one of that number in this process.
+    pub fn numbered(self, version: u64) -> Self {
+        Self { edition: Edition { version, ..self.edition }, ..self }
+    }
+
+    /// What stands for it in records.
+    pub fn edition(&self) -> Edition {
+        self.edition
     }
 
     /// All roles, by name.
@@ -191,10 +226,10 @@ impl Policy {
         self.roles.get(name)
     }
 
-    /// The roles whose subjects the caller matches, by name, whatever its job.
+    /// The roles whose subjects the caller matches, by name, whatever its job. Those that say `dryRun` are given to nobody.
     pub fn roles_of<'a>(&self, asker: impl Into<Asker<'a>>) -> impl Iterator<Item = &Role> {
         let asker = asker.into();
-        self.roles.values().filter(move |role| explanation::names(role, asker.into()))
+        self.roles.values().filter(move |role| !role.is_dry_run() && explanation::names(role, asker.into()))
     }
 
     /// A role that the caller may know of.
@@ -212,7 +247,7 @@ impl Policy {
         now: Timestamp,
     ) -> Result<Grant, Denial> {
         let asker = asker.into();
-        let role = self.permit(asker, Some(job), &ask.role, now)?;
+        let role = self.permit(asker.into(), Some(job), &ask.role, now)?;
         if let Some(denial) = blocked(blocks, now) {
             return Err(denial);
         }
@@ -223,6 +258,7 @@ impl Policy {
             owner: asker.caller.owner(),
             job: job.id,
             role: role.clone(),
+            policy: self.edition,
             created: now,
             deadline,
             token_lifetime: token_lifetime(role, ask.token_lifetime, until(now, deadline)),
@@ -240,7 +276,21 @@ impl Policy {
         now: Timestamp,
     ) -> Result<Order, Denial> {
         let asker = asker.into();
-        let over = |how: String| Denial { explanation: how.clone(), reason: DenialReason::LeaseEnded(how) };
+        let role = self.would_refresh(asker.into(), job, &lease, now)?;
+        let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
+        let needs = role.needs().to_vec();
+        Ok(Order { lease, owner: asker.caller.owner(), token_lifetime, needs })
+    }
+
+    /// The role by which a lease is given another token now, if whoever owns it asks.
+    pub fn would_refresh(
+        &self,
+        who: Who<'_>,
+        job: Option<&Job>,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<&Role, Denial> {
+        let over = |how: String| Denial::new(DenialReason::LeaseEnded(how.clone()), how);
         if let Some((cause, _)) = lease.end_cause() {
             return Err(over(cause.describe()));
         }
@@ -249,17 +299,15 @@ impl Policy {
         }
         let Some(role) = &lease.role else {
             let explanation = format!("lease {} was adopted, and no role is as its role was", lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
+            return Err(Denial::new(DenialReason::RoleNotAvailable(None), explanation));
         };
-        let role = self.permit(asker, job, role, now)?;
+        let role = self.permit(who, job, role, now)?;
         if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
-            return Err(Denial { reason: DenialReason::RoleNotAvailable(None), explanation });
+            return Err(Denial::new(DenialReason::RoleNotAvailable(None), explanation));
         }
-        let token_lifetime = token_lifetime(role, wanted, until(now, lease.deadline));
-        let needs = role.needs().to_vec();
-        Ok(Order { lease, owner: asker.caller.owner(), token_lifetime, needs })
+        Ok(role)
     }
 
     /// Decides on a request that led to a lease before, or on a lease that was adopted: as on a refresh, but who is blocked
@@ -277,28 +325,29 @@ impl Policy {
         blocked(blocks, now).map_or(Ok(order), Err)
     }
 
-    fn permit(
-        &self,
-        asker: Asker<'_>,
-        job: Option<&Job>,
-        role: &Name,
-        now: Timestamp,
-    ) -> Result<&Role, Denial> {
+    fn permit(&self, who: Who<'_>, job: Option<&Job>, role: &Name, now: Timestamp) -> Result<&Role, Denial> {
         if let Some(job) = job.filter(|job| !job.is_open(now)) {
             let explanation = format!("job {} has ended", job.id);
-            return Err(Denial { reason: DenialReason::JobEnded, explanation });
+            return Err(Denial::new(DenialReason::JobEnded, explanation));
         }
-        let not_available =
-            |explanation| Denial { reason: DenialReason::RoleNotAvailable(None), explanation };
+        self.weigh(who, Shown::from(job.map(|job| &job.evidence)), role)
+    }
+
+    /// The role, if it is given to who asks with such a job. Neither blocks nor the end of a job count here.
+    pub fn weigh(&self, who: Who<'_>, job: Shown<'_>, role: &Name) -> Result<&Role, Denial> {
+        let not_available = |explanation| Denial::new(DenialReason::RoleNotAvailable(None), explanation);
         let Some(role) = self.roles.get(role) else {
             return Err(not_available(format!("there is no role {role}")));
         };
-        let explanation = Explanation::of(role, asker.into(), job.map(|job| &job.evidence).into());
+        let explanation = Explanation::of(role, who, job);
+        if role.is_dry_run() {
+            let dry_run = Some(explanation.allows());
+            return Err(Denial { dry_run, ..not_available(format!("dry run: {explanation}")) });
+        }
         if explanation.allows() {
             return Ok(role);
         }
-        let reason = DenialReason::RoleNotAvailable(explanation.told());
-        Err(Denial { reason, explanation: explanation.to_string() })
+        Err(Denial::new(DenialReason::RoleNotAvailable(explanation.told()), explanation.to_string()))
     }
 }
 
@@ -322,7 +371,7 @@ pub fn check_strict_namespaces(roles: &[Role]) -> Result<(), PolicyError> {
 fn blocked(blocks: &[Block], now: Timestamp) -> Option<Denial> {
     let block = blocks.iter().find(|block| block.in_force(now))?;
     let explanation = format!("blocked by {} until {}: {}", block.by, for_people(block.until), block.reason);
-    Some(Denial { reason: DenialReason::Blocked(Box::new(block.clone())), explanation })
+    Some(Denial::new(DenialReason::Blocked(Box::new(block.clone())), explanation))
 }
 
 /// No longer than the lease, so that an issuer that is down at the deadline leaves little behind; but Kubernetes gives

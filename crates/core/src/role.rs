@@ -101,6 +101,16 @@ pub struct Limits {
     pub mints_per_minute: Option<NonZeroU32>,
 }
 
+/// What becomes of its leases when the role changes and would not give them any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnChange {
+    /// They live until a refresh is denied, or until their deadline.
+    #[default]
+    Keep,
+    /// They end.
+    End,
+}
+
 /// A policy document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
@@ -112,6 +122,8 @@ pub struct Role {
     silence: Silence,
     limits: Limits,
     needs: Vec<Need>,
+    on_change: OnChange,
+    dry_run: bool,
     digest: Digest,
 }
 
@@ -184,6 +196,8 @@ impl Role {
             silence: Silence::default(),
             limits: Limits::default(),
             needs: Vec::new(),
+            on_change: OnChange::default(),
+            dry_run: false,
             digest,
         })
     }
@@ -196,6 +210,26 @@ impl Role {
     /// The same, with what it limits.
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same, with what it says about its own change.
+    pub fn with_on_change(self, on_change: OnChange) -> Self {
+        Self { on_change, ..self }
+    }
+
+    /// The same, only to record what it would give.
+    pub fn with_dry_run(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
+    }
+
+    /// Whether it gives nothing, and what it would have decided is recorded.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// What becomes of its leases when it changes.
+    pub fn on_change(&self) -> OnChange {
+        self.on_change
     }
 
     /// What it limits.

@@ -66,6 +66,15 @@ impl Hearing {
         self.due.insert((due, lease));
     }
 
+    /// Another limit holds for it, counted from when it was heard of; from now if it had none.
+    pub fn limit(&mut self, lease: LeaseId, limit: Option<Duration>, now: Duration) {
+        let at = self.leases.get(&lease).map_or(now, |heard| heard.at);
+        match limit {
+            Some(limit) => self.begin(lease, limit, at),
+            None => self.forget(lease),
+        }
+    }
+
     /// It was heard of. One without a limit is not known here.
     pub fn hear(&mut self, lease: LeaseId, now: Duration) {
         if let Some(heard) = self.leases.get_mut(&lease) {
@@ -125,6 +134,21 @@ mod tests {
         assert_eq!(Silence::ByKind.limit(Kind::Platform), None);
         assert_eq!(Silence::Off.limit(Kind::Runner), None);
         assert_eq!(Silence::After(second(60)).limit(Kind::Platform), Some(second(60)));
+    }
+
+    #[test]
+    fn another_limit_counts_from_when_the_lease_was_heard_of() {
+        let mut hearing = Hearing::default();
+        hearing.begin(lease(1), second(100), second(0));
+        hearing.begin(lease(2), second(100), second(0));
+        hearing.limit(lease(1), Some(second(30)), second(20));
+        hearing.limit(lease(2), None, second(20));
+        hearing.limit(lease(3), Some(second(30)), second(20));
+        assert_eq!(hearing.silent(second(29)), []);
+        assert_eq!(hearing.silent(second(30)), [lease(1)]);
+        hearing.forget(lease(1));
+        assert_eq!(hearing.silent(second(50)), [lease(3)]);
+        assert_eq!(hearing.silent(second(1000)), [lease(3)], "the second has no limit any more");
     }
 
     #[test]

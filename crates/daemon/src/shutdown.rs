@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,24 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
         cancelled.cancel();
     });
     Ok(stop)
+}
+
+/// Each SIGHUP from now on; before this a SIGHUP ends the process.
+pub fn on_hangups() -> std::io::Result<Hangups> {
+    Ok(Hangups(signal(SignalKind::hangup())?))
+}
+
+/// The SIGHUPs of this process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Waits for the next one. Several that came since the last count as one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await // no more can come
+        }
+    }
 }
 
 /// A task ended that should not have.

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use shorepass_cluster::{KubeCluster, Places};
+use shorepass_cluster::KubeCluster;
 use shorepass_config::issuer::OnStoreFailure;
 use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::anchors::{FoundAnchor, Sealed};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::cluster::Cluster;
-use shorepass_core::gives::Gives;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::Ledger;
 use shorepass_core::name::Name;
@@ -27,7 +26,7 @@ use shorepass_core::time::{Clock, Entropy, until};
 use shorepass_daemon::admin::{self, Condition, Metrics, Readiness};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
 use shorepass_daemon::listen::{self, Listener, Permit};
-use shorepass_daemon::shutdown::{Tasks, on_signals};
+use shorepass_daemon::shutdown::{Tasks, on_hangups, on_signals};
 use shorepass_daemon::telemetry::Chain;
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
@@ -59,6 +58,9 @@ use crate::outside::{Outside, Seal};
 use crate::records::{Begun, Records};
 use crate::reviews::{self, Reviews};
 use crate::revoke::sweeper::Sweeper;
+use crate::roles::in_force::InForce;
+use crate::roles::probes::probe;
+use crate::roles::reload::{Reloading, warn_of_unbound};
 use crate::services::UseCases;
 use crate::state::StateDirectory;
 
@@ -68,8 +70,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(12);
 /// For deletes that are on their way when everything else has ended: a little more than one may take.
 const LAST_CUTS: Duration = Duration::from_secs(9);
-/// How often the admission policy is looked for again.
-const PROBE_EVERY: Duration = Duration::from_secs(3600);
 /// How often the ledger's health is shown.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Handshaken connections that wait to be served.
@@ -84,6 +84,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let metrics = Metrics::install()?;
     let readiness = Readiness::new();
     let stop = on_signals().context("cannot watch for signals")?;
+    let hangups = on_hangups().context("cannot watch for SIGHUP")?;
     let mut tasks = Tasks::new(stop.clone());
 
     let listeners = Listeners::bind(&config).await?;
@@ -93,7 +94,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     let parts = Parts::open(&config, roles, &clusters)?;
     let records = Records::begin(parts.use_cases.outside.clone())?;
     let presences = Presence::begin(&config.clusters, &clusters, &parts.holder, &readiness).await?;
-    warn_of_unbound(&parts.use_cases.outside.policy);
+    warn_of_unbound(&parts.use_cases.outside.policy.current());
 
     for cluster in clusters.keys() {
         let (ends, cluster) = (parts.use_cases.ends.clone(), cluster.clone());
@@ -107,13 +108,16 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
         let look = |stop, begun: Begun| unclaimed.began(begun.empty).run(stop);
         tasks.spawn("unclaimed-anchors", records.clone().then(stop.clone(), look));
     }
+    let ends = parts.use_cases.ends.clone();
+    crate::own_credential::keep(&config, &clusters, &readiness, &mut tasks)?;
+    let reloading = Reloading::new(config, ends, readiness.condition("roles"));
+    tasks.spawn("roles", records.clone().then(stop.clone(), |stop, _| reloading.run(hangups, stop)));
     let presence = keep(presences, &stop);
     let ledger = parts.use_cases.outside.ledger.clone();
     tasks.spawn("identities", Inbox::new(parts.identities.clone(), ledger.clone()).run(stop.clone()));
     tasks.spawn("ledger-health", watch(ledger, readiness.condition("ledger"), stop.clone()));
     let health = watch_clusters(parts.use_cases.outside.clone(), readiness.clone(), stop.clone());
     tasks.spawn("cluster-health", health);
-    crate::own_credential::keep(&config, &clusters, &readiness, &mut tasks)?;
     for (name, cluster) in clusters {
         let outside = parts.use_cases.outside.clone();
         tasks.spawn("reviews", reviews::keep(cluster.clone(), outside.clone(), stop.clone()));
@@ -146,12 +150,6 @@ fn keep(presences: Vec<Presence>, stop: &CancellationToken) -> JoinSet<Presence>
         });
     }
     kept
-}
-
-fn warn_of_unbound(policy: &Policy) {
-    for role in policy.roles().filter(|role| matches!(role.gives(), Gives::Unbound(_))) {
-        tracing::warn!(role = %role.name(), "the role says dangerouslyUnbound: nothing ends its tokens before they expire");
-    }
 }
 
 struct Listeners {
@@ -229,7 +227,7 @@ impl Parts {
                 .iter()
                 .map(|(name, cluster)| (name.clone(), cluster.clone() as Arc<dyn Cluster>))
                 .collect(),
-            policy,
+            policy: InForce::new(policy),
             job_issuers: job_issuers::known(config),
             job_tokens: job_issuers::verifier(config)?,
             seal: Box::new(AnchorSeal(anchors)),
@@ -468,23 +466,6 @@ async fn watch_clusters(outside: Arc<Outside>, readiness: Readiness, stop: Cance
                 Some(why) => condition.holds_but(why.to_string()),
                 None => condition.holds(),
             }
-        }
-    }
-}
-
-/// Looks for the admission policy in every namespace that the roles have in a cluster: at start, then hourly. Without it
-/// nothing is minted. A cluster that hangs holds up no other.
-async fn probe(name: Name, cluster: Arc<KubeCluster>, outside: Arc<Outside>, stop: CancellationToken) {
-    loop {
-        let places = Places::of(outside.policy.roles(), &name);
-        let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&places)).await else { return };
-        for (namespace, cause) in missing {
-            tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
-        }
-        let due = outside.clock.since_boot() + PROBE_EVERY;
-        let pause = sleep_until_boottime(outside.clock.as_ref(), due);
-        if stop.run_until_cancelled(pause).await.is_none() {
-            return;
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod prove;
 mod records;
 pub mod reviews;
 pub mod revoke;
+pub mod roles;
 pub mod services;
 mod state;
 

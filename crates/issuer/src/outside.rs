@@ -20,7 +20,6 @@ use shorepass_core::labels::Labels;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, Ledger, LedgerError, Refusal};
 use shorepass_core::name::Name;
-use shorepass_core::policy::Policy;
 use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Clock, Entropy, for_people};
 use shorepass_rpc::connections::Connections;
@@ -35,6 +34,7 @@ use crate::issue::attempts::Attempts;
 use crate::issue::quotas::Quotas;
 use crate::issue::turns::{NoTurn, Turns};
 use crate::reviews::Reviews;
+use crate::roles::in_force::InForce;
 
 /// When somebody comes back to whom a quota left no room: something has to end first.
 const QUOTA_RETRY: Duration = Duration::from_secs(15);
@@ -64,7 +64,7 @@ pub struct Outside {
     /// The clusters, by name.
     pub clusters: BTreeMap<Name, Arc<dyn Cluster>>,
     /// The roles.
-    pub policy: Policy,
+    pub policy: InForce,
     /// Whose job tokens are taken, by name.
     pub job_issuers: BTreeMap<Name, JobIssuer>,
     /// Verifies them.
@@ -111,6 +111,15 @@ pub struct Refusing<'a> {
     pub explanation: String,
 }
 
+/// What a decision on a role adds to a refusal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Decided {
+    /// The job session that it was for.
+    pub job: Option<JobId>,
+    /// Of a role that says `dryRun`: whether it would have been given.
+    pub dry_run: Option<bool>,
+}
+
 impl Outside {
     /// The cluster of that name. Roles are checked against the clusters at start, so that it is there.
     pub fn cluster(&self, name: &Name) -> Result<&Arc<dyn Cluster>, Refused> {
@@ -127,6 +136,11 @@ impl Outside {
 
     /// Records a refusal and gives what the caller is told, under the same decision id.
     pub async fn refuse(&self, refusing: Refusing<'_>) -> Refused {
+        self.refuse_decided(refusing, Decided::default()).await
+    }
+
+    /// As [`Self::refuse`], where a role was decided on.
+    pub async fn refuse_decided(&self, refusing: Refusing<'_>, decided: Decided) -> Refused {
         let at = self.clock.now();
         let decision = DecisionId::generate(at, self.entropy.as_ref());
         let Refusing { caller, method, subject, refused, explanation } = refusing;
@@ -140,6 +154,9 @@ impl Outside {
             reason: reason_name(refused.reason),
             subject: subject.chars().filter(|letter| !letter.is_control()).take(200).collect(),
             explanation,
+            policy: self.policy.current().edition(),
+            job: decided.job,
+            dry_run: decided.dry_run,
         };
         match self.ledger.commit(vec![Change::Refused { refusal }]).await {
             Ok(_) => refused.decided(decision),
@@ -172,10 +189,15 @@ impl Outside {
 
     /// The labels that the caller's enrolment gave it; platforms have none.
     pub fn labels_of(&self, caller: &Caller) -> Result<Labels, LedgerError> {
-        if caller.kind() != Kind::Runner {
+        self.labels_of_owner(&caller.owner())
+    }
+
+    /// As [`Self::labels_of`], of who is not calling now.
+    pub fn labels_of_owner(&self, owner: &Owner) -> Result<Labels, LedgerError> {
+        if owner.spiffe_id.kind != Kind::Runner {
             return Ok(Labels::default());
         }
-        Ok(self.ledger.enrolment(caller.owner().enrolment)?.map(|found| found.labels).unwrap_or_default())
+        Ok(self.ledger.enrolment(owner.enrolment)?.map(|found| found.labels).unwrap_or_default())
     }
 
     /// The blocks that may refuse the caller a lease of the role for this job.

@@ -110,16 +110,20 @@ pub async fn missing_of(
     Ok(Missing::of(cluster.lacking(account, &rights).await?))
 }
 
-/// Asks what the ServiceAccounts of a cluster's roles may do that outlives a lease: at start, then hourly, and sooner where
-/// they could not be asked about.
+/// Asks what the ServiceAccounts of a cluster's roles may do that outlives a lease: at start, then hourly, when
+/// roles change, and sooner where they could not be asked about.
 pub(crate) async fn keep(cluster: Arc<dyn Cluster>, outside: Arc<Outside>, stop: CancellationToken) {
+    let mut exchanges = outside.policy.exchanges();
     loop {
-        let look = outside.reviews.look(&outside.policy, cluster.as_ref());
+        let policy = exchanges.borrow_and_update().clone();
+        let look = outside.reviews.look(&policy, cluster.as_ref());
         let Some(known) = stop.run_until_cancelled(look).await else { return };
         let due = outside.clock.since_boot() + if known { EVERY } else { AGAIN };
-        let pause = sleep_until_boottime(outside.clock.as_ref(), due);
-        if stop.run_until_cancelled(pause).await.is_none() {
-            return;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep_until_boottime(outside.clock.as_ref(), due) => {}
+            // It ends only with the policy that is watched, which is held here.
+            _ = exchanges.changed() => {}
         }
     }
 }

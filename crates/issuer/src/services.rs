@@ -161,7 +161,8 @@ impl Credentials for UseCases {
         let later = |name: &Name| after.as_ref().is_none_or(|after| name > after);
         let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
         let asker = Asker { caller, labels: &labels };
-        let mut roles = self.outside.policy.roles_of(asker).filter(|role| later(role.name()));
+        let policy = self.outside.policy.current();
+        let mut roles = policy.roles_of(asker).filter(|role| later(role.name()));
         let offer = |role: &shorepass_core::role::Role| {
             let endpoint = self.outside.cluster(role.cluster())?.endpoint().clone();
             Ok(OfferedRole { role: role.clone(), endpoint })

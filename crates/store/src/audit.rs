@@ -127,6 +127,11 @@ pub(crate) struct Entry {
     pub(crate) change: Option<Change>,
 }
 
+/// The change that a line of an audit file records; none where it records no change of rows.
+pub fn recorded_change(line: &str) -> Result<Option<Change>, String> {
+    Ok(parse(line.as_bytes())?.change)
+}
+
 fn parse(line: &[u8]) -> Result<Entry, String> {
     let read: Read = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let change = read.record.as_deref().map(parse_record).transpose()?;

@@ -35,7 +35,7 @@ mod tests;
 mod trim;
 
 pub use annotation::{Sealer, SealerError};
-pub use audit::AuditError;
+pub use audit::{AuditError, recorded_change};
 pub use error::OpenError;
 pub use memory::MemoryLedger;
 pub use offline::{Offline, Rebuilt, Report, TransferError};

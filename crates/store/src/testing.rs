@@ -22,6 +22,7 @@ use shorepass_core::labels::Labels;
 use shorepass_core::lease::{AnchorName, Binding, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Refusal, Revision};
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::policy::edition::Edition;
 use shorepass_core::receipt::Control;
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
@@ -115,6 +116,7 @@ pub(crate) fn lease(number: u8) -> Lease {
         deadline: second(i64::from(number) + 3600),
         state: State::Pending,
         receipt: None,
+        policy: None,
         not_removed: None,
         revision: Revision::FIRST,
     }
@@ -305,6 +307,9 @@ pub(crate) fn refused() -> Change {
         reason: "ROLE_NOT_AVAILABLE",
         subject: "web-deployer".to_owned(),
         explanation: "there is no role web-deployer".to_owned(),
+        policy: Edition { digest: Digest::of_bytes(b"roles"), version: 3 },
+        job: None,
+        dry_run: None,
     };
     Change::Refused { refusal }
 }

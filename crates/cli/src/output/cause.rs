@@ -16,6 +16,7 @@ pub(crate) fn cause(cause: v1::EndCause) -> &'static str {
         v1::EndCause::EnrolmentReplaced => "enrolment-replaced",
         v1::EndCause::EnrolmentCloned => "runner-cloned",
         v1::EndCause::Silent => "silence",
+        v1::EndCause::RoleChanged => "role-changed",
         v1::EndCause::OwnerBanned => "owner-banned",
     }
 }

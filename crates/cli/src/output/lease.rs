@@ -59,6 +59,11 @@ pub(crate) struct LeaseView {
     tokens: Vec<TokenView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block: Option<BlockView>,
+    /// The policy that granted it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    policy_digest: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    policy_version: u64,
     transitions: Vec<TransitionView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pins: Option<PinsView>,
@@ -68,6 +73,11 @@ pub(crate) struct LeaseView {
     escape_rights: Option<EscapesView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) receipt: Option<ReceiptView>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What the ServiceAccount of a strict lease is bound to.
@@ -131,6 +141,8 @@ impl LeaseView {
             create_time: time(lease.create_time),
             deadline,
             remaining_seconds: seconds(lease.remaining),
+            policy_digest: record.policy_digest,
+            policy_version: record.policy_version,
             silence_limit_seconds: record.silence_limit.map(|limit| seconds(Some(limit))),
             end: lease.end.map(EndView::of),
             tokens,
@@ -234,6 +246,9 @@ impl LeaseView {
             ("SERVICEACCOUNT", self.account()),
             ("MODE", self.spoken_mode()),
         ]);
+        if self.policy_version > 0 {
+            fields.push(("POLICY", format!("version {}, {}", self.policy_version, self.policy_digest)));
+        }
         if !self.anchor.is_empty() {
             fields.push(("ANCHOR", format!("{}/{}", self.namespace, self.anchor)));
         }

@@ -17,6 +17,9 @@ pub(crate) struct Explained {
     role: String,
     caller: String,
     allowed: bool,
+    /// Nobody is given a role that says `dryRun`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
     subjects: Vec<SubjectView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lifetimes: Option<LifetimesView>,
@@ -75,6 +78,7 @@ impl Explained {
             role: role.name().to_string(),
             caller: caller.to_string(),
             allowed,
+            dry_run: role.is_dry_run(),
             subjects: subjects.collect(),
             lifetimes: allowed.then(|| LifetimesView {
                 token: LifetimeView::of(role.token()),
@@ -91,7 +95,11 @@ impl Explained {
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let outcome = if self.allowed { "given" } else { "not given" };
+        let outcome = match (self.allowed, self.dry_run) {
+            (true, false) => "given",
+            (true, true) => "a dry run, and would be given",
+            (false, _) => "not given",
+        };
         let mut text = format!("role {} is {outcome} to {}\n", self.role, self.caller);
         for (index, subject) in self.subjects.iter().enumerate() {
             let unmet = subject.unmet.as_deref().unwrap_or("gives the role");

@@ -73,6 +73,8 @@ pub(crate) fn active() -> v1::LeaseRecord {
         transitions: steps(&[(v1::LeaseState::Pending, 0), (v1::LeaseState::Active, 1)]),
         receipt: None,
         not_removed: None,
+        policy_digest: String::new(),
+        policy_version: 0,
         silence_limit: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
         escape_rights: None,
         pins: Some(v1::LeasePins {

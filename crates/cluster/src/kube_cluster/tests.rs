@@ -48,6 +48,7 @@ fn lease() -> Lease {
         deadline: Timestamp::UNIX_EPOCH,
         state: State::Pending,
         receipt: None,
+        policy: None,
         not_removed: None,
         revision: Revision::FIRST,
     }

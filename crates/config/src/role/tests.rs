@@ -115,6 +115,39 @@ fn unbound_must_be_asked_for_by_its_dangerous_name() {
 }
 
 #[test]
+fn what_becomes_of_leases_and_dry_runs_are_said_in_their_words() {
+    let role = |line: &str| read(&ROLE.replacen("  subjects:", &format!("  {line}\n  subjects:"), 1));
+    let said = |line: &str| role(line).unwrap().remove(0);
+    assert_eq!(said("onChange: end").on_change(), OnChange::End);
+    assert_eq!(said("onChange: keep").on_change(), OnChange::Keep);
+    assert!(said("dryRun: true").is_dry_run());
+    let default = said("silence: off");
+    assert!(!default.is_dry_run() && default.on_change() == OnChange::Keep);
+    for (line, fragment) in [("onChange: stop", "write keep or end"), ("dryRun: false", "leave the key out")]
+    {
+        assert!(role(line).unwrap_err().to_string().contains(fragment), "{line}");
+    }
+}
+
+#[test]
+fn a_fingerprint_changes_with_names_and_texts_of_what_is_read_and_with_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("a.yaml", ROLE);
+    let first = fingerprint(folder.path());
+    write("notes.txt", "x");
+    write(".hidden.yaml", "x");
+    assert_eq!(fingerprint(folder.path()), first);
+    write("b.yml", "");
+    let second = fingerprint(folder.path());
+    fs::rename(folder.path().join("b.yml"), folder.path().join("c.yml")).unwrap();
+    let third = fingerprint(folder.path());
+    write("a.yaml", "");
+    let all = [first, second, third, fingerprint(folder.path()), fingerprint(Path::new("/nonexistent"))];
+    assert_eq!(std::collections::BTreeSet::from(all).len(), 5);
+}
+
+#[test]
 fn silence_is_off_or_a_limit_or_by_the_kind_of_its_owners() {
     let read = |line: &str| {
         let text = ROLE.replacen("  subjects:", &format!("{line}  subjects:"), 1);

@@ -34,6 +34,7 @@ pub(crate) fn lease() -> Lease {
         deadline: second(600),
         state: State::Pending,
         receipt: None,
+        policy: None,
         not_removed: None,
         revision: Revision::FIRST,
     }

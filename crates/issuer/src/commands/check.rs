@@ -1,8 +1,10 @@
-//! `shorepass-issuer config check`: what can be said of the documents, and with `--online` of the clusters too.
+//! `shorepass-issuer config check`: what can be said of the documents, with `--against` of decisions of before, and with
+//! `--online` of the clusters too.
 //!
 //! Online it asks each cluster, as the issuer, about the ServiceAccounts of the roles: whether they are allowed what the roles
 //! need, and by what jobs can leave something behind. It changes nothing and mints nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,7 +16,7 @@ use shorepass_core::policy::Policy;
 use shorepass_core::role::Role;
 use shorepass_daemon::clock::SystemClock;
 
-use super::{ConfigFile, say};
+use super::{ConfigFile, against, say};
 use crate::clusters::connect;
 use crate::reviews::{Reviews, missing_of};
 
@@ -27,6 +29,9 @@ pub(super) struct Check {
     /// what jobs can leave something behind that outlives their leases.
     #[arg(long)]
     online: bool,
+    /// An audit file: also tell which of the decisions in it the role documents would change. Nothing is changed by that.
+    #[arg(long, value_name = "AUDIT_FILE")]
+    against: Option<PathBuf>,
 }
 
 impl Check {
@@ -38,6 +43,9 @@ impl Check {
         }
         let (file, clusters) = (self.file.config.display(), config.clusters.len());
         say(&format!("{file}: fine; {clusters} cluster(s), {} role(s)\n", roles.len()))?;
+        if let Some(audit) = &self.against {
+            say(&against::against(audit, &Policy::new(roles.clone())?)?)?;
+        }
         if !self.online {
             return Ok(());
         }

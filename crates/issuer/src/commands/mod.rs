@@ -1,5 +1,6 @@
 //! The command line: `serve`, `config check`, `rbac`, `cluster bootstrap`, `identity create`, `store`.
 
+mod against;
 mod check;
 mod cluster;
 mod identity;

@@ -32,13 +32,13 @@ use tokio::sync::Notify;
 
 use self::deadlines::Deadlines;
 use self::roles::Roles;
-use self::streams::Streams;
+use self::streams::{Event, Streams};
 use crate::revoke::PAGE;
 
 /// What the issuer knows of living leases.
 pub struct Follow {
     clock: Arc<dyn Clock>,
-    roles: Roles,
+    roles: Mutex<Roles>,
     deadlines: Mutex<Deadlines>,
     hearing: Mutex<Hearing>,
     streams: Mutex<Streams>,
@@ -55,7 +55,7 @@ impl Follow {
         entropy.fill(&mut start);
         Self {
             clock,
-            roles: Roles::of(policy),
+            roles: Mutex::new(Roles::of(policy)),
             deadlines: Mutex::default(),
             hearing: Mutex::default(),
             streams: Mutex::new(Streams::new(u64::from_be_bytes(start))),
@@ -79,7 +79,27 @@ impl Follow {
 
     /// How long the owner of the lease may be silent.
     pub(crate) fn silence_of(&self, lease: &Lease) -> Option<Duration> {
-        self.roles.silence_of(lease)
+        locked(&self.roles).silence_of(lease)
+    }
+
+    /// Other roles are in force from now on.
+    pub(crate) fn exchange_roles(&self, policy: &Policy) {
+        *locked(&self.roles) = Roles::of(policy);
+    }
+
+    /// What follows for a living lease: how long its owner may be silent, and that its role is another one, if so.
+    pub(crate) fn roles_exchanged(&self, lease: &Lease, changed: bool) {
+        let limit = self.silence_of(lease);
+        locked(&self.hearing).limit(lease.id, limit, self.clock.since_boot());
+        self.sooner.notify_one();
+        if changed && self.role_changed(lease) {
+            locked(&self.streams).publish(lease, Event::RoleChanged(lease.id));
+        }
+    }
+
+    /// Whether its role is another one than it was granted by, or gone.
+    fn role_changed(&self, lease: &Lease) -> bool {
+        locked(&self.roles).changed(lease)
     }
 
     /// How many leases of the role live.
@@ -117,7 +137,7 @@ impl Follow {
                 }
             }
         }
-        locked(&self.streams).publish(lease);
+        locked(&self.streams).publish(lease, Event::Ended(Box::new(lease.clone())));
     }
 
     /// The leases whose deadline has passed; each once.
@@ -151,7 +171,7 @@ impl Follow {
         locked(&self.streams).close(opened.stream);
     }
 
-    fn take(&self, opened: Opened) -> Next<Lease> {
+    fn take(&self, opened: Opened) -> Next<Event> {
         locked(&self.streams).take(opened.stream)
     }
 }

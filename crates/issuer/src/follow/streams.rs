@@ -1,15 +1,25 @@
-//! The feed of ends, and how the streams on it are woken.
+//! The feed of ends and of roles that changed, and how the streams on it are woken.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use shorepass_core::caller::Owner;
 use shorepass_core::feed::{Feed, Next, Opened, StreamId};
+use shorepass_core::id::LeaseId;
 use shorepass_core::lease::Lease;
 use tokio::sync::Notify;
 
+/// What owners are told.
+#[derive(Clone)]
+pub(super) enum Event {
+    /// A lease ended.
+    Ended(Box<Lease>),
+    /// The role of a lease that lives is another one.
+    RoleChanged(LeaseId),
+}
+
 pub(super) struct Streams {
-    feed: Feed<Lease>,
+    feed: Feed<Event>,
     wake: HashMap<StreamId, Arc<Notify>>,
 }
 
@@ -33,14 +43,14 @@ impl Streams {
         self.wake.remove(&stream);
     }
 
-    pub(super) fn take(&mut self, stream: StreamId) -> Next<Lease> {
+    pub(super) fn take(&mut self, stream: StreamId) -> Next<Event> {
         self.feed.take(stream)
     }
 
-    pub(super) fn publish(&mut self, lease: &Lease) {
+    pub(super) fn publish(&mut self, lease: &Lease, event: Event) {
         // Whoever is not known by name finds the end with its next call.
         let Some(owner) = lease.owner.known() else { return };
-        for stream in self.feed.publish(owner, lease.clone()) {
+        for stream in self.feed.publish(owner, event) {
             if let Some(wake) = self.wake.get(&stream) {
                 wake.notify_one();
             }

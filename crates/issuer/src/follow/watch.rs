@@ -16,6 +16,7 @@ use shorepass_rpc::refused::Refused;
 use tokio::sync::Notify;
 
 use super::Follow;
+use super::streams::Event;
 use crate::outside::ledger_refused;
 use crate::services::UseCases;
 
@@ -51,7 +52,7 @@ impl Following for UseCases {
             }
             let missed = match lease.is_live() {
                 _ if opened.up_to_date => None,
-                true if self.outside.follow.roles.changed(&lease) => {
+                true if self.outside.follow.role_changed(&lease) => {
                     Some(Notice::RoleChanged { sequence, lease: id })
                 }
                 true => None,
@@ -93,8 +94,11 @@ impl Notices for Listening {
         }
         loop {
             match self.follow.take(self.opened) {
-                Next::Event { sequence, event } => {
-                    return Notice::Ended { sequence, lease: Box::new(event) };
+                Next::Event { sequence, event: Event::Ended(lease) } => {
+                    return Notice::Ended { sequence, lease };
+                }
+                Next::Event { sequence, event: Event::RoleChanged(lease) } => {
+                    return Notice::RoleChanged { sequence, lease };
                 }
                 Next::StartOver => return Notice::StartOver,
                 Next::Nothing => self.wake.notified().await,

@@ -93,9 +93,10 @@ impl Issuing {
         let now = outside.clock.now();
         let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
         let asker = Asker { caller, labels: &labels };
-        match outside.policy.decide_again(asker, Some(&job), lease, ask.token_lifetime, &blocks, now) {
+        let policy = outside.policy.current();
+        match policy.decide_again(asker, Some(&job), lease, ask.token_lifetime, &blocks, now) {
             Ok(order) => Ok(order),
-            Err(denial) => Err(self.deny(caller, "Issue", &role, denial).await),
+            Err(denial) => Err(self.deny(caller, "Issue", &role, Some(job.id), denial).await),
         }
     }
 

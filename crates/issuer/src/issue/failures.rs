@@ -6,7 +6,7 @@
 
 use shorepass_core::caller::{Caller, Owner};
 use shorepass_core::cluster::MintError;
-use shorepass_core::id::LeaseId;
+use shorepass_core::id::{JobId, LeaseId};
 use shorepass_core::lease::{EndCause, Lease};
 use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
@@ -17,7 +17,7 @@ use shorepass_core::time::for_people;
 use shorepass_rpc::refused::{Reason, Refused};
 
 use super::Issuing;
-use crate::outside::{Refusing, ledger_refused, mint_refused};
+use crate::outside::{Decided, Refusing, ledger_refused, mint_refused};
 
 impl Issuing {
     pub(super) async fn deny(
@@ -25,6 +25,7 @@ impl Issuing {
         caller: &Caller,
         method: &'static str,
         role: &Name,
+        job: Option<JobId>,
         denial: Denial,
     ) -> Refused {
         let refused = match denial.reason {
@@ -61,7 +62,9 @@ impl Issuing {
         };
         let explanation = denial.explanation;
         let caller = Some(caller.spiffe_id());
-        self.outside.refuse(Refusing { caller, method, subject: role.as_str(), refused, explanation }).await
+        let decided = Decided { job, dry_run: denial.dry_run };
+        let refusing = Refusing { caller, method, subject: role.as_str(), refused, explanation };
+        self.outside.refuse_decided(refusing, decided).await
     }
 
     /// Refuses, on record, whoever was banned since the call began.

@@ -104,7 +104,7 @@ impl Issuing {
         // Whoever came by the owner check is the owner, whether the record has its name or not.
         let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
-        let (policy, now) = (&self.outside.policy, self.outside.clock.now());
+        let (policy, now) = (self.outside.policy.current(), self.outside.clock.now());
         let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
         let asker = Asker { caller, labels: &labels };
         let decided = match job {
@@ -118,7 +118,9 @@ impl Issuing {
         };
         let order = match decided {
             Ok(order) => order,
-            Err(denial) => return Err(self.deny(caller, "Refresh", &role, denial).await),
+            Err(denial) => {
+                return Err(self.deny(caller, "Refresh", &role, job.map(|job| job.id), denial).await);
+            }
         };
         if let Some(role) = policy.role(&role) {
             self.outside.quotas.mint(role)?;
@@ -142,7 +144,7 @@ impl Issuing {
                 self.allowed_what_it_needs(caller, role).await?;
                 Ok((place, turn))
             }
-            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
+            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, Some(job.id), denial).await),
         }
     }
 
@@ -155,7 +157,7 @@ impl Issuing {
         let job = self.jobs.current(job)?;
         let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
         let asker = Asker { caller, labels: &labels };
-        Ok(outside.policy.decide(asker, &job, ask, &blocks, outside.clock.now()))
+        Ok(outside.policy.current().decide(asker, &job, ask, &blocks, outside.clock.now()))
     }
 
     async fn turn(&self, caller: &Caller, cluster: &Name) -> Result<Turn, Refused> {
@@ -177,7 +179,7 @@ impl Issuing {
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
         match self.decide(caller, job.id, &ask)? {
             Ok(grant) => self.record_pending(caller, job.id, request, grant).await,
-            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, denial).await),
+            Err(denial) => Err(self.deny(caller, "Issue", &ask.role, Some(job.id), denial).await),
         }
     }
 

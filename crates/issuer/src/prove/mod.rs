@@ -296,6 +296,7 @@ fn may_be_alive(cause: &EndCause) -> bool {
         EndCause::Released | EndCause::JobEnded | EndCause::Revoked { .. } => true,
         EndCause::Deadline
         | EndCause::Silence
+        | EndCause::RoleChanged
         | EndCause::EnrolmentReplaced
         | EndCause::EnrolmentCloned
         | EndCause::OwnerBanned { .. } => true,

@@ -33,10 +33,10 @@ pub(super) async fn adopt(
     let lost: Vec<_> = lost.iter().filter(new).collect();
     for some in lost.chunks(LEASES_IN_A_COMMIT) {
         let _together = outside.gate.read().await; // as any other lease that begins
-        let now = outside.clock.now();
+        let (policy, now) = (outside.policy.current(), outside.clock.now());
         let adopted = some.iter().map(|(found, sealed)| {
             let owner = owners.get(&sealed.owner).cloned();
-            lease_of(found, sealed, cluster, &outside.policy, owner, now)
+            lease_of(found, sealed, cluster, &policy, owner, now)
         });
         let adopted: Vec<Lease> = adopted.collect();
         let changes = adopted.iter().flat_map(|lease| {

@@ -174,7 +174,8 @@ impl Unclaimed {
 
     /// Where leases of this cluster have their anchors.
     fn namespaces(&self) -> BTreeSet<Name> {
-        let here = self.outside.policy.roles().filter(|role| *role.cluster() == self.cluster);
+        let policy = self.outside.policy.current();
+        let here = policy.roles().filter(|role| *role.cluster() == self.cluster);
         here.filter_map(|role| match role.gives() {
             Gives::Bound(target) => Some(target.namespace.clone()),
             Gives::Strict(strict) => Some(strict.namespace.clone()),

@@ -16,6 +16,7 @@ mod rejoin;
 mod requests;
 mod reviews;
 mod revocation;
+mod roles;
 mod unclaimed;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ use crate::issue::quotas::Quotas;
 use crate::issue::turns::Turns;
 use crate::outside::{Identities, Outside, Seal};
 use crate::reviews::Reviews;
+use crate::roles::in_force::InForce;
 use crate::services::UseCases;
 
 const DOMAIN: &str = "ci.example.org";
@@ -197,7 +199,7 @@ impl Bench {
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
-            policy,
+            policy: InForce::new(policy),
             job_issuers: BTreeMap::from([(name("gitlab"), jobs::gitlab())]),
             job_tokens: tokens.clone(),
             seal: Box::new(PlainSeal),

@@ -94,13 +94,13 @@ async fn what_jobs_may_leave_behind_is_asked_of_existing_service_accounts_and_to
     let allowed = |right: &Right| right.resource == "pods" || right.resource == "secrets";
     let forbidden = questions(&name("web")).into_iter().filter(|right| !allowed(right));
     bench.cluster.forbid(forbidden.collect());
-    assert!(outside.reviews.look(&outside.policy, bench.cluster.as_ref()).await);
+    assert!(outside.reviews.look(&outside.policy.current(), bench.cluster.as_ref()).await);
     let Some(Escapes::Found { rights, .. }) = told().await else { panic!("{:?}", told().await) };
     assert_eq!(rights, ["create,patch,update secrets", "create pods"]);
     assert_eq!(bench.cluster.reviewed(), 2 * questions(&name("web")).len(), "deployer and status, once each");
     assert_eq!(outside.reviews.escapes_of(&name("release")), None, "its ServiceAccounts do not exist");
 
     bench.cluster.fail_reviews(Some(MintError::Forbidden { rule: "ask".to_owned() }));
-    assert!(!outside.reviews.look(&outside.policy, bench.cluster.as_ref()).await);
+    assert!(!outside.reviews.look(&outside.policy.current(), bench.cluster.as_ref()).await);
     assert!(matches!(told().await, Some(Escapes::Unknown(why)) if why.contains("ask")));
 }

@@ -150,6 +150,7 @@ fn end(cause: &EndCause, since: Timestamp, owner: Option<&SpiffeId>) -> v1::Leas
         | EndCause::ServiceAccountReplaced
         | EndCause::EnrolmentReplaced
         | EndCause::EnrolmentCloned
+        | EndCause::RoleChanged
         | EndCause::Silence => Default::default(),
     };
     v1::LeaseEnd { cause: end_cause(cause).into(), time: Some(timestamp(since)), by, reason }
@@ -167,6 +168,7 @@ fn end_cause(cause: &EndCause) -> v1::EndCause {
         EndCause::EnrolmentReplaced => v1::EndCause::EnrolmentReplaced,
         EndCause::EnrolmentCloned => v1::EndCause::EnrolmentCloned,
         EndCause::Silence => v1::EndCause::Silent,
+        EndCause::RoleChanged => v1::EndCause::RoleChanged,
         EndCause::OwnerBanned { .. } => v1::EndCause::OwnerBanned,
     }
 }
@@ -307,6 +309,8 @@ pub(crate) fn lease_record(view: &LeaseView, now: Timestamp) -> v1::LeaseRecord 
         receipt: view.lease.receipt.as_deref().map(receipt),
         silence_limit: view.silence.map(duration),
         escape_rights: view.escapes.as_ref().map(escape_rights),
+        policy_digest: view.lease.policy.map(|policy| policy.digest.to_string()).unwrap_or_default(),
+        policy_version: view.lease.policy.map_or(0, |policy| policy.version),
         not_removed: view
             .lease
             .not_removed

@@ -106,6 +106,8 @@ fn wire_record() -> v1::LeaseRecord {
         transitions: steps(&[(v1::LeaseState::Pending, -1), (v1::LeaseState::Active, 0)]),
         receipt: None,
         not_removed: None,
+        policy_digest: String::new(),
+        policy_version: 0,
         silence_limit: bench::seconds(900),
         escape_rights: Some(v1::EscapeRights {
             rights: vec!["create pods".to_owned()],

@@ -199,6 +199,7 @@ pub(crate) fn lease() -> Lease {
         deadline: second(600),
         state: State::Active { pins, since: second(0) },
         receipt: None,
+        policy: None,
         not_removed: None,
         revision: Revision::FIRST,
     }

@@ -8,6 +8,7 @@ use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mo
 use shorepass_core::ledger::MintedToken;
 use shorepass_core::name::Name;
 use shorepass_core::not_removed::NotRemoved;
+use shorepass_core::policy::edition::Edition;
 use shorepass_core::role::Target;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::store::v1 as stored;
@@ -64,6 +65,10 @@ impl Stored for Lease {
                 .not_removed
                 .as_deref()
                 .map(|rights| stored::NotRemoved { named: rights.named().to_vec(), others: rights.others() }),
+            policy: self.policy.map(|policy| stored::PolicyEdition {
+                digest: policy.digest.as_bytes().to_vec(),
+                version: policy.version,
+            }),
             adoption: self
                 .is_adopted()
                 .then(|| stored::LeaseAdoption { owner_digest: self.owner.digest().as_bytes().to_vec() }),
@@ -85,6 +90,7 @@ impl Stored for Lease {
                 (name, _) => Some(parse("role", Name::parse(name))?),
             },
             role_digest: digest("role_digest", &record.role_digest)?,
+            policy: record.policy.map(read_edition).transpose()?,
             target: inner("target", record.target)?,
             anchor: required("anchor", AnchorName::parse(&record.anchor))?,
             created: time("created", record.created)?,
@@ -234,6 +240,10 @@ fn read_state(
     })
 }
 
+fn read_edition(policy: stored::PolicyEdition) -> Result<Edition, Malformed> {
+    Ok(Edition { digest: digest("policy.digest", &policy.digest)?, version: policy.version })
+}
+
 fn read_activation(active: stored::LeaseIsActive) -> Result<Activation, Malformed> {
     Ok(Activation {
         pins: Pins { anchor_uid: active.anchor_uid, service_account_uid: active.service_account_uid },
@@ -253,6 +263,7 @@ fn stored_end(cause: &EndCause, since: Timestamp) -> stored::LeaseIsEnding {
         | EndCause::AnchorLost
         | EndCause::ServiceAccountReplaced
         | EndCause::Silence
+        | EndCause::RoleChanged
         | EndCause::EnrolmentReplaced
         | EndCause::EnrolmentCloned => Default::default(),
     };
@@ -276,6 +287,7 @@ fn stored_cause(cause: &EndCause) -> stored::EndCause {
         EndCause::EnrolmentReplaced => stored::EndCause::EnrolmentReplaced,
         EndCause::EnrolmentCloned => stored::EndCause::EnrolmentCloned,
         EndCause::Silence => stored::EndCause::Silent,
+        EndCause::RoleChanged => stored::EndCause::RoleChanged,
         EndCause::OwnerBanned { .. } => stored::EndCause::OwnerBanned,
     }
 }
@@ -296,6 +308,7 @@ fn read_end(end: stored::LeaseIsEnding) -> Result<(EndCause, Timestamp), Malform
         stored::EndCause::EnrolmentReplaced => EndCause::EnrolmentReplaced,
         stored::EndCause::EnrolmentCloned => EndCause::EnrolmentCloned,
         stored::EndCause::Silent => EndCause::Silence,
+        stored::EndCause::RoleChanged => EndCause::RoleChanged,
         stored::EndCause::OwnerBanned => EndCause::OwnerBanned {
             by: parse("revoked_by", SpiffeId::parse(&end.revoked_by))?,
             reason: end.revoked_reason,

@@ -18,6 +18,7 @@ use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mo
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::not_removed::NotRemoved;
+use shorepass_core::policy::edition::Edition;
 use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::role::Target;
@@ -114,6 +115,7 @@ fn any_cause() -> impl Strategy<Value = EndCause> {
         Just(EndCause::EnrolmentReplaced),
         Just(EndCause::EnrolmentCloned),
         Just(EndCause::Silence),
+        Just(EndCause::RoleChanged),
         (any_spiffe_id(), any::<String>()).prop_map(|(by, reason)| EndCause::OwnerBanned { by, reason }),
     ]
 }
@@ -205,13 +207,15 @@ fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
     let ids = (any_id!(LeaseId), any_origin(), any::<[u8; 16]>(), any_mode());
-    let role = (any_digest(), target);
+    let edition = option::of((any_digest(), any::<u64>()));
+    let policy = edition.prop_map(|edition| edition.map(|(digest, version)| Edition { digest, version }));
+    let role = (any_digest(), policy, target);
     let ends = (option::of(any_receipt()), any_not_removed());
     let life = (any_time(), any_time(), any_state(), ends, any_revision());
     (ids, role, life).prop_map(
         |(
             (id, (job, owner, role), anchor, mode),
-            (role_digest, target),
+            (role_digest, policy, target),
             (created, deadline, state, (receipt, not_removed), revision),
         )| {
             Lease {
@@ -220,6 +224,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 owner,
                 role,
                 role_digest,
+                policy,
                 target,
                 anchor: AnchorName::from_random(anchor),
                 mode,
