@@ -403,8 +403,11 @@ fn the_order_of_documents_and_of_their_items_does_not_matter() {
     assert_eq!(allowed(&policy_of(turned)), expected);
 }
 
+/// What it is called, and how it changes an item.
+type Narrowing = (&'static str, fn(&mut Subject));
+
 /// Requirements that an item can be given in addition.
-fn narrowings() -> Vec<(&'static str, fn(&mut Subject))> {
+fn narrowings() -> Vec<Narrowing> {
     vec![
         // Platforms have no labels, and an item with both does not load.
         ("a label", |subject| {
