@@ -1,5 +1,7 @@
 //! Decisions, by the table.
 
+mod decisions;
+
 use super::*;
 use crate::caller::{LeaseOwner, SpiffeId, VerifiedPeer};
 use crate::digest::Digest;
