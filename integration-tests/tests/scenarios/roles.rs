@@ -22,6 +22,7 @@ metadata: {name: ending}
 spec:
   cluster: test
   target: {namespace: @NAMESPACE@, serviceAccount: deployer}
+  lifetimes: {token: {default: 10m, max: 1h}, lease: {default: 1h, max: 1h}}
   onChange: end
   subjects: [{runners: [test-*], acceptJobs: asserted}]
 ";
