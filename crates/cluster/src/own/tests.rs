@@ -52,7 +52,8 @@ fn only_what_was_asked_for_is_kept() {
     let check =
         |change: fn(&mut Claims)| account().check(&granted(change), "u", OWN_LIFE, second(ISSUED + 1));
     assert_eq!(check(|_| {}), Ok(()));
-    let table: [(fn(&mut Claims), &str); 8] = [
+    type Change = fn(&mut Claims);
+    let table: [(Change, &str); 8] = [
         (|claims| claims.service_account = "deployer".to_owned(), "of ServiceAccount home/deployer"),
         (|claims| claims.namespace = "web".to_owned(), "of ServiceAccount web/issuer"),
         (|claims| claims.secret = "other".to_owned(), "bound to Secret other"),
