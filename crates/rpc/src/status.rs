@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 41);
+        assert_eq!(all_reasons().count(), 42);
     }
 
     #[test]
