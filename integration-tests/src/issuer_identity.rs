@@ -49,7 +49,9 @@ impl InstalledIssuer {
             format!("validatingadmissionpolicybinding/{policy}"),
             format!("validatingadmissionpolicy/{policy}"),
             format!("clusterrolebinding/{policy}"),
+            format!("clusterrolebinding/{policy}-reviews"),
             format!("clusterrole/{policy}"),
+            format!("clusterrole/{policy}-reviews"),
         ]);
         let audiences = Audiences::new(Vec::new())?;
         admin.apply(&rbac::render(roles, cluster, &user(&home)?, &issuer, &audiences)?)?;

@@ -36,6 +36,10 @@ async fn what_a_role_needs_is_told_as_rules_and_what_outlives_a_lease_is_told_wi
     ensure!(told.code == Some(1) && told.stdout.contains(&expected), "{told:?}");
 
     // Exactly what was told, by the groups of the ServiceAccount in one case; and something that outlives a lease.
+    let _wide = site.admin.cleanup(vec![
+        format!("clusterrolebinding/preflight-{namespace}"),
+        format!("clusterrole/preflight-{namespace}"),
+    ]);
     site.admin.apply(&granted(&rules, namespace.as_str())?)?;
     let lease = wait::until("a lease", Duration::from_secs(20), async || {
         Ok(match platform.issue(&job, NEEDY.name).await {

@@ -86,7 +86,7 @@ async fn each_condition_hits_its_leases_and_no_others() -> Result<()> {
     let done = scene.revoke(&["--service-account", &deployer])?;
     assert_eq!(hit(&done)?, BTreeSet::from([a.as_str(), &c, &d]));
     let summary = json!({
-        "wouldRevoke": 0, "revoked": 3, "ending": 0, "alreadyEnded": 0, "tokensRemain": 0, "blocksSet": 3
+        "wouldRevoke": 0, "revoked": 3, "ending": 0, "alreadyEnded": 0, "tokensRemain": 0, "blocksSet": 3, "withoutBlock": 0
     });
     assert_eq!(done["summary"], summary);
     assert_eq!(scene.anchors().await?, 1);
