@@ -46,7 +46,7 @@ impl InForce {
     }
 
     /// Puts another one in its place; gives both, the old one first.
-    pub(super) fn exchange(&self, policy: Policy) -> (Arc<Policy>, Arc<Policy>) {
+    pub(crate) fn exchange(&self, policy: Policy) -> (Arc<Policy>, Arc<Policy>) {
         let new = Arc::new(policy);
         (self.0.send_replace(new.clone()), new)
     }
