@@ -44,6 +44,20 @@ enum Name {
     Store,
 }
 
+impl Name {
+    /// What is built for it: the loader alone where it starts nothing.
+    fn build(self) -> &'static [&'static str] {
+        match self {
+            Self::Policy => {
+                &["build", "--release", "--package", "integration-tests", "--bin", "shorepass-bench"]
+            }
+            Self::Mint | Self::Refresh | Self::Revoke | Self::Store => {
+                &["build", "--release", "--workspace", "--bins", "--exclude", "xtask"]
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Output {
     /// For people.
@@ -60,7 +74,7 @@ impl Command {
             control_plane::prepare(self.kubernetes, false)?;
         }
         eprintln!("building for release (usually 8 min the first time)");
-        cargo::run(&["build", "--release", "--workspace", "--bins", "--exclude", "xtask"])?;
+        cargo::run(self.name.build())?;
         let programs = paths::target().join("release");
         let mut command = process::command(programs.join("shorepass-bench"));
         command.env(environment::BIN_DIR, &programs).env_remove("KUBECONFIG").args(self.arguments());

@@ -114,6 +114,7 @@ impl Bench {
             issued: now,
             expires: after(now, HOUR),
             certificate: Digest::of_bytes(b"certificate"),
+            key: Digest::of_bytes(b"key"),
         });
         let job = Job {
             id: JobId::generate(now, &SystemEntropy),
