@@ -6,6 +6,7 @@ mod scenarios {
     mod bans;
     mod certificates;
     mod clones;
+    mod cluster_as_issuer;
     mod crashes;
     mod descriptors;
     mod disk;
