@@ -37,6 +37,7 @@ mod scenarios {
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod token_secrets;
     mod two_clusters;
     mod undeletable;
 }
