@@ -4,6 +4,7 @@ mod scenarios {
     mod adoption;
     mod at_once;
     mod bans;
+    mod can_i;
     mod certificates;
     mod clones;
     mod cluster_as_issuer;
