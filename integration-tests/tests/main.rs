@@ -4,8 +4,10 @@ mod scenarios {
     mod adoption;
     mod at_once;
     mod bans;
+    mod can_i;
     mod certificates;
     mod clones;
+    mod cluster_as_issuer;
     mod crashes;
     mod descriptors;
     mod disk;
@@ -36,6 +38,7 @@ mod scenarios {
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod token_secrets;
     mod two_clusters;
     mod undeletable;
 }
