@@ -99,7 +99,7 @@ impl Bootstrap {
         let name = &self.admin.name;
         let token_file = self.folder.join(format!("{name}.token"));
         let kubeconfig = self.folder.join(format!("{name}.kubeconfig"));
-        shorepass_files::probe(&token_file).map_err(|source| unwritten(&token_file, source))?;
+        shorepass_files::probe_room(&token_file).map_err(|source| unwritten(&token_file, source))?;
         let mut made = Vec::new();
         let secret_uid = self.make(&api, &mut made).await?;
         let what = format!("make a token of {}", self.place(&self.account.service_account));

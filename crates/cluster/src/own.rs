@@ -258,7 +258,7 @@ impl KubeCluster {
     async fn renew_own_now(&self, own: &OwnCredential) -> Result<Renewed, RenewError> {
         let replacing = |source| RenewError::File { act: "replace", file: own.file.clone(), source };
         let (held, claims) = own.held()?;
-        shorepass_files::probe(&own.file).map_err(replacing)?; // before there is a token that cannot be kept
+        shorepass_files::probe_room(&own.file).map_err(replacing)?; // before there is a token that cannot be kept
         let account = &own.account;
         let call = Call {
             method: Method::POST,

@@ -8,11 +8,16 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Finds out whether the file could be replaced, and leaves it alone. Fails as [`replace`] would, also for want of space.
+/// Finds out whether files can be made beside it, and leaves it alone.
 pub fn probe(path: &Path) -> io::Result<()> {
     let temporary = temporary(path);
+    create(&temporary).and_then(|_| fs::remove_file(&temporary))
+}
+
+/// Finds out whether it could be replaced now, and leaves it alone: a full disk lets a file be made, and not filled.
+pub fn probe_room(path: &Path) -> io::Result<()> {
+    let temporary = temporary(path);
     let mut file = create(&temporary)?;
-    // A full disk lets a file be made, and not filled.
     let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_all());
     fs::remove_file(&temporary).and(written)
 }
@@ -60,6 +65,7 @@ mod tests {
             fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
         }
         probe(&path).unwrap();
+        probe_room(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         let before = File::open(&path).unwrap();
         fs::write(temporary(&path), "left by a crash").unwrap();
@@ -75,6 +81,7 @@ mod tests {
     #[test]
     fn where_no_file_can_be_made_the_probe_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(probe(&folder.path().join("absent/x.token")).is_err());
+        let path = folder.path().join("absent/x.token");
+        assert!(probe(&path).is_err() && probe_room(&path).is_err());
     }
 }
