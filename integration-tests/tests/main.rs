@@ -20,6 +20,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
+    mod outside_pki;
     mod own_credential;
     mod preflight;
     mod receipts;

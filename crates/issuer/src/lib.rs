@@ -25,7 +25,9 @@ pub mod reviews;
 pub mod revoke;
 pub mod roles;
 pub mod services;
+mod serving_certificate;
 mod state;
+mod trust_bundles;
 
 #[cfg(test)]
 mod tests;

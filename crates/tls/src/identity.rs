@@ -2,7 +2,7 @@
 //!
 //! `identity.pem` holds key, chain and bundle, so that one rename replaces all three. They are told apart by what they
 //! are, not by their order: the first certificate is the peer's, CA certificates that name themselves as issuer are
-//! the bundle, and all others belong to the chain. An identity that has expired still loads: renewal and messages need
+//! the bundle, and all others belong to the chain. So the root of another PKI, which made the certificate, has no place here. An identity that has expired still loads: renewal and messages need
 //! to know whose it was.
 
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     bundle: Vec<CertificateDer<'static>>,
     spiffe_id: SpiffeId,
-    enrolment: EnrolmentId,
+    enrolment: Option<EnrolmentId>,
     not_before: Timestamp,
     expires: Timestamp,
     certificate: Digest,
@@ -73,7 +73,10 @@ impl Identity {
     fn of(key: PrivateKey, certificates: Vec<CertificateDer<'static>>) -> Result<Self, IdentityError> {
         let (bundle, chain): (Vec<_>, Vec<_>) = certificates.into_iter().partition(leaf::is_root);
         let first = chain.first().ok_or(IdentityError::Certificates(PemError::Empty))?;
-        let (leaf, enrolment) = leaf::client(first).map_err(IdentityError::Leaf)?;
+        let (leaf, enrolment) = match leaf::client(first) {
+            Ok((leaf, enrolment)) => (leaf, Some(enrolment)),
+            Err(error) => (leaf::outside_client(first).map_err(|_| IdentityError::Leaf(error))?, None),
+        };
         if leaf.key != key.digest() {
             return Err(IdentityError::Mismatch);
         }
@@ -99,8 +102,8 @@ impl Identity {
         &self.spiffe_id
     }
 
-    /// Which of its enrolments.
-    pub fn enrolment(&self) -> EnrolmentId {
+    /// Which of its enrolments; none where another PKI made the certificate.
+    pub fn enrolment(&self) -> Option<EnrolmentId> {
         self.enrolment
     }
 
@@ -210,6 +213,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use shorepass_testing::certificates::{Fault, TestCa};
+    use shorepass_testing::openssl::{Leaf, OpensslCa};
 
     use super::*;
     use crate::fixture::{subject, trust_domain};
@@ -234,7 +238,7 @@ mod tests {
         file.store(&stored).unwrap();
         let loaded = file.load().unwrap().unwrap();
         assert_eq!(loaded.spiffe_id(), &subject().spiffe_id);
-        assert_eq!(loaded.enrolment(), subject().enrolment);
+        assert_eq!(loaded.enrolment(), Some(subject().enrolment));
         assert_eq!(loaded.certificate(), stored.certificate());
         assert_eq!(loaded.expose(), stored.expose());
     }
@@ -286,6 +290,17 @@ mod tests {
         assert!(matches!(Identity::parse(mixed.as_bytes()), Err(IdentityError::Mismatch)));
         let alone = format!("{}{}", pair.key_pem, pair.certificate_pem);
         assert!(matches!(Identity::parse(alone.as_bytes()), Err(IdentityError::Bundle(_))));
+    }
+
+    #[test]
+    fn an_identity_of_another_pki_loads_with_its_chain_and_the_issuers_bundle() {
+        let ours = TestCa::new(&trust_domain());
+        let theirs = OpensslCa::root("spire", subject().now).intermediate("intermediate", "");
+        let names = ["URI:spiffe://spire.example.org/operator/alice"];
+        let pair = theirs.leaf(&Leaf { names: &names, ..Leaf::default() });
+        let identity = Identity::parse(pair.identity_pem(ours.certificate_pem()).as_bytes()).unwrap();
+        assert_eq!(identity.spiffe_id().to_string(), names[0][4..]);
+        assert_eq!((identity.enrolment(), identity.chain.len(), identity.bundle.len()), (None, 2, 1));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod request;
 mod server;
 mod serving;
 mod stream;
+mod trust;
 
 pub use alert::Alert;
 pub use authority::{Authority, AuthorityError, MAX_LIFETIME, SignError, SignedCertificate};
@@ -39,6 +40,7 @@ pub use request::{CertificateRequest, KeyAndRequest, REQUEST_LIMIT, RequestError
 pub use server::{ApiAcceptor, EnrollAcceptor, HandshakeError, Serving};
 pub use serving::{ServingError, ServingIdentity};
 pub use stream::{IssuerStream, PeerStream};
+pub use trust::{BundleError, Trust};
 
 #[cfg(test)]
 mod fixture;

@@ -3,6 +3,7 @@
 
 mod clients;
 mod issuers;
+mod outside;
 mod support;
 mod swapping;
 mod turns;
