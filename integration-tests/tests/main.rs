@@ -4,6 +4,7 @@ mod scenarios {
     mod adoption;
     mod at_once;
     mod bans;
+    mod ca_rotation;
     mod certificates;
     mod clones;
     mod crashes;

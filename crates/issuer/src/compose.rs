@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::certificate_authority::Following;
 use crate::clusters::{connect, first_looks, unclaimed};
 use crate::coordination::Presence;
 use crate::enrol::Lifetimes;
@@ -177,6 +178,7 @@ struct Parts {
     entropy: Arc<dyn Entropy>,
     authority: Arc<Authority>,
     identity: ServingCertificate,
+    state_directory: PathBuf,
     /// The file in which `identity create` hands over what it made.
     identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
@@ -209,7 +211,7 @@ impl Parts {
         let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let holder = anchors.holder();
-        let identities = state.join(identities::FILE);
+        let (identities, state_directory) = (state.join(identities::FILE), state.path().to_owned());
         let policy = Policy::new(roles)?;
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
@@ -252,7 +254,18 @@ impl Parts {
             Lifetimes { certificate: config.certificate_lifetime, rejoin: config.enrolment.rejoin_window },
             config.receipts_one_in.get(),
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })
+        let limits = config.limits;
+        Ok(Self {
+            use_cases,
+            clock,
+            entropy,
+            authority,
+            identity,
+            state_directory,
+            identities,
+            limits,
+            holder,
+        })
     }
 
     fn serve(
@@ -266,6 +279,15 @@ impl Parts {
         let first = self.identity.make(&self.authority, self.clock.as_ref())?;
         let tls = Serving::new(first, self.use_cases.outside.trust.clone(), self.clock.clone());
         let stop = tasks.stop();
+        let following = Following {
+            directory: self.state_directory.clone(),
+            authority: self.authority.clone(),
+            certificate: self.identity.clone(),
+            tls: tls.clone(),
+            outside: self.use_cases.outside.clone(),
+            condition: readiness.condition("certificate-authority"),
+        };
+        tasks.spawn("certificate-authority", following.run(stop.clone()));
         let renewal = self.identity.clone().renew(
             self.authority.clone(),
             self.clock.clone(),

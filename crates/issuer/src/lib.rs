@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod ban;
+mod certificate_authority;
 mod clusters;
 pub mod commands;
 mod compose;

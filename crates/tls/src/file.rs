@@ -96,6 +96,15 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<(), FileErr
     write(path, content).map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
+/// Removes a file, durably; one that is not there is removed already.
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => sync_parent(path),
+    };
+    removed.map_err(|source| FileError::Write { path: path.to_owned(), source })
+}
+
 /// Finds out whether files can be made beside `path`.
 pub(crate) fn probe(path: &Path) -> Result<(), FileError> {
     let temporary = temporary(path);
@@ -110,6 +119,10 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }

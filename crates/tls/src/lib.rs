@@ -24,7 +24,9 @@ mod stream;
 mod trust;
 
 pub use alert::Alert;
-pub use authority::{Authority, AuthorityError, MAX_LIFETIME, SignError, SignedCertificate};
+pub use authority::{
+    Authority, AuthorityError, MAX_LIFETIME, Phase, RotateError, RotationPlan, SignError, SignedCertificate,
+};
 pub use client::{CONNECT_DEADLINE, ConnectError, Connector, CurrentIdentity};
 pub use crypto::ChainError;
 pub use file::FileError;

@@ -4,6 +4,7 @@
 mod clients;
 mod issuers;
 mod outside;
+mod rotation;
 mod support;
 mod swapping;
 mod turns;
