@@ -11,6 +11,7 @@ use super::*;
 use crate::file::FileError;
 use crate::fixture::{TestEntropy, enrolment, issuer, now, runner, trust_domain};
 
+mod outside;
 mod rotation;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,5 +1,7 @@
 //! Certificates of other PKIs, made by openssl: whom a trust bundle lets in, and what leads nowhere.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +11,11 @@ use rustls::{AlertDescription, RootCertStore};
 use shorepass_core::caller::{Caller, Kind, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, TrustDomain};
+use shorepass_core::time::Entropy;
 use shorepass_core::trust_bundle::{PathPrefix, TrustBundle};
 use shorepass_testing::certificates::{Pair, Subject, TestCa};
 use shorepass_testing::openssl::{Leaf, OpensslCa};
-use shorepass_tls::{HandshakeError, Serving, Trust};
+use shorepass_tls::{Authority, Connector, CurrentIdentity, HandshakeError, Serving, Trust};
 
 use crate::support::*;
 
@@ -190,4 +193,49 @@ async fn who_came_by_a_ca_that_is_taken_out_is_trusted_no_more_and_all_others_ar
     assert!(others.iter().all(|caller| stage.trust.trusts(caller)));
     stage.refuses("its CA was taken out", old, AlertDescription::UnknownCA).await;
     stage.let_in(&new).await;
+}
+
+#[tokio::test]
+async fn an_issuer_whose_ca_another_one_has_signed_is_known_by_that_ca_and_by_its_root() {
+    let root = OpensslCa::root("corporate root", now());
+    let intermediate = root.intermediate("shorepass CA", "");
+    let directory = tempfile::tempdir().unwrap();
+    let chain = format!("{}{}", intermediate.certificate_pem(), root.certificate_pem());
+    for (name, text) in [("ca.key", intermediate.key_pem()), ("ca.pem", chain)] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    }
+    let authority =
+        Authority::open_or_create(directory.path(), &trust_domain(), now(), Arc::new(Sevens)).unwrap();
+    let hour = Duration::from_secs(3600);
+    let identity =
+        authority.serving(&id("issuer/main"), &["localhost".to_owned()], &[], hour, now()).unwrap();
+    let trust = Trust::new(trust_domain(), &authority.bundle_pem(), Vec::new()).unwrap();
+    let serving = Serving::new(identity, trust, clock());
+    let mut listening = api(&serving).await;
+    let alice = subject("operator/alice");
+    let made = authority.create_identity(&alice.spiffe_id, alice.enrolment, hour, now()).unwrap();
+    let connector = Connector::api(CurrentIdentity::new(&made), id("issuer/main"), clock());
+    connector.connect(&listening.address()).await.unwrap();
+    assert_eq!(listening.outcome().await.unwrap().unwrap().authority(), authority.key_digest());
+    let enrolling = Connector::enroll(key_of(intermediate.certificate_pem()), id("issuer/main"), clock());
+    enrolling.connect(&enroll(&serving).await.address()).await.unwrap();
+    // Others trust the root, and the issuer serves the way to it.
+    let others = RawClient { version: &rustls::version::TLS13, protocols: vec![b"h2".to_vec()], pair: None };
+    let open = enroll(&serving).await;
+    greeted(others.config_trusting(root.certificate_pem()), open.address).await.unwrap();
+    // What else the root has signed is nobody here.
+    let names = ["URI:spiffe://ci.example.org/operator/alice"];
+    let stranger = RawClient::presenting(root.leaf(&Leaf { usages: "clientAuth", ..leaf(&names) }));
+    let refused = greeted(stranger.config_trusting(root.certificate_pem()), listening.address).await;
+    assert_eq!(alert(&refused.unwrap_err()), AlertDescription::UnknownCA);
+}
+
+struct Sevens;
+
+impl Entropy for Sevens {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
 }

@@ -189,8 +189,12 @@ impl RawClient {
     }
 
     pub(crate) fn config(&self, ca: &TestCa) -> Arc<ClientConfig> {
+        self.config_trusting(ca.certificate_pem())
+    }
+
+    pub(crate) fn config_trusting(&self, ca_pem: &str) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_details(provider, clock())
             .with_protocol_versions(&[self.version])
