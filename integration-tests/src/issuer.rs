@@ -67,6 +67,8 @@ pub struct Knobs {
     pub listing: Option<(PathBuf, &'static str)>,
     /// The items of `spec.jobIssuers`.
     pub job_issuers: String,
+    /// The items of `spec.trustBundles`.
+    pub trust_bundles: String,
     /// More role documents, with `@NAMESPACE@` for the site's.
     pub roles: String,
 }
@@ -86,6 +88,7 @@ impl Default for Knobs {
             lag_bound: "30s",
             listing: None,
             job_issuers: String::new(),
+            trust_bundles: String::new(),
             roles: String::new(),
         }
     }
@@ -426,10 +429,12 @@ impl IssuerUnderTest {
     fn write_config(&self) -> Result<()> {
         let Addresses { api, enroll, admin } = self.addresses;
         let (calls, burst) = self.knobs.rate;
-        let job_issuers = match self.knobs.job_issuers.as_str() {
+        let items = |key: &str, items: &str| match items {
             "" => String::new(),
-            items => format!("  jobIssuers:\n{items}"),
+            items => format!("  {key}:\n{items}"),
         };
+        let job_issuers = items("jobIssuers", &self.knobs.job_issuers);
+        let trust_bundles = items("trustBundles", &self.knobs.trust_bundles);
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -440,7 +445,7 @@ spec:
   listen: {{api: \"{api}\", enroll: \"{enroll}\", admin: \"{admin}\"}}
   state: {{directory: state}}
   clusters:
-{}{job_issuers}  roles: {{directory: roles}}
+{}{job_issuers}{trust_bundles}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
   limits: {{callsPerSecond: {calls}, burst: {burst}, mintsInFlight: {}}}
   receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance

@@ -122,8 +122,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn parts(pair: &Pair) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let certificate = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes())?;
-    Ok((vec![certificate], PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?))
+    let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes());
+    Ok((chain.collect::<Result<_, _>>()?, PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?))
 }
 
 /// The alert that a client of TLS 1.2 is refused with. Its hello is written by hand: our TLS library is built without

@@ -4,6 +4,7 @@ mod scenarios {
     mod adoption;
     mod at_once;
     mod bans;
+    mod ca_rotation;
     mod can_i;
     mod certificates;
     mod clones;
@@ -22,6 +23,7 @@ mod scenarios {
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
+    mod outside_pki;
     mod own_credential;
     mod preflight;
     mod receipts;

@@ -85,7 +85,7 @@ mod tests {
     use shorepass_core::name::Name;
     use shorepass_proto::v1;
     use shorepass_testing::certificates::{Fault, Subject, TestCa};
-    use shorepass_tls::{PrivateKey, Serving, ServingIdentity};
+    use shorepass_tls::{PrivateKey, Serving, ServingIdentity, Trust};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -132,7 +132,8 @@ mod tests {
         let key = PrivateKey::parse(server.key_pem.as_bytes()).unwrap();
         let serving = ServingIdentity::new(&key, server.certificate_pem.as_bytes()).unwrap();
         let bundle = ca.certificate_pem().as_bytes();
-        let serving = Serving::new(serving, trust_domain(), bundle, Arc::new(SystemClock)).unwrap();
+        let trust = Trust::new(trust_domain(), bundle, Vec::new()).unwrap();
+        let serving = Serving::new(serving, trust, Arc::new(SystemClock));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {

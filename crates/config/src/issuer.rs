@@ -7,6 +7,7 @@
 mod connect;
 mod enrolment;
 mod job_issuers;
+mod trust_bundles;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -20,6 +21,7 @@ use shorepass_core::receipt::LAG_BOUND;
 pub use self::connect::{Connect, Renew};
 pub use self::enrolment::EnrolmentConfig;
 pub use self::job_issuers::JobIssuerConfig;
+pub use self::trust_bundles::TrustBundleConfig;
 
 use crate::cursor::Cursor;
 use crate::envelope;
@@ -67,6 +69,8 @@ pub struct IssuerConfig {
     pub clusters: Vec<ClusterConfig>,
     /// Whose job tokens are taken.
     pub job_issuers: Vec<JobIssuerConfig>,
+    /// Which certificates of other PKIs are taken; no two of one name or trust domain.
+    pub trust_bundles: Vec<TrustBundleConfig>,
     /// Where the role documents are.
     pub role_directory: PathBuf,
     /// How runners are let in, and back in.
@@ -183,10 +187,17 @@ impl IssuerConfig {
         }
     }
 
+    /// The trust domains of its callers: its own first, then those of its trust bundles.
+    pub fn trust_domains(&self) -> Vec<TrustDomain> {
+        let others = self.trust_bundles.iter().map(|configured| configured.bundle.trust_domain());
+        std::iter::once(&self.trust_domain).chain(others).cloned().collect()
+    }
+
     fn known<'c>(&self, conditions: &'c dyn Conditions) -> Known<'c> {
         Known {
             clusters: self.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
             job_issuers: self.job_issuers.iter().map(|configured| configured.issuer.clone()).collect(),
+            trust_domains: self.trust_domains(),
             conditions,
         }
     }
@@ -200,6 +211,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         "state",
         "clusters",
         "jobIssuers",
+        "trustBundles",
         "roles",
         "certificates",
         "enrolment",
@@ -212,6 +224,9 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let state = fields.required("state", state);
     let clusters = fields.required("clusters", clusters);
     let job_issuers = fields.optional("jobIssuers", job_issuers::job_issuers).unwrap_or_default();
+    let trust_bundles = fields
+        .optional("trustBundles", |list| trust_bundles::trust_bundles(list, trust_domain.as_ref()))
+        .unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
     let enrolment = fields.optional("enrolment", enrolment::enrolment).unwrap_or_default();
@@ -229,6 +244,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         history_retention,
         clusters: clusters?,
         job_issuers,
+        trust_bundles,
         role_directory: role_directory?,
         enrolment,
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),

@@ -22,7 +22,7 @@ use shorepass_core::digest::Digest;
 use shorepass_core::gives::Gives;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
-use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::needs::Need;
 use shorepass_core::role::{Lifetime, Limits, OnChange, Role, Subject, Target};
 use shorepass_core::silence::{SILENCE_CEILING, SILENCE_FLOOR, Silence};
@@ -68,6 +68,8 @@ pub fn load_directory(directory: &Path) -> Result<Vec<Role>, ConfigErrors> {
 pub(crate) struct Known<'c> {
     pub(crate) clusters: Vec<Name>,
     pub(crate) job_issuers: Vec<JobIssuer>,
+    /// The issuer's own, and those of its trust bundles.
+    pub(crate) trust_domains: Vec<TrustDomain>,
     pub(crate) conditions: &'c dyn Conditions,
 }
 
@@ -318,7 +320,7 @@ fn limits(cursor: &Cursor<'_>) -> Option<Limits> {
 }
 
 fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
-    let fields = cursor.fields(&["runners", "labels", "platforms", "jobs", "acceptJobs"])?;
+    let fields = cursor.fields(&["trustDomain", "runners", "labels", "platforms", "jobs", "acceptJobs"])?;
     let patterns = |cursor: &Cursor<'_>| cursor.list(|pattern| pattern.parsed(NamePattern::parse));
     let accept = |cursor: &Cursor<'_>| match cursor.text()? {
         "asserted" => Some(true),
@@ -327,10 +329,13 @@ fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
     // A list with a fault in it names somebody all the same: that is told once, where the fault is.
     let list = |key| fields.optional(key, |list| Some(patterns(list))).unwrap_or_else(|| Some(Vec::new()));
     let (runners, platforms) = (list("runners"), list("platforms"));
+    // One with a fault in it is no absent one, which would name other callers.
+    let trust_domain = fields.optional("trustDomain", |domain| Some(trust_domain(domain, known)));
     let accept_asserted_jobs = fields.optional("acceptJobs", accept).unwrap_or(false);
     let labels = fields.optional("labels", labels).unwrap_or_default();
     let jobs = fields.optional("jobs", |jobs| Some(jobs::jobs(jobs, known)));
     let subject = Subject {
+        trust_domain: trust_domain.map_or(Some(None), |domain| domain.map(Some))?,
         runners: runners?,
         platforms: platforms?,
         labels,
@@ -341,6 +346,20 @@ fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
         cursor.warn_below("runners", NO_JOBS);
     }
     Some(subject)
+}
+
+/// A trust domain whose callers there may be.
+fn trust_domain(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<TrustDomain> {
+    let domain = cursor.parsed(TrustDomain::parse)?;
+    let Some(known) = known.filter(|known| !known.trust_domains.contains(&domain)) else {
+        return Some(domain);
+    };
+    let names: Vec<&str> = known.trust_domains.iter().map(TrustDomain::as_str).collect();
+    let meant = closest(domain.as_str(), &names).map(|name| format!(", did you mean {name}?"));
+    let (meant, names) = (meant.unwrap_or_default(), names.join(", "));
+    cursor.fault(format!(
+        "the issuer's config has no trust bundle of trust domain {domain}{meant} (known: {names})"
+    ))
 }
 
 /// Labels that all have to be there, with these values.

@@ -116,7 +116,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration of whole seconds as `parse_duration` reads it, in its largest whole unit.
-pub(crate) fn spell_duration(duration: Duration) -> String {
+pub fn spell_duration(duration: Duration) -> String {
     match duration.as_secs() {
         seconds if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
         seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),

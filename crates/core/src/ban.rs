@@ -180,6 +180,7 @@ mod tests {
             enrolment: alice.enrolment,
             issued: Timestamp::MAX,
             expires: Timestamp::MAX,
+            authority: Digest::of_bytes(b"authority"),
             certificate: Digest::of_bytes(b"certificate"),
             key: Digest::of_bytes(b"key"),
         });

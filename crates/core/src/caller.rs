@@ -1,7 +1,8 @@
 //! Who calls: SPIFFE IDs, kinds, and the [`Caller`] that only certificate verification makes.
 //!
 //! The owner of a lease is (trust bundle, SPIFFE ID, enrolment): a renewed certificate is the same owner, a replaced
-//! enrolment is another one. In this version there is one trust bundle, the embedded CA's.
+//! enrolment is another one. Whom the issuer's own CA has signed has an enrolment; whoever comes with a certificate of a
+//! [`TrustBundle`](crate::trust_bundle::TrustBundle) has none, and an id made of bundle and SPIFFE ID in its place.
 
 use std::fmt;
 
@@ -115,11 +116,16 @@ impl From<SpiffeId> for String {
 pub struct Owner {
     /// The SPIFFE ID.
     pub spiffe_id: SpiffeId,
-    /// The enrolment behind it.
+    /// The enrolment behind it, or what stands for the trust bundle.
     pub enrolment: EnrolmentId,
 }
 
 impl Owner {
+    /// Whether it is of the issuer's own trust domain, and of no trust bundle.
+    pub fn is_own(&self) -> bool {
+        !self.enrolment.is_of_bundle()
+    }
+
     /// Stands for the owner where its name should not be seen.
     pub fn digest(&self) -> Digest {
         Digest::of_parts([self.spiffe_id.to_string().as_bytes(), self.enrolment.as_bytes()])
@@ -187,8 +193,10 @@ impl fmt::Display for LeaseOwner {
 pub struct VerifiedPeer {
     /// The only URI name of the certificate.
     pub spiffe_id: SpiffeId,
-    /// The enrolment that the certificate names.
+    /// The enrolment that the certificate names, or what stands for the trust bundle that it leads to.
     pub enrolment: EnrolmentId,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of the CA that its chain ends at.
+    pub authority: Digest,
     /// When the certificate was made, as it says itself.
     pub issued: Timestamp,
     /// When the certificate ends.
@@ -224,6 +232,16 @@ impl Caller {
     /// Its enrolment.
     pub fn enrolment(&self) -> EnrolmentId {
         self.peer.enrolment
+    }
+
+    /// Whether it is of the issuer's own trust domain, and of no trust bundle.
+    pub fn is_own(&self) -> bool {
+        !self.peer.enrolment.is_of_bundle()
+    }
+
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of the CA that its certificate leads to.
+    pub fn authority(&self) -> Digest {
+        self.peer.authority
     }
 
     /// When its certificate was made, as that says itself.
@@ -281,6 +299,7 @@ mod tests {
         Caller::from_verified_peer(VerifiedPeer {
             spiffe_id: owner.spiffe_id.clone(),
             enrolment: owner.enrolment,
+            authority: Digest::of_bytes(b"authority"),
             issued: expires,
             expires,
             certificate: Digest::of_bytes(b"certificate"),

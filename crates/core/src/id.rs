@@ -10,6 +10,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
 
+use crate::caller::SpiffeId;
+use crate::digest::Digest;
+use crate::name::Name;
 use crate::time::{Entropy, Timestamp};
 
 /// Why a text is not an identifier.
@@ -17,10 +20,11 @@ use crate::time::{Entropy, Timestamp};
 #[error("{0:?} is not a UUIDv7 in canonical lower case, such as 0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d")]
 pub struct IdError(String);
 
-fn parse(text: &str) -> Result<Uuid, IdError> {
+fn parse(text: &str, versions: &[Version]) -> Result<Uuid, IdError> {
     let refused = || IdError(text.to_owned());
     let uuid = Uuid::try_parse(text).map_err(|_| refused())?;
-    let canonical = uuid.get_version() == Some(Version::SortRand) && uuid.as_hyphenated().to_string() == text;
+    let known = uuid.get_version().is_some_and(|version| versions.contains(&version));
+    let canonical = known && uuid.as_hyphenated().to_string() == text;
     if canonical { Ok(uuid) } else { Err(refused()) }
 }
 
@@ -33,6 +37,9 @@ fn generate(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
+        id!($(#[$doc])* $name, [Version::SortRand]);
+    };
+    ($(#[$doc:meta])* $name:ident, $versions:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -41,7 +48,7 @@ macro_rules! id {
         impl $name {
             /// Parses the canonical form and no other.
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                parse(text).map(Self)
+                parse(text, &$versions).map(Self)
             }
 
             /// Makes a new one.
@@ -98,9 +105,26 @@ id!(
     BlockId
 );
 id!(
-    /// Names one enrolment of a runner; it stays the same when the certificate is renewed.
-    EnrolmentId
+    /// Names one enrolment of a runner; it stays the same when the certificate is renewed. Whoever comes with a certificate
+    /// of a trust bundle was never enrolled here: in its place stands what [`Self::of_bundle`] makes, a UUIDv8.
+    EnrolmentId,
+    [Version::SortRand, Version::Custom]
 );
+
+impl EnrolmentId {
+    /// Stands for the enrolment that callers of a trust bundle do not have: always the same for one bundle and SPIFFE ID, and
+    /// never that of an enrolment.
+    pub fn of_bundle(bundle: &Name, spiffe_id: &SpiffeId) -> Self {
+        let digest = Digest::of_parts([bundle.as_str().as_bytes(), spiffe_id.to_string().as_bytes()]);
+        let bytes = digest.as_bytes().first_chunk().expect("a SHA-256 has more than 16 bytes");
+        Self(uuid::Builder::from_custom_bytes(*bytes).into_uuid())
+    }
+
+    /// Whether there is no such enrolment, because the certificate is of a trust bundle.
+    pub fn is_of_bundle(&self) -> bool {
+        self.0.get_version() == Some(Version::Custom)
+    }
+}
 
 /// Names a call through every hop: header, log lines, the cluster's audit log. Ours are UUIDv7.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +188,21 @@ mod tests {
         {
             assert!(LeaseId::parse(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn who_was_never_enrolled_has_an_id_of_its_bundle_and_name_that_no_enrolment_has() {
+        let name = |text| Name::parse(text).unwrap();
+        let portal = SpiffeId::parse("spiffe://partner/platform/portal").unwrap();
+        let other = SpiffeId::parse("spiffe://partner/platform/portal-2").unwrap();
+        let id = EnrolmentId::of_bundle(&name("spire"), &portal);
+        assert_eq!(id, EnrolmentId::of_bundle(&name("spire"), &portal));
+        assert_ne!(id, EnrolmentId::of_bundle(&name("spire-2"), &portal));
+        assert_ne!(id, EnrolmentId::of_bundle(&name("spire"), &other));
+        assert_eq!(EnrolmentId::parse(&id.to_string()), Ok(id));
+        assert!(LeaseId::parse(&id.to_string()).is_err(), "it names nothing else");
+        let enrolled = EnrolmentId::generate(Timestamp::from_second(1_790_000_000).unwrap(), &Counting);
+        assert!(id.is_of_bundle() && !enrolled.is_of_bundle());
     }
 
     #[test]

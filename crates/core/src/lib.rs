@@ -42,4 +42,5 @@ pub mod security;
 pub mod silence;
 pub mod time;
 pub mod token;
+pub mod trust_bundle;
 pub mod window;

@@ -56,7 +56,7 @@ impl<'a> From<&'a Caller> for Asker<'a> {
 
 impl<'a> From<Asker<'a>> for Who<'a> {
     fn from(Asker { caller, labels }: Asker<'a>) -> Self {
-        Self { spiffe_id: caller.spiffe_id(), labels }
+        Self { spiffe_id: caller.spiffe_id(), own: caller.is_own(), labels }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::gives::Gives;
 use crate::job_requirement::JobRequirement;
 use crate::labels::Labels;
-use crate::name::{Name, NamePattern};
+use crate::name::{Name, NamePattern, TrustDomain};
 use crate::needs::Need;
 use crate::silence::Silence;
 
@@ -80,6 +80,8 @@ pub struct Target {
 /// Who may use a role: all conditions of one subject must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
+    /// Whose callers are named; none means the issuer's own.
+    pub trust_domain: Option<TrustDomain>,
     /// Runners by name; none means no runner.
     pub runners: Vec<NamePattern>,
     /// Platforms by name; none means no platform.
@@ -176,6 +178,14 @@ impl Role {
             return Err(RoleError {
                 field: "spec.subjects",
                 problem: "an item with labels and platforms does not load: platforms have no labels; write two items"
+                    .to_owned(),
+            });
+        }
+        if subjects.iter().any(|subject| !subject.labels.is_empty() && subject.trust_domain.is_some()) {
+            return Err(RoleError {
+                field: "spec.subjects",
+                problem: "an item with labels and trustDomain does not load: an enrolment gives labels, and callers of another \
+                          trust domain have none"
                     .to_owned(),
             });
         }

@@ -4,17 +4,16 @@
 //! serves it. They meet in [`peers`], and nowhere else.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shorepass_cluster::KubeCluster;
+use shorepass_config::IssuerConfig;
 use shorepass_config::issuer::OnStoreFailure;
-use shorepass_config::{Host, IssuerConfig};
 use shorepass_core::anchors::{FoundAnchor, Sealed};
-use shorepass_core::caller::{Caller, Kind, SpiffeId};
+use shorepass_core::caller::Caller;
 use shorepass_core::cluster::Cluster;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::Ledger;
@@ -22,9 +21,9 @@ use shorepass_core::name::Name;
 use shorepass_core::policy::Policy;
 use shorepass_core::role::Role;
 use shorepass_core::security::SecurityState;
-use shorepass_core::time::{Clock, Entropy, until};
+use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::admin::{self, Condition, Metrics, Readiness};
-use shorepass_daemon::clock::{SystemClock, SystemEntropy, sleep_until_boottime};
+use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_daemon::listen::{self, Listener, Permit};
 use shorepass_daemon::shutdown::{Tasks, on_hangups, on_signals};
 use shorepass_daemon::telemetry::Chain;
@@ -32,9 +31,7 @@ use shorepass_rpc::connections::Connections;
 use shorepass_rpc::limits::Limits;
 use shorepass_rpc::server::{ListenerKind, Peered, Services, serve as serve_rpc};
 use shorepass_store::{OnFailure, Options, Sealer, Store};
-use shorepass_tls::{
-    ApiAcceptor, Authority, EnrollAcceptor, HandshakeError, PeerStream, Serving, ServingIdentity, SignError,
-};
+use shorepass_tls::{ApiAcceptor, Authority, EnrollAcceptor, HandshakeError, PeerStream, Serving, Trust};
 use tokio::net::TcpStream;
 use tokio::sync::{RwLock, mpsc};
 use tokio::task::JoinSet;
@@ -43,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
+use crate::certificate_authority::Following;
 use crate::clusters::{connect, first_looks, unclaimed};
 use crate::coordination::Presence;
 use crate::enrol::Lifetimes;
@@ -62,7 +60,9 @@ use crate::roles::in_force::InForce;
 use crate::roles::probes::probe;
 use crate::roles::reload::{Reloading, warn_of_unbound};
 use crate::services::UseCases;
+use crate::serving_certificate::ServingCertificate;
 use crate::state::StateDirectory;
+use crate::trust_bundles;
 
 /// From the first byte of a connection until who is at its other end is known.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -110,6 +110,7 @@ pub(crate) async fn serve(config: IssuerConfig, roles: Vec<Role>) -> Result<()> 
     }
     let ends = parts.use_cases.ends.clone();
     crate::own_credential::keep(&config, &clusters, &readiness, &mut tasks)?;
+    trust_bundles::keep(&config, &parts.use_cases.outside, &readiness, &mut tasks).await?;
     let reloading = Reloading::new(config, ends, readiness.condition("roles"));
     tasks.spawn("roles", records.clone().then(stop.clone(), |stop, _| reloading.run(hangups, stop)));
     let presence = keep(presences, &stop);
@@ -177,20 +178,12 @@ struct Parts {
     entropy: Arc<dyn Entropy>,
     authority: Arc<Authority>,
     identity: ServingCertificate,
+    state_directory: PathBuf,
     /// The file in which `identity create` hands over what it made.
     identities: PathBuf,
     limits: shorepass_config::issuer::Limits,
     /// Who holds the issuer's name in the clusters.
     holder: String,
-}
-
-/// How the serving identity is made.
-#[derive(Clone)]
-struct ServingCertificate {
-    spiffe_id: SpiffeId,
-    dns_names: Vec<String>,
-    addresses: Vec<IpAddr>,
-    lifetime: Duration,
 }
 
 struct AnchorSeal(Sealer);
@@ -218,7 +211,7 @@ impl Parts {
         let store = Store::open(state.path(), ledger_options(config), clock.clone(), entropy.clone())?;
         let anchors = Sealer::open_or_create(state.path(), &config.name, entropy.as_ref())?;
         let holder = anchors.holder();
-        let identities = state.join(identities::FILE);
+        let (identities, state_directory) = (state.join(identities::FILE), state.path().to_owned());
         let policy = Policy::new(roles)?;
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
@@ -245,6 +238,11 @@ impl Parts {
             follow,
             reviews: Reviews::new(clock.clone()),
             connections: Connections::default(),
+            trust: Trust::new(
+                config.trust_domain.clone(),
+                &authority.bundle_pem(),
+                config.trust_bundles.iter().map(|configured| configured.bundle.clone()).collect(),
+            )?,
             identities: Box::new(state),
             background: TaskTracker::new(),
         });
@@ -256,7 +254,18 @@ impl Parts {
             Lifetimes { certificate: config.certificate_lifetime, rejoin: config.enrolment.rejoin_window },
             config.receipts_one_in.get(),
         );
-        Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })
+        let limits = config.limits;
+        Ok(Self {
+            use_cases,
+            clock,
+            entropy,
+            authority,
+            identity,
+            state_directory,
+            identities,
+            limits,
+            holder,
+        })
     }
 
     fn serve(
@@ -268,11 +277,18 @@ impl Parts {
         serving: Condition,
     ) -> Result<()> {
         let first = self.identity.make(&self.authority, self.clock.as_ref())?;
-        let trust_domain = self.authority.trust_domain().clone();
-        let tls = Serving::new(first, trust_domain, &self.authority.bundle_pem(), self.clock.clone())?;
+        let tls = Serving::new(first, self.use_cases.outside.trust.clone(), self.clock.clone());
         let stop = tasks.stop();
-        let renewal = renew_serving(
-            self.identity.clone(),
+        let following = Following {
+            directory: self.state_directory.clone(),
+            authority: self.authority.clone(),
+            certificate: self.identity.clone(),
+            tls: tls.clone(),
+            outside: self.use_cases.outside.clone(),
+            condition: readiness.condition("certificate-authority"),
+        };
+        tasks.spawn("certificate-authority", following.run(stop.clone()));
+        let renewal = self.identity.clone().renew(
             self.authority.clone(),
             self.clock.clone(),
             tls.clone(),
@@ -371,56 +387,6 @@ async fn peers(
     }
     // Until everything is drained the sender must live: a closed channel is an accept loop that died.
     sender.closed().await;
-}
-
-impl ServingCertificate {
-    fn of(config: &IssuerConfig) -> Self {
-        let mut serving = Self {
-            spiffe_id: SpiffeId {
-                trust_domain: config.trust_domain.clone(),
-                kind: Kind::Issuer,
-                name: config.name.clone(),
-            },
-            dns_names: Vec::new(),
-            addresses: Vec::new(),
-            lifetime: config.certificate_lifetime,
-        };
-        for host in &config.dns_names {
-            match host {
-                Host::Dns(name) => serving.dns_names.push(name.clone()),
-                Host::Address(address) => serving.addresses.push(*address),
-            }
-        }
-        serving
-    }
-
-    fn make(&self, authority: &Authority, clock: &dyn Clock) -> Result<ServingIdentity, SignError> {
-        authority.serving(&self.spiffe_id, &self.dns_names, &self.addresses, self.lifetime, clock.now())
-    }
-}
-
-/// Replaces the serving certificate at half of its life; connections that are open stay as they are.
-async fn renew_serving(
-    certificate: ServingCertificate,
-    authority: Arc<Authority>,
-    clock: Arc<dyn Clock>,
-    tls: Arc<Serving>,
-    stop: CancellationToken,
-) {
-    loop {
-        let half = until(clock.now(), tls.identity().expires()) / 2;
-        let due = clock.since_boot() + half.max(Duration::from_secs(1));
-        if stop.run_until_cancelled(sleep_until_boottime(clock.as_ref(), due)).await.is_none() {
-            return;
-        }
-        match certificate.make(&authority, clock.as_ref()) {
-            Ok(next) => {
-                tracing::info!(until = %next.expires(), "serving certificate renewed");
-                tls.swap_identity(next);
-            }
-            Err(cause) => tracing::error!(error = %Chain(&cause), "the serving certificate was not renewed"),
-        }
-    }
 }
 
 /// How the ledger is kept.

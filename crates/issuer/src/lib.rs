@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod ban;
+mod certificate_authority;
 mod clusters;
 pub mod commands;
 mod compose;
@@ -25,7 +26,9 @@ pub mod reviews;
 pub mod revoke;
 pub mod roles;
 pub mod services;
+mod serving_certificate;
 mod state;
+mod trust_bundles;
 
 #[cfg(test)]
 mod tests;

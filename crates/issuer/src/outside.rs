@@ -25,6 +25,7 @@ use shorepass_core::time::{Clock, Entropy, for_people};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_rpc::status::{RULES, RULES_LIMIT, reason_name};
+use shorepass_tls::Trust;
 use tokio::sync::RwLock;
 use tokio_util::task::TaskTracker;
 
@@ -89,6 +90,8 @@ pub struct Outside {
     pub follow: Arc<Follow>,
     /// Who is connected.
     pub connections: Connections,
+    /// Whose certificates are good.
+    pub trust: Arc<Trust>,
     /// What the ServiceAccounts of roles may do.
     pub reviews: Reviews,
     /// What was made beside the running issuer.

@@ -78,8 +78,8 @@ impl UseCases {
         Self {
             issuing: Issuing::new(outside.clone(), jobs.clone(), ends.clone()),
             revoking: Revoking::new(ends.clone(), views.clone()),
-            banning: Banning::new(outside.clone(), ends.clone(), trust_domain.clone()),
-            acts: Acts::new(outside.clone(), authority.key_digest()),
+            banning: Banning::new(outside.clone(), ends.clone()),
+            acts: Acts::new(outside.clone(), authority.clone()),
             enrolling: Enrolling::new(outside.clone(), ends.clone(), authority, trust_domain, lifetimes),
             outside,
             proving,

@@ -13,7 +13,7 @@ use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Entropy, Timestamp};
-use shorepass_tls::Authority;
+use shorepass_tls::{Authority, Phase, RotationPlan};
 
 use crate::identities::{self, Handover};
 use crate::outside::Identities;
@@ -65,17 +65,35 @@ impl StateDirectory {
         now: Timestamp,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Authority> {
-        let path = self.join("ca.lock");
-        let cannot = || {
-            format!(
-                "cannot lock {}; the state directory must be on a disk that takes files and has space",
-                path.display()
-            )
-        };
-        let lock = private().create(true).truncate(false).open(&path).with_context(cannot)?;
-        lock.lock().with_context(cannot)?;
+        let _alone = lock(&self.0)?;
         Ok(Authority::open_or_create(&self.0, trust_domain, now, entropy)?)
     }
+
+    /// Makes the CA that is to follow.
+    pub(crate) fn rotate(&self, authority: &Authority, plan: RotationPlan, now: Timestamp) -> Result<Phase> {
+        let _alone = lock(&self.0)?;
+        Ok(authority.rotate(plan, now)?)
+    }
+}
+
+/// Looks at the CA's files again; tells how a rotation stands if anything is not as it was.
+pub(crate) fn refresh(directory: &Path, authority: &Authority, now: Timestamp) -> Result<Option<Phase>> {
+    let _alone = lock(directory)?;
+    Ok(authority.refresh(now)?)
+}
+
+/// Waits until no other process changes the CA's files, and keeps it so.
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join("ca.lock");
+    let cannot = || {
+        format!(
+            "cannot lock {}; the state directory must be on a disk that takes files and has space",
+            path.display()
+        )
+    };
+    let lock = private().create(true).truncate(false).open(&path).with_context(cannot)?;
+    lock.lock().with_context(cannot)?;
+    Ok(lock)
 }
 
 /// What can always be done.

@@ -22,7 +22,7 @@ struct Open {
 
 #[derive(Debug)]
 struct Seat {
-    owner: Owner,
+    caller: Caller,
     end: CancellationToken,
 }
 
@@ -38,8 +38,13 @@ pub(crate) struct Place {
 impl Connections {
     /// Closes the connections of all callers for whom `whose` holds; how many that were.
     pub fn close(&self, whose: impl Fn(&Owner) -> bool) -> usize {
+        self.close_callers(|caller| whose(&caller.owner()))
+    }
+
+    /// As [`Self::close`], by what is known of each connection's caller.
+    pub fn close_callers(&self, which: impl Fn(&Caller) -> bool) -> usize {
         let open = self.open();
-        let hit = open.of.values().flat_map(HashMap::values).filter(|seat| whose(&seat.owner));
+        let hit = open.of.values().flat_map(HashMap::values).filter(|seat| which(&seat.caller));
         hit.map(|seat| seat.end.cancel()).count()
     }
 
@@ -57,7 +62,7 @@ impl Connections {
         if seats.len() >= most {
             return None;
         }
-        seats.insert(number, Seat { owner: caller.owner(), end: end.clone() });
+        seats.insert(number, Seat { caller: caller.clone(), end: end.clone() });
         drop(open);
         Some(Place { connections: self.clone(), seat: Some((name, number)), end })
     }
@@ -103,6 +108,7 @@ mod tests {
                 .unwrap(),
             issued: Timestamp::UNIX_EPOCH,
             expires: Timestamp::MAX,
+            authority: Digest::of_bytes(b"authority"),
             certificate: Digest::of_bytes(b"certificate"),
             key: Digest::of_bytes(b"key"),
         })

@@ -6,4 +6,5 @@ pub mod certificates;
 pub mod job_tokens;
 pub mod jwt;
 pub mod oidc;
+pub mod openssl;
 pub mod outside;

@@ -1,120 +1,114 @@
-//! The issuer's embedded CA: one P-256 key in a file, and what it signs.
+//! The issuer's CA: a P-256 key, what it signs, and the CA that follows it.
 //!
 //! It signs client certificates over keys that it never sees, and the issuer's own serving identity. It decides
-//! nothing: whose name a certificate carries is decided before. A key without a certificate gets a new certificate
-//! (a crash fell between the two files, or the public one was lost); a certificate without a key is never replaced,
-//! because every runner trusts that key.
+//! nothing: whose name a certificate carries is decided before. Which key signs, which CAs are trusted and what is served
+//! is one [`View`] that is exchanged as a whole, when the files or the time say so and whoever owns the CA asks.
+
+mod error;
+mod rotation;
+mod stored;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
+    SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use shorepass_core::caller::{Kind, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::name::TrustDomain;
-use shorepass_core::time::{Entropy, Timestamp, after};
+use shorepass_core::time::{Entropy, Timestamp, after, until};
 use time::OffsetDateTime;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer;
 
-use crate::file::{self, FileError};
-use crate::identity::{Identity, IdentityError};
-use crate::key::{KeyError, PrivateKey};
-use crate::leaf::{self, LeafError};
-use crate::pem::{self, PemError};
-use crate::request::{CertificateRequest, KeyAndRequest, RequestError};
-use crate::serving::{ServingError, ServingIdentity};
+pub use self::error::{AuthorityError, SignError};
+pub use self::rotation::{Phase, RotateError, RotationPlan};
+
+use self::rotation::Rotation;
+use self::stored::Signer;
+use crate::file;
+use crate::identity::Identity;
+use crate::key::PrivateKey;
+use crate::leaf;
+use crate::pem;
+use crate::request::{CertificateRequest, KeyAndRequest};
+use crate::serving::ServingIdentity;
 
 /// What a certificate lives at most.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Certificates begin earlier than now, for peers whose clock is behind.
 pub(crate) const BACKDATED: Duration = Duration::from_secs(60);
-const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const KEY_FILE: &str = "ca.key";
-const CERTIFICATE_FILE: &str = "ca.pem";
 
-/// The embedded CA.
+/// The CA.
 pub struct Authority {
-    key: PrivateKey,
-    certificate: CertificateDer<'static>,
+    directory: PathBuf,
     trust_domain: TrustDomain,
     entropy: Arc<dyn Entropy>,
+    view: ArcSwap<View>,
 }
 
-/// Why there is no CA to sign with.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// A file or the directory is the problem.
-    #[error(transparent)]
-    File(FileError),
-    /// The key is unusable.
-    #[error("{path} is not a usable CA key; restore it from a backup")]
-    Key {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: KeyError,
-    },
-    /// The certificate is unusable.
-    #[error("{path} is not a usable CA certificate; move it away to have it made anew from the key")]
-    Certificate {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it, where that is known.
-        source: Option<PemError>,
-    },
-    /// The certificate is there, the key is not.
-    #[error(
-        "{key} is missing, but {certificate} exists; restore the key, or move the certificate away to begin a new CA, which every runner must then join again"
-    )]
-    KeyMissing {
-        /// The file that is missing.
-        key: PathBuf,
-        /// The file that exists.
-        certificate: PathBuf,
-    },
-    /// Key and certificate do not belong together.
-    #[error("{key} and {certificate} do not belong together; restore both from the same backup")]
-    Mismatch {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's file.
-        certificate: PathBuf,
-    },
-    /// The CA is another trust domain's.
-    #[error(
-        "{path} is the CA of trust domain {found}, but the config says {configured}; correct the config, or use another state directory"
-    )]
-    OtherTrustDomain {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Whose CA it is.
-        found: String,
-        /// Whose it should be.
-        configured: TrustDomain,
-    },
-    /// The CA has ended.
-    #[error("the CA in {path} ended at {ended}; move {path} away to have it made anew from the key")]
-    Expired {
-        /// The certificate's file.
-        path: PathBuf,
-        /// When it ended.
-        ended: Timestamp,
-    },
-    /// The CA certificate was not made.
-    #[error("cannot make the CA certificate")]
-    Make(#[source] rcgen::Error),
-    /// The CA key was not made.
-    #[error("cannot make the CA key")]
-    MakeKey(#[source] KeyError),
+/// What holds at a time.
+struct View {
+    phase: Phase,
+    signer: Arc<Signer>,
+    /// The CAs that are trusted.
+    bundle: Vec<CertificateDer<'static>>,
+    /// What is served above the serving certificate.
+    served: Vec<CertificateDer<'static>>,
+}
+
+impl View {
+    /// What the files say now; made on the first start. What has come to its end is ended in the files too.
+    fn read(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, AuthorityError> {
+        let rotation = match Rotation::read(directory)? {
+            Some(rotation) if now >= rotation.end => {
+                rotation.settle(directory)?;
+                None
+            }
+            Some(rotation) if now >= rotation.switch => return Ok(Self::overlapping(&rotation)),
+            found => found,
+        };
+        let signer = stored::open_or_create(directory, trust_domain, now, entropy)?;
+        let Some(rotation) = rotation else {
+            let bundle = vec![signer.certificate().clone()];
+            return Ok(Self::of(Phase::Settled, Arc::new(signer), bundle));
+        };
+        if leaf::authority_key(&rotation.former) != Some(signer.key().digest()) {
+            return Err(AuthorityError::Rotation { path: directory.join(rotation::ROTATION_FILE) });
+        }
+        let bundle = vec![signer.certificate().clone(), rotation.next.certificate().clone()];
+        let phase = Phase::Announced { switch: rotation.switch, end: rotation.end };
+        Ok(Self::of(phase, Arc::new(signer), bundle))
+    }
+
+    fn of(phase: Phase, signer: Arc<Signer>, bundle: Vec<CertificateDer<'static>>) -> Self {
+        let served = signer.chain().to_vec();
+        Self { phase, signer, bundle, served }
+    }
+
+    fn overlapping(rotation: &Rotation) -> Self {
+        let next = rotation.next.certificate().clone();
+        Self {
+            phase: Phase::Overlapping { end: rotation.end },
+            signer: Arc::clone(&rotation.next),
+            bundle: vec![next.clone(), rotation.former.clone()],
+            served: vec![next, rotation.bridge.clone(), rotation.former.clone()],
+        }
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        self.phase == other.phase && self.bundle == other.bundle && self.served == other.served
+    }
 }
 
 /// A signed client certificate.
@@ -128,53 +122,6 @@ pub struct SignedCertificate {
     pub certificate: Digest,
 }
 
-/// Why nothing was signed.
-#[derive(Debug, thiserror::Error)]
-pub enum SignError {
-    /// Longer than [`MAX_LIFETIME`].
-    #[error("certificates live 24 h at most, not {} s", .0.as_secs())]
-    Lifetime(Duration),
-    /// The SPIFFE ID is not one that this CA may sign for such a use.
-    #[error("{id} is not a {wanted} of trust domain {trust_domain}")]
-    Id {
-        /// The SPIFFE ID.
-        id: SpiffeId,
-        /// What it should be.
-        wanted: &'static str,
-        /// Whose CA this is.
-        trust_domain: TrustDomain,
-    },
-    /// The request is for another SPIFFE ID.
-    #[error("the certificate request is for {requested}, not for {id}")]
-    OtherRequest {
-        /// Whose certificate was to be signed.
-        id: SpiffeId,
-        /// Whose was asked for.
-        requested: SpiffeId,
-    },
-    /// A DNS name that no certificate can carry.
-    #[error("{0:?} is not a DNS name")]
-    DnsName(String),
-    /// The key was not made.
-    #[error("cannot make a key")]
-    Key(#[source] KeyError),
-    /// Signing failed.
-    #[error("cannot sign the certificate")]
-    Sign(#[source] rcgen::Error),
-    /// What was signed is not what was meant.
-    #[error("BugSigned: the signed certificate does not read as it was meant")]
-    BugSigned(#[source] Option<LeafError>),
-    /// The request that was just made is refused.
-    #[error("BugRequest: the request made here is refused here")]
-    BugRequest(#[source] RequestError),
-    /// What was signed does not make an identity.
-    #[error("BugIdentity: the signed certificate does not make an identity")]
-    BugIdentity(#[source] IdentityError),
-    /// What was signed does not make a serving identity.
-    #[error("BugServing: the signed certificate does not make a serving identity")]
-    BugServing(#[source] ServingError),
-}
-
 impl Authority {
     /// Opens the CA in that directory, or makes it there on the first start.
     pub fn open_or_create(
@@ -183,47 +130,48 @@ impl Authority {
         now: Timestamp,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, AuthorityError> {
-        let (key_path, path) = (directory.join(KEY_FILE), directory.join(CERTIFICATE_FILE));
-        file::probe(&key_path).map_err(AuthorityError::File)?;
-        let stored_key = file::read_private(&key_path).map_err(AuthorityError::File)?;
-        let stored_certificate = file::read_private(&path).map_err(AuthorityError::File)?;
-        let key = match (stored_key, &stored_certificate) {
-            (Some(text), _) => PrivateKey::parse(&text)
-                .map_err(|source| AuthorityError::Key { path: key_path.clone(), source })?,
-            (None, Some(_)) => return Err(AuthorityError::KeyMissing { key: key_path, certificate: path }),
-            (None, None) => {
-                let key = PrivateKey::generate().map_err(AuthorityError::MakeKey)?;
-                file::replace_private(&key_path, key.expose().as_bytes()).map_err(AuthorityError::File)?;
-                key
-            }
-        };
-        let certificate = match stored_certificate {
-            Some(text) => first_certificate(&path, &text)?,
-            None => {
-                let certificate =
-                    make(&key, trust_domain, now, entropy.as_ref()).map_err(AuthorityError::Make)?;
-                let text = pem::certificate(&certificate);
-                file::replace_private(&path, text.as_bytes()).map_err(AuthorityError::File)?;
-                certificate
-            }
-        };
-        let stored = Stored::read(&certificate)
-            .ok_or_else(|| AuthorityError::Certificate { path: path.clone(), source: None })?;
-        if stored.key != key.digest() {
-            return Err(AuthorityError::Mismatch { key: key_path, certificate: path });
-        }
-        if stored.trust_domain != trust_domain.as_str() {
-            let (found, configured) = (stored.trust_domain, trust_domain.clone());
-            return Err(AuthorityError::OtherTrustDomain { path, found, configured });
-        }
-        if stored.expires <= now {
-            return Err(AuthorityError::Expired { path, ended: stored.expires });
-        }
-        Ok(Self { key, certificate, trust_domain: trust_domain.clone(), entropy })
+        file::probe(&directory.join(stored::KEY_FILE)).map_err(AuthorityError::File)?;
+        let view = View::read(directory, trust_domain, now, entropy.as_ref())?;
+        let (directory, trust_domain) = (directory.to_owned(), trust_domain.clone());
+        Ok(Self { directory, trust_domain, entropy, view: ArcSwap::from_pointee(view) })
     }
 
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    /// Looks at files and time again; tells how the rotation stands if anything is not as it was. Who calls this has the
+    /// directory to itself.
+    pub fn refresh(&self, now: Timestamp) -> Result<Option<Phase>, AuthorityError> {
+        let view = View::read(&self.directory, &self.trust_domain, now, self.entropy.as_ref())?;
+        if self.view.load().is_as(&view) {
+            return Ok(None);
+        }
+        let phase = view.phase;
+        self.view.store(Arc::new(view));
+        Ok(Some(phase))
+    }
+
+    /// Makes the CA that is to follow this one. Who calls this has the directory to itself.
+    pub fn rotate(&self, plan: RotationPlan, now: Timestamp) -> Result<Phase, RotateError> {
+        self.refresh(now).map_err(RotateError::Make)?;
+        let view = self.view.load_full();
+        match view.phase {
+            Phase::Settled => {}
+            Phase::Announced { end, .. } | Phase::Overlapping { end } => {
+                return Err(RotateError::UnderWay(end));
+            }
+        }
+        let rotation = Rotation::begin(&view.signer, &self.trust_domain, plan, now, self.entropy.as_ref());
+        let written = rotation.and_then(|rotation| rotation.write(&self.directory));
+        written.and_then(|()| self.refresh(now)).map_err(RotateError::Make)?;
+        Ok(self.phase())
+    }
+
+    /// How a rotation stands.
+    pub fn phase(&self) -> Phase {
+        self.view.load().phase
+    }
+
+    /// The certificates of the CAs that are trusted.
+    pub(crate) fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        self.view.load().bundle.clone()
     }
 
     /// Whose CA it is.
@@ -233,12 +181,17 @@ impl Authority {
 
     /// What peers must trust, PEM.
     pub fn bundle_pem(&self) -> Vec<u8> {
-        pem::certificate(&self.certificate).into_bytes()
+        self.view.load().bundle.iter().map(|der| pem::certificate(der)).collect::<String>().into_bytes()
     }
 
-    /// SHA-256 of its public key (SubjectPublicKeyInfo, DER): what a join token carries.
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) that signs: what a join token carries.
     pub fn key_digest(&self) -> Digest {
-        self.key.digest()
+        self.view.load().signer.key().digest()
+    }
+
+    /// Whether a join token with this digest is of this CA, or of one that is trusted besides.
+    pub fn is_pinned_by(&self, key: Digest) -> bool {
+        self.view.load().bundle.iter().any(|der| leaf::authority_key(der) == Some(key))
     }
 
     /// Signs a certificate for a client. The request gives the key, the caller of this function the name.
@@ -258,10 +211,11 @@ impl Authority {
             let requested = request.spiffe_id().clone();
             return Err(SignError::OtherRequest { id: spiffe_id.clone(), requested });
         }
-        let mut params = self.leaf(spiffe_id, &enrolment.to_string(), lifetime, now)?;
+        let signer = Arc::clone(&self.view.load().signer);
+        let mut params = self.leaf(&signer, spiffe_id, &enrolment.to_string(), lifetime, now)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = SubjectPublicKeyInfo::from_der(request.public_key()).map_err(SignError::Sign)?;
-        let signed = self.sign(&params, &key)?;
+        let signed = signer.sign(&params, &key).map_err(SignError::Sign)?;
         let (leaf, named) = leaf::client(&signed).map_err(|error| SignError::BugSigned(Some(error)))?;
         if leaf.spiffe_id != *spiffe_id || named != enrolment || leaf.key != request.key() {
             return Err(SignError::BugSigned(None));
@@ -284,8 +238,8 @@ impl Authority {
         Identity::new(made.key, &signed.chain_pem, &self.bundle_pem()).map_err(SignError::BugIdentity)
     }
 
-    /// Makes the issuer's serving identity with a fresh key. The chain ends with the CA's certificate, so that a
-    /// runner that enrols can compare it with its join token.
+    /// Makes the issuer's serving identity with a fresh key. The chain has the certificates of all CAs that are trusted, so
+    /// that a runner that enrols can compare them with its join token.
     pub fn serving(
         &self,
         issuer: &SpiffeId,
@@ -298,7 +252,8 @@ impl Authority {
             Kind::Issuer => self.check_domain(issuer, "issuer")?,
             Kind::Runner | Kind::Platform | Kind::Operator => return Err(self.refused(issuer, "issuer")),
         }
-        let mut params = self.leaf(issuer, issuer.name.as_str(), lifetime, now)?;
+        let view = self.view.load_full();
+        let mut params = self.leaf(&view.signer, issuer, issuer.name.as_str(), lifetime, now)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for name in dns_names {
             let valid = rustls::pki_types::DnsName::try_from(name.as_str()).is_ok();
@@ -308,8 +263,9 @@ impl Authority {
         }
         params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         let key = PrivateKey::generate().map_err(SignError::Key)?;
-        let signed = self.sign(&params, key.pair())?;
-        let chain = pem::certificate(&signed) + &pem::certificate(&self.certificate);
+        let signed = view.signer.sign(&params, key.pair()).map_err(SignError::Sign)?;
+        let chain: String =
+            std::iter::once(&signed).chain(&view.served).map(|der| pem::certificate(der)).collect();
         ServingIdentity::new(&key, chain.as_bytes()).map_err(SignError::BugServing)
     }
 
@@ -321,8 +277,10 @@ impl Authority {
         SignError::Id { id: id.clone(), wanted, trust_domain: self.trust_domain.clone() }
     }
 
+    /// None outlives the CA, or one above it.
     fn leaf(
         &self,
+        signer: &Signer,
         spiffe_id: &SpiffeId,
         common_name: &str,
         lifetime: Duration,
@@ -331,43 +289,23 @@ impl Authority {
         if lifetime > MAX_LIFETIME {
             return Err(SignError::Lifetime(lifetime));
         }
+        let lifetime = signer.expires().map_or(lifetime, |end| lifetime.min(until(now, end)));
         let mut params = blank(common_name, &spiffe_id.to_string(), lifetime, now, self.entropy.as_ref());
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         Ok(params)
     }
-
-    fn sign(
-        &self,
-        params: &CertificateParams,
-        key: &impl PublicKeyData,
-    ) -> Result<CertificateDer<'static>, SignError> {
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, self.key.pair()).map_err(SignError::Sign)?;
-        let signed = params.signed_by(key, &issuer).map_err(SignError::Sign)?;
-        Ok(signed.der().clone())
-    }
 }
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("key", &self.key).finish_non_exhaustive()
+        let view = self.view.load();
+        f.debug_struct("Authority")
+            .field("key", view.signer.key())
+            .field("phase", &view.phase)
+            .finish_non_exhaustive()
     }
-}
-
-fn make(
-    key: &PrivateKey,
-    trust_domain: &TrustDomain,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-) -> Result<CertificateDer<'static>, rcgen::Error> {
-    let id = format!("spiffe://{trust_domain}");
-    // The same key has the same name, so that a certificate made anew stands for the old one; another key has another.
-    let name = format!("shorepass CA {}", &key.digest().to_string()[..16]);
-    let mut params = blank(&name, &id, AUTHORITY_LIFETIME, now, entropy);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    Ok(params.self_signed(key.pair())?.der().clone())
 }
 
 fn blank(
@@ -392,31 +330,6 @@ fn blank(
 
 fn moment(time: Timestamp) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(time.as_second()).expect("both types end with the year 9999")
-}
-
-fn first_certificate(path: &Path, text: &[u8]) -> Result<CertificateDer<'static>, AuthorityError> {
-    let unusable = |source| AuthorityError::Certificate { path: path.to_owned(), source: Some(source) };
-    let mut certificates = pem::certificates(text).map_err(unusable)?;
-    Ok(certificates.swap_remove(0))
-}
-
-/// What a CA's certificate says about itself.
-struct Stored {
-    key: Digest,
-    trust_domain: String,
-    expires: Timestamp,
-}
-
-impl Stored {
-    fn read(der: &CertificateDer<'_>) -> Option<Self> {
-        let key = leaf::authority_key(der)?;
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let names = certificate.subject_alternative_name().ok()??;
-        let [GeneralName::URI(uri)] = names.value.general_names[..] else { return None };
-        let trust_domain = uri.strip_prefix("spiffe://")?.to_owned();
-        let expires = leaf::timestamp(certificate.validity().not_after).ok()?;
-        Some(Self { key, trust_domain, expires })
-    }
 }
 
 #[cfg(test)]

@@ -97,6 +97,11 @@ pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<(), FileErr
         .map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
+/// Removes a file, durably; one that is not there is removed already.
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
+    shorepass_files::remove(path).map_err(|source| FileError::Write { path: path.to_owned(), source })
+}
+
 /// Finds out whether the file could be written.
 pub(crate) fn probe(path: &Path) -> Result<(), FileError> {
     shorepass_files::probe(path).map_err(|source| FileError::Write { path: path.to_owned(), source })

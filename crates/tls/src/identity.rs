@@ -1,8 +1,8 @@
 //! A client's identity, in memory and in its one file.
 //!
-//! `identity.pem` holds key, chain and bundle, so that one rename replaces all three. They are told apart by what they
-//! are, not by their order: the first certificate is the peer's, CA certificates that name themselves as issuer are
-//! the bundle, and all others belong to the chain. An identity that has expired still loads: renewal and messages need
+//! `identity.pem` holds key, chain and bundle, so that one rename replaces all three. A line of text stands before the
+//! bundle. Where it is missing they are told apart by what they are, not by their order: the first certificate is the
+//! peer's, CA certificates that name themselves as issuer are the bundle, and all others belong to the chain. So the root of another PKI, which made the certificate, has no place here. An identity that has expired still loads: renewal and messages need
 //! to know whose it was.
 
 use std::path::{Path, PathBuf};
@@ -22,13 +22,16 @@ use crate::key::{KeyError, PrivateKey};
 use crate::leaf::{self, LeafError};
 use crate::pem::{self, PemError};
 
+/// What stands before the CAs that are trusted.
+const BUNDLE: &str = "\n# Trusted to be the issuer's:\n";
+
 /// A client's key, its certificate chain and the CAs that it trusts. `Debug` shows whose it is and until when.
 pub struct Identity {
     key: PrivateKey,
     chain: Vec<CertificateDer<'static>>,
     bundle: Vec<CertificateDer<'static>>,
     spiffe_id: SpiffeId,
-    enrolment: EnrolmentId,
+    enrolment: Option<EnrolmentId>,
     not_before: Timestamp,
     expires: Timestamp,
     certificate: Digest,
@@ -59,21 +62,33 @@ pub enum IdentityError {
 impl Identity {
     /// Puts together what enrolment or renewal gave (PEM) and the key that was made for it.
     pub fn new(key: PrivateKey, chain_pem: &[u8], bundle_pem: &[u8]) -> Result<Self, IdentityError> {
-        let mut certificates = pem::certificates(chain_pem).map_err(IdentityError::Certificates)?;
-        certificates.extend(pem::certificates(bundle_pem).map_err(IdentityError::Bundle)?);
-        Self::of(key, certificates)
+        let chain = pem::certificates(chain_pem).map_err(IdentityError::Certificates)?;
+        Self::of(key, chain, pem::certificates(bundle_pem).map_err(IdentityError::Bundle)?)
     }
 
     /// Parses what [`Self::expose`] gave.
     pub fn parse(text: &[u8]) -> Result<Self, IdentityError> {
         let key = PrivateKey::parse(text).map_err(IdentityError::Key)?;
-        Self::of(key, pem::certificates(text).map_err(IdentityError::Certificates)?)
+        let line = text.windows(BUNDLE.len()).position(|window| window == BUNDLE.as_bytes());
+        let Some((chain, bundle)) = line.map(|at| text.split_at(at)) else {
+            let certificates = pem::certificates(text).map_err(IdentityError::Certificates)?;
+            let (bundle, chain) = certificates.into_iter().partition(leaf::is_root);
+            return Self::of(key, chain, bundle);
+        };
+        let chain = pem::certificates(chain).map_err(IdentityError::Certificates)?;
+        Self::of(key, chain, pem::certificates(bundle).map_err(IdentityError::Bundle)?)
     }
 
-    fn of(key: PrivateKey, certificates: Vec<CertificateDer<'static>>) -> Result<Self, IdentityError> {
-        let (bundle, chain): (Vec<_>, Vec<_>) = certificates.into_iter().partition(leaf::is_root);
+    fn of(
+        key: PrivateKey,
+        chain: Vec<CertificateDer<'static>>,
+        bundle: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, IdentityError> {
         let first = chain.first().ok_or(IdentityError::Certificates(PemError::Empty))?;
-        let (leaf, enrolment) = leaf::client(first).map_err(IdentityError::Leaf)?;
+        let (leaf, enrolment) = match leaf::client(first) {
+            Ok((leaf, enrolment)) => (leaf, Some(enrolment)),
+            Err(error) => (leaf::outside_client(first).map_err(|_| IdentityError::Leaf(error))?, None),
+        };
         if leaf.key != key.digest() {
             return Err(IdentityError::Mismatch);
         }
@@ -99,8 +114,8 @@ impl Identity {
         &self.spiffe_id
     }
 
-    /// Which of its enrolments.
-    pub fn enrolment(&self) -> EnrolmentId {
+    /// Which of its enrolments; none where another PKI made the certificate.
+    pub fn enrolment(&self) -> Option<EnrolmentId> {
         self.enrolment
     }
 
@@ -129,12 +144,13 @@ impl Identity {
 
     /// Key, chain and bundle, PEM.
     pub fn expose(&self) -> Zeroizing<String> {
-        let certificates: String =
-            self.chain.iter().chain(&self.bundle).map(|der| pem::certificate(der)).collect();
-        let key = self.key.expose();
-        let mut text = Zeroizing::new(String::with_capacity(key.len() + certificates.len()));
-        text.push_str(&key);
-        text.push_str(&certificates);
+        let pem = |certificates: &[CertificateDer<'_>]| {
+            certificates.iter().map(|der| pem::certificate(der)).collect::<String>()
+        };
+        let (key, chain, bundle) = (self.key.expose(), pem(&self.chain), pem(&self.bundle));
+        let parts = [key.as_str(), &chain, BUNDLE, &bundle];
+        let mut text = Zeroizing::new(String::with_capacity(parts.iter().map(|part| part.len()).sum()));
+        parts.iter().for_each(|part| text.push_str(part));
         text
     }
 
@@ -210,6 +226,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use shorepass_testing::certificates::{Fault, TestCa};
+    use shorepass_testing::openssl::{Leaf, OpensslCa};
 
     use super::*;
     use crate::fixture::{subject, trust_domain};
@@ -234,7 +251,7 @@ mod tests {
         file.store(&stored).unwrap();
         let loaded = file.load().unwrap().unwrap();
         assert_eq!(loaded.spiffe_id(), &subject().spiffe_id);
-        assert_eq!(loaded.enrolment(), subject().enrolment);
+        assert_eq!(loaded.enrolment(), Some(subject().enrolment));
         assert_eq!(loaded.certificate(), stored.certificate());
         assert_eq!(loaded.expose(), stored.expose());
     }
@@ -286,6 +303,17 @@ mod tests {
         assert!(matches!(Identity::parse(mixed.as_bytes()), Err(IdentityError::Mismatch)));
         let alone = format!("{}{}", pair.key_pem, pair.certificate_pem);
         assert!(matches!(Identity::parse(alone.as_bytes()), Err(IdentityError::Bundle(_))));
+    }
+
+    #[test]
+    fn an_identity_of_another_pki_loads_with_its_chain_and_the_issuers_bundle() {
+        let ours = TestCa::new(&trust_domain());
+        let theirs = OpensslCa::root("spire", subject().now).intermediate("intermediate", "");
+        let names = ["URI:spiffe://spire.example.org/operator/alice"];
+        let pair = theirs.leaf(&Leaf { names: &names, ..Leaf::default() });
+        let identity = Identity::parse(pair.identity_pem(ours.certificate_pem()).as_bytes()).unwrap();
+        assert_eq!(identity.spiffe_id().to_string(), names[0][4..]);
+        assert_eq!((identity.enrolment(), identity.chain.len(), identity.bundle.len()), (None, 2, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use shorepass_core::caller::{SpiffeId, SpiffeIdError};
 use shorepass_core::digest::Digest;
 use shorepass_core::id::{EnrolmentId, IdError};
+use shorepass_core::name::TrustDomain;
 use shorepass_core::time::Timestamp;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
@@ -51,6 +52,9 @@ pub enum LeafError {
     /// A purpose that is missing, another or one too many.
     #[error("the certificate's extended key usage is not exactly {0}")]
     Purpose(&'static str),
+    /// Of another PKI, and not for clients.
+    #[error("the certificate's extended key usage does not have clientAuth")]
+    NoClient,
     /// No enrolment in the common name.
     #[error("the certificate's common name is not exactly one enrolment id")]
     Enrolment(#[source] Option<IdError>),
@@ -63,7 +67,7 @@ impl LeafError {
             Self::Encoding | Self::Ids(_) | Self::Id(_) | Self::OtherNames | Self::Enrolment(_) => {
                 CertificateError::BadEncoding
             }
-            Self::Purpose(_) | Self::Authority => CertificateError::InvalidPurpose,
+            Self::Purpose(_) | Self::NoClient | Self::Authority => CertificateError::InvalidPurpose,
         }
     }
 }
@@ -79,6 +83,36 @@ pub(crate) fn client(der: &CertificateDer<'_>) -> Result<(Leaf, EnrolmentId), Le
         return Err(LeafError::Purpose("clientAuth"));
     }
     Ok((leaf(der, &certificate, names.spiffe_id)?, enrolment(&certificate)?))
+}
+
+/// Reads a client's certificate that another PKI has made. It may have DNS names and addresses besides its SPIFFE ID and be for
+/// servers too (X509-SVID, sections 2 and 4.4), which is nothing here: nobody takes it for the issuer's.
+pub(crate) fn outside_client(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
+    let certificate = parse(der)?;
+    let signs = certificate.key_usage().map_err(|_| LeafError::Encoding)?;
+    if signs.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
+        return Err(LeafError::Authority);
+    }
+    let names = Names::of(&certificate)?;
+    let usage = certificate.extended_key_usage().map_err(|_| LeafError::Encoding)?;
+    if !usage.is_some_and(|usage| usage.value.client_auth) {
+        return Err(LeafError::NoClient);
+    }
+    leaf(der, &certificate, names.spiffe_id)
+}
+
+/// The trust domains of all URI names, whatever else the certificate says.
+pub(crate) fn trust_domains(der: &CertificateDer<'_>) -> Vec<TrustDomain> {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let domain = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => {
+            let rest = uri.strip_prefix("spiffe://")?;
+            TrustDomain::parse(rest.split_once('/').map_or(rest, |(domain, _)| domain)).ok()
+        }
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(domain).collect()
 }
 
 /// Reads a server's certificate. Its DNS names and addresses are for clients that are not ours.
@@ -179,5 +213,7 @@ fn enrolment(certificate: &X509Certificate<'_>) -> Result<EnrolmentId, LeafError
     let mut names = certificate.subject().iter_common_name();
     let (Some(name), None) = (names.next(), names.next()) else { return Err(LeafError::Enrolment(None)) };
     let text = name.as_str().map_err(|_| LeafError::Enrolment(None))?;
-    EnrolmentId::parse(text).map_err(|error| LeafError::Enrolment(Some(error)))
+    let enrolment = EnrolmentId::parse(text).map_err(|error| LeafError::Enrolment(Some(error)))?;
+    // What stands for a trust bundle names no enrolment, whoever signs it.
+    if enrolment.is_of_bundle() { Err(LeafError::Enrolment(None)) } else { Ok(enrolment) }
 }

@@ -21,9 +21,12 @@ mod request;
 mod server;
 mod serving;
 mod stream;
+mod trust;
 
 pub use alert::Alert;
-pub use authority::{Authority, AuthorityError, MAX_LIFETIME, SignError, SignedCertificate};
+pub use authority::{
+    Authority, AuthorityError, MAX_LIFETIME, Phase, RotateError, RotationPlan, SignError, SignedCertificate,
+};
 pub use client::{CONNECT_DEADLINE, ConnectError, Connector, CurrentIdentity};
 pub use crypto::ChainError;
 pub use file::FileError;
@@ -39,6 +42,7 @@ pub use request::{CertificateRequest, KeyAndRequest, REQUEST_LIMIT, RequestError
 pub use server::{ApiAcceptor, EnrollAcceptor, HandshakeError, Serving};
 pub use serving::{ServingError, ServingIdentity};
 pub use stream::{IssuerStream, PeerStream};
+pub use trust::{BundleError, Trust};
 
 #[cfg(test)]
 mod fixture;

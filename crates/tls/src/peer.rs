@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
-use shorepass_core::caller::{Kind, VerifiedPeer};
-use shorepass_core::name::TrustDomain;
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use shorepass_core::caller::{Kind, SpiffeId, VerifiedPeer};
+use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::time::after;
 
 use crate::authority::BACKDATED;
 use crate::crypto::{self, ChainError, Finding};
 use crate::leaf::{self, LeafError};
+use crate::trust::{Outside, Trust};
 
 /// Why a client's certificate was refused.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,24 @@ pub enum ClientRefusal {
     /// Its certificate does not lead to the bundle, or not now.
     #[error("its certificate does not verify against the trust bundle")]
     Chain(#[source] ChainError),
+    /// Its certificate names a trust bundle's trust domain and does not lead to that bundle, or not now.
+    #[error(
+        "its certificate is of the trust domain of trust bundle {bundle}, and does not verify against that"
+    )]
+    BundleChain {
+        /// Which bundle.
+        bundle: Name,
+        /// Why not.
+        source: ChainError,
+    },
+    /// The trust bundle is not for such a SPIFFE ID.
+    #[error("{id} is of a kind or has a path that trust bundle {bundle} is not for")]
+    NotOfBundle {
+        /// Which bundle.
+        bundle: Name,
+        /// Whose certificate it is.
+        id: SpiffeId,
+    },
     /// Its certificate is not a client's of ours.
     #[error("its certificate is not a client's")]
     Leaf(#[source] LeafError),
@@ -44,31 +62,11 @@ pub enum ClientRefusal {
     Kind,
 }
 
-/// Whom the `api` listener lets in.
-pub(crate) struct ClientTrust {
-    chain: Arc<dyn ClientCertVerifier>,
-}
-
-impl ClientTrust {
-    /// Clients whose certificates lead to one of these.
-    pub(crate) fn new(anchors: RootCertStore) -> Self {
-        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), crypto::provider())
-            // With hints, other TLS libraries send nothing instead of a certificate that does not fit, and the alert
-            // would no longer say what is wrong.
-            .clear_root_hint_subjects()
-            .build()
-            .expect("there is at least one anchor, and no revocation list to misread");
-        Self { chain }
-    }
-
+impl Trust {
     /// The verifier for one connection, and where it puts what it found.
-    pub(crate) fn verifier(&self, trust_domain: &TrustDomain) -> (Arc<ClientVerifier>, Finding<Found>) {
+    pub(crate) fn verifier(self: &Arc<Self>) -> (Arc<ClientVerifier>, Finding<Found>) {
         let finding = Finding::new();
-        let verifier = ClientVerifier {
-            chain: Arc::clone(&self.chain),
-            trust_domain: trust_domain.clone(),
-            finding: finding.handle(),
-        };
+        let verifier = ClientVerifier { trust: Arc::clone(self), finding: finding.handle() };
         (Arc::new(verifier), finding)
     }
 }
@@ -76,10 +74,8 @@ impl ClientTrust {
 /// What the verifier found.
 pub(crate) type Found = Result<VerifiedPeer, ClientRefusal>;
 
-#[derive(Debug)]
 pub(crate) struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    trust_domain: TrustDomain,
+    trust: Arc<Trust>,
     finding: Finding<Found>,
 }
 
@@ -89,12 +85,25 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<VerifiedPeer, ClientRefusal> {
-        let chain = self.chain.verify_client_cert(end_entity, intermediates, now);
-        chain.map_err(|error| ClientRefusal::Chain(ChainError(error)))?;
+    ) -> Found {
+        match self.trust.named_by(end_entity) {
+            Some(outside) => of_bundle(outside, end_entity, intermediates, now),
+            None => self.of_own_domain(end_entity, intermediates, now),
+        }
+    }
+
+    fn of_own_domain(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Found {
+        let chain = self.trust.own().verify(end_entity, intermediates, now);
+        let authority = chain.map_err(|error| ClientRefusal::Chain(ChainError(error)))?;
         let (leaf, enrolment) = leaf::client(end_entity).map_err(ClientRefusal::Leaf)?;
-        if leaf.spiffe_id.trust_domain != self.trust_domain {
-            let (found, expected) = (leaf.spiffe_id.trust_domain, self.trust_domain.clone());
+        let expected = self.trust.trust_domain();
+        if leaf.spiffe_id.trust_domain != *expected {
+            let (found, expected) = (leaf.spiffe_id.trust_domain, expected.clone());
             return Err(ClientRefusal::TrustDomain { found, expected });
         }
         match leaf.spiffe_id.kind {
@@ -104,6 +113,7 @@ impl ClientVerifier {
         Ok(VerifiedPeer {
             spiffe_id: leaf.spiffe_id,
             enrolment,
+            authority,
             issued: after(leaf.not_before, BACKDATED),
             expires: leaf.expires,
             certificate: leaf.certificate,
@@ -112,18 +122,57 @@ impl ClientVerifier {
     }
 }
 
+/// Somebody whom another PKI vouches for.
+fn of_bundle(
+    outside: &Outside,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Found {
+    let name = outside.bundle.name();
+    let authority = outside
+        .verify(end_entity, intermediates, now)
+        .map_err(|error| ClientRefusal::BundleChain { bundle: name.clone(), source: ChainError(error) })?;
+    let leaf = leaf::outside_client(end_entity).map_err(ClientRefusal::Leaf)?;
+    if !outside.bundle.admits(&leaf.spiffe_id) {
+        return Err(ClientRefusal::NotOfBundle { bundle: name.clone(), id: leaf.spiffe_id });
+    }
+    Ok(VerifiedPeer {
+        enrolment: outside.bundle.enrolment_of(&leaf.spiffe_id),
+        spiffe_id: leaf.spiffe_id,
+        authority,
+        issued: leaf.not_before, // it is not known by how much others date back
+        expires: leaf.expires,
+        certificate: leaf.certificate,
+        key: leaf.key,
+    })
+}
+
+impl std::fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientVerifier")
+    }
+}
+
 impl ClientRefusal {
     /// The error that makes rustls send the alert that fits.
     fn to_rustls(&self) -> rustls::Error {
         let error = match self {
             Self::Missing => return rustls::Error::NoCertificatesPresented,
-            // A CA of the same name did not sign it, so another one did: "unknown CA" says that, "decrypt error" does not.
-            Self::Chain(ChainError(rustls::Error::InvalidCertificate(CertificateError::BadSignature))) => {
-                CertificateError::UnknownIssuer
+            Self::Chain(ChainError(error)) | Self::BundleChain { source: ChainError(error), .. } => {
+                match error {
+                    // A CA of the same name did not sign it, so another one did: "unknown CA" says that, "decrypt error" does
+                    // not.
+                    rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
+                        CertificateError::UnknownIssuer
+                    }
+                    other => return other.clone(),
+                }
             }
-            Self::Chain(ChainError(error)) => return error.clone(),
             Self::Leaf(error) => error.to_rustls(),
-            Self::TrustDomain { .. } | Self::Kind => CertificateError::ApplicationVerificationFailure,
+            Self::TrustDomain { .. } | Self::NotOfBundle { .. } | Self::Kind => {
+                CertificateError::ApplicationVerificationFailure
+            }
         };
         rustls::Error::InvalidCertificate(error)
     }
@@ -131,7 +180,7 @@ impl ClientRefusal {
 
 impl ClientCertVerifier for ClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(

@@ -55,14 +55,18 @@ pub enum LapsedError {
 pub struct ProofError(#[source] Option<rustls::Error>);
 
 impl Authority {
-    /// Reads a client's certificate that this CA has signed.
+    /// Reads a client's certificate that this CA has signed, or one that is trusted besides.
     pub fn lapsed(&self, certificate_pem: &[u8]) -> Result<Lapsed, LapsedError> {
         let certificates = pem::certificates(certificate_pem).map_err(LapsedError::Pem)?;
         let der = certificates.first().ok_or(LapsedError::Pem(PemError::Empty))?;
         let certificate = parse(der).ok_or(LapsedError::Leaf(LeafError::Encoding))?;
-        let authority = parse(self.certificate()).ok_or(LapsedError::Signature)?;
-        let signed = certificate.verify_signature(Some(authority.public_key()));
-        signed.map_err(|_| LapsedError::Signature)?;
+        let has_signed = |authority: &CertificateDer<'_>| {
+            let authority = parse(authority);
+            authority.is_some_and(|ca| certificate.verify_signature(Some(ca.public_key())).is_ok())
+        };
+        if !self.trusted().iter().any(has_signed) {
+            return Err(LapsedError::Signature);
+        }
         let (leaf, enrolment) = leaf::client(der).map_err(LapsedError::Leaf)?;
         Ok(Lapsed {
             spiffe_id: leaf.spiffe_id,
@@ -174,7 +178,7 @@ mod tests {
     fn a_key_proves_itself_for_one_nonce_and_one_new_key() {
         let Place { authority, identity, _folder } = place();
         let lapsed = authority.lapsed(&identity.certificate_pem()).unwrap();
-        assert_eq!((lapsed.spiffe_id(), lapsed.enrolment()), (&runner(), identity.enrolment()));
+        assert_eq!((lapsed.spiffe_id(), lapsed.enrolment()), (&runner(), identity.enrolment().unwrap()));
         assert_eq!((lapsed.certificate(), lapsed.expires()), (identity.certificate(), identity.expires()));
         let wanted = Digest::of_bytes(b"wanted");
         let signature = identity.prove(NONCE, wanted).unwrap();

@@ -21,7 +21,7 @@
 //! | a CA's certificate used as a client's | certificate_unknown |
 //! | not for clients, or for more than clients | unsupported_certificate |
 //! | no SPIFFE ID, two, one not of our form, other names, no enrolment | bad_certificate |
-//! | another trust domain, an issuer's | access_denied |
+//! | another trust domain, an issuer's, not what its trust bundle is for | access_denied |
 //! | handshake signed by another key than the certificate's | decrypt_error |
 
 use std::io;
@@ -33,7 +33,6 @@ use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use shorepass_core::caller::Caller;
-use shorepass_core::name::TrustDomain;
 use shorepass_core::time::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Join, Take};
 use tokio::net::TcpStream;
@@ -44,10 +43,10 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::alert::Alert;
 use crate::crypto::{self, WallTime};
-use crate::peer::{ClientRefusal, ClientTrust};
-use crate::pem::{self, PemError};
+use crate::peer::ClientRefusal;
 use crate::serving::ServingIdentity;
 use crate::stream::PeerStream;
+use crate::trust::Trust;
 
 /// The most that is read for a ClientHello; those with post-quantum key shares have about 2 KiB.
 const HELLO_BYTES: u64 = 16 * 1024;
@@ -59,8 +58,7 @@ const LINGER_BYTES: u64 = 64 * 1024;
 /// What both listeners serve with; it can be swapped while they run.
 pub struct Serving {
     identity: ArcSwap<ServingIdentity>,
-    trust: ArcSwap<ClientTrust>,
-    trust_domain: TrustDomain,
+    trust: Arc<Trust>,
     clock: Arc<dyn Clock>,
 }
 
@@ -91,26 +89,14 @@ pub enum HandshakeError {
 }
 
 impl Serving {
-    /// Serves with this identity; lets in clients of this trust domain whose certificates lead to the bundle (PEM).
-    pub fn new(
-        identity: ServingIdentity,
-        trust_domain: TrustDomain,
-        bundle_pem: &[u8],
-        clock: Arc<dyn Clock>,
-    ) -> Result<Arc<Self>, PemError> {
-        let trust = ArcSwap::from_pointee(client_trust(bundle_pem)?);
-        Ok(Arc::new(Self { identity: ArcSwap::from_pointee(identity), trust, trust_domain, clock }))
+    /// Serves with this identity, and lets in clients by this trust.
+    pub fn new(identity: ServingIdentity, trust: Arc<Trust>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { identity: ArcSwap::from_pointee(identity), trust, clock })
     }
 
     /// From the next handshake on, serves with this identity.
     pub fn swap_identity(&self, identity: ServingIdentity) {
         self.identity.store(Arc::new(identity));
-    }
-
-    /// From the next handshake on, lets in clients whose certificates lead to this bundle (PEM).
-    pub fn swap_bundle(&self, bundle_pem: &[u8]) -> Result<(), PemError> {
-        self.trust.store(Arc::new(client_trust(bundle_pem)?));
-        Ok(())
     }
 
     /// What it serves with now.
@@ -159,7 +145,7 @@ impl ApiAcceptor {
         turn: impl Future<Output = G>,
     ) -> Result<(PeerStream, Caller), HandshakeError> {
         let serving = &self.0;
-        let (verifier, finding) = serving.trust.load().verifier(&serving.trust_domain);
+        let (verifier, finding) = serving.trust.verifier();
         let shaken = handshake(stream, serving.config(verifier), deadline, turn).await;
         match (shaken, finding.take()) {
             (Ok(stream), Some(Ok(peer))) => Ok((PeerStream::new(stream), Caller::from_verified_peer(peer))),
@@ -187,11 +173,6 @@ impl EnrollAcceptor {
         let config = self.0.config(WebPkiClientVerifier::no_client_auth());
         handshake(stream, config, deadline, turn).await.map(PeerStream::new)
     }
-}
-
-fn client_trust(bundle_pem: &[u8]) -> Result<ClientTrust, PemError> {
-    let certificates = pem::certificates(bundle_pem)?;
-    Ok(ClientTrust::new(pem::anchors(&certificates)?))
 }
 
 /// A failed handshake, and the connection where it can still be closed in an orderly way.
@@ -301,7 +282,8 @@ mod tests {
         let key = PrivateKey::parse(pair.key_pem.as_bytes()).unwrap();
         let identity = ServingIdentity::new(&key, pair.certificate_pem.as_bytes()).unwrap();
         let bundle = ca.certificate_pem().as_bytes();
-        let serving = Serving::new(identity, trust_domain(), bundle, Arc::new(StoppedClock)).unwrap();
+        let trust = Trust::new(trust_domain(), bundle, Vec::new()).unwrap();
+        let serving = Serving::new(identity, trust, Arc::new(StoppedClock));
         let config = serving.config(WebPkiClientVerifier::no_client_auth());
         assert_eq!(config.alpn_protocols, [b"h2"]);
         assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));

@@ -113,6 +113,7 @@ impl Bench {
             enrolment: EnrolmentId::generate(now, &SystemEntropy),
             issued: now,
             expires: after(now, HOUR),
+            authority: Digest::of_bytes(b"authority"),
             certificate: Digest::of_bytes(b"certificate"),
             key: Digest::of_bytes(b"key"),
         });

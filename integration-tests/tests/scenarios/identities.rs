@@ -24,7 +24,7 @@ fn check(issuer: &IssuerUnderTest, names: &[String]) -> Result<()> {
         let line = lines.iter().find(|line| line["certificate"] == certificate.as_str());
         let line = line.with_context(|| format!("{name} has no line: {lines:#?}"))?;
         assert_eq!(line["caller"], format!("spiffe://{TRUST_DOMAIN}/platform/{name}"));
-        assert_eq!(line["enrolment"], identity.enrolment().to_string());
+        assert_eq!(line["enrolment"], identity.enrolment().context("no enrolment")?.to_string());
         assert_eq!(line["uid"], rustix::process::getuid().as_raw());
         let ends = line["until"].as_str().context("no end")?.parse::<shorepass_core::time::Timestamp>()?;
         assert_eq!(ends.as_second(), identity.expires().as_second());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use shorepass_core::labels::parse_pair;
-use shorepass_core::name::Name;
+use shorepass_core::name::{Name, TrustDomain};
 
 use super::Format;
 
@@ -48,6 +48,9 @@ pub(crate) struct ExplainArgs {
     /// A platform of this name asks
     #[arg(long, value_name = "NAME", value_parser = Name::parse)]
     pub(crate) platform: Option<Name>,
+    /// Whoever asks is of this trust domain [default: the issuer's own]
+    #[arg(long, value_name = "DOMAIN", value_parser = TrustDomain::parse, conflicts_with = "labels")]
+    pub(crate) trust_domain: Option<TrustDomain>,
     /// Its job's token: the payload as JSON, as the CI system makes it; - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) claims: Option<PathBuf>,

@@ -25,9 +25,10 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Fai
     let named = args.runner.as_ref().map(|name| (Kind::Runner, name));
     let named = named.or(args.platform.as_ref().map(|name| (Kind::Platform, name)));
     let (kind, name) = named.expect("the parser asks for one of the two");
-    let spiffe_id = spiffe_id(&config.trust_domain, kind, name);
+    let spiffe_id = spiffe_id(args.trust_domain.as_ref().unwrap_or(&config.trust_domain), kind, name);
     let labels = Labels::new(args.labels.iter().cloned()).map_err(Failure::Labels)?;
-    let who = Who { spiffe_id: &spiffe_id, labels: &labels };
+    let who =
+        Who { spiffe_id: &spiffe_id, own: spiffe_id.trust_domain == config.trust_domain, labels: &labels };
     let (explanation, unread) = match &args.claims {
         None => (Explanation::of(role, who, Shown::Asserted), Vec::new()),
         Some(file) => {
@@ -64,8 +65,9 @@ pub(super) fn test(args: &TestArgs, out: &mut dyn Write) -> Result<(), Failure> 
 
 /// Why the test fails; none if it does not.
 fn failure_of(case: &Case, role: &Role, trust_domain: &TrustDomain) -> Option<String> {
-    let spiffe_id = spiffe_id(trust_domain, case.kind, &case.caller);
-    let who = Who { spiffe_id: &spiffe_id, labels: &case.labels };
+    let spiffe_id = spiffe_id(case.trust_domain.as_ref().unwrap_or(trust_domain), case.kind, &case.caller);
+    let who =
+        Who { spiffe_id: &spiffe_id, own: spiffe_id.trust_domain == *trust_domain, labels: &case.labels };
     let explanation = Explanation::of(role, who, shown(&case.job));
     match (&case.expected, explanation.allows()) {
         (Expected::Allowed, true) => None,

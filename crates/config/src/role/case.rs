@@ -8,7 +8,7 @@ use shorepass_core::caller::Kind;
 use shorepass_core::claims::{Claim, ClaimKind, Claims};
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::labels::Labels;
-use shorepass_core::name::Name;
+use shorepass_core::name::{Name, TrustDomain};
 
 use super::{Known, jobs};
 use crate::cursor::{Cursor, Fields};
@@ -20,6 +20,8 @@ pub struct Case {
     pub name: String,
     /// The role.
     pub role: Name,
+    /// Of which trust domain it is; none means the issuer's own.
+    pub trust_domain: Option<TrustDomain>,
     /// A runner or a platform.
     pub kind: Kind,
     /// Its name.
@@ -71,9 +73,19 @@ pub(super) fn cases(
 }
 
 fn case(cursor: &Cursor<'_>, role: Option<&Name>, known: &Known<'_>) -> Option<Case> {
-    let fields = cursor.fields(&["name", "runner", "labels", "platform", "job", "expect", "because"])?;
+    let fields = cursor.fields(&[
+        "name",
+        "trustDomain",
+        "runner",
+        "labels",
+        "platform",
+        "job",
+        "expect",
+        "because",
+    ])?;
     let name = fields.required("name", |name| name.text().map(str::to_owned));
     let caller = caller(cursor, &fields);
+    let trust_domain = fields.optional("trustDomain", |domain| super::trust_domain(domain, Some(known)));
     let labels = fields.optional("labels", super::labels);
     if labels.is_some() && fields.has("platform") {
         return cursor.fault_below("labels", "platforms have no labels: leave the key out");
@@ -90,6 +102,7 @@ fn case(cursor: &Cursor<'_>, role: Option<&Name>, known: &Known<'_>) -> Option<C
     Some(Case {
         name: name?,
         role: role?.clone(),
+        trust_domain,
         kind,
         caller,
         labels: labels.unwrap_or_default(),

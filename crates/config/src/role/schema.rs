@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use shorepass_core::claims::Claims;
 use shorepass_core::condition::{Condition, Conditions};
 use shorepass_core::job_issuer::{Declared, JobIssuer, RunnerBinding, System};
-use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::name::{Name, NamePattern, TrustDomain};
 
 use self::validate::Schema;
 use super::{Known, Reader, SCHEMA};
@@ -60,7 +60,9 @@ spec:
   subjects:
     - platforms: [console, web-*]
       jobs: {issuer: gitlab, claims: {project_id: ['1', '2']}, condition: always}
+    - {trustDomain: partner.example.org, platforms: [portal]}
 tests:
+  - {name: a partner, trustDomain: partner.example.org, platform: portal, job: {issuer: gitlab, claims: {project_id: '1'}}, expect: denied}
   - {name: a platform, platform: console, job: {issuer: gitlab, claims: {project_id: '1'}}, expect: denied, because: dry}
 ",
     "apiVersion: shorepass.dev/v1
@@ -100,8 +102,12 @@ fn read(document: &Value) -> Result<(), String> {
     let name = |text: &str| Name::parse(text).unwrap();
     let binding = RunnerBinding::FirstUse;
     let gitlab = JobIssuer::new(name("gitlab"), System::Gitlab, url, audience, binding, Declared::default());
-    let known =
-        Known { clusters: vec![name("staging")], job_issuers: vec![gitlab.unwrap()], conditions: &Always };
+    let known = Known {
+        clusters: vec![name("staging")],
+        job_issuers: vec![gitlab.unwrap()],
+        trust_domains: vec![TrustDomain::parse("partner.example.org").unwrap()],
+        conditions: &Always,
+    };
     // What is JSON is YAML too.
     let text = document.to_string();
     let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("role.yaml"), &text);

@@ -23,6 +23,10 @@ fn check(part: &str, exchange: &str, fragments: &[&str]) {
     assert!(found, "{fragments:?} are not in one of:\n{errors}");
 }
 
+fn trust_domains() -> Vec<TrustDomain> {
+    ["ci.example.org", "partner.example.org"].map(|domain| TrustDomain::parse(domain).unwrap()).to_vec()
+}
+
 #[test]
 fn the_example_loads_as_it_is_written() {
     let role = &read(ROLE).unwrap()[0];
@@ -307,7 +311,12 @@ mod jobs {
     fn read(text: &str) -> Result<Role, String> {
         let gitlab = gitlab();
         let clusters = vec![Name::parse("staging").unwrap()];
-        let known = Known { clusters, job_issuers: vec![gitlab], conditions: &Always };
+        let known = Known {
+            clusters,
+            job_issuers: vec![gitlab],
+            trust_domains: trust_domains(),
+            conditions: &Always,
+        };
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
         read.map(|mut read| read.roles.remove(0)).map_err(|errors| errors.to_string())
     }
@@ -316,6 +325,22 @@ mod jobs {
         assert!(ROLE.contains(part), "{part:?} is not in the example");
         let errors = read(&ROLE.replacen(part, exchange, 1)).unwrap_err();
         assert!(fragments.iter().all(|part| errors.contains(part)), "{fragments:?} are not in:\n{errors}");
+    }
+
+    #[test]
+    fn an_item_names_callers_of_a_known_trust_domain() {
+        let of = |domain: &str| {
+            let item = format!("subjects:\n    - trustDomain: {domain}\n      platforms: [portal]\n    -");
+            read(&ROLE.replacen("subjects:\n    -", &item, 1))
+        };
+        let role = of("partner.example.org").unwrap();
+        let domains: Vec<_> = role.subjects().iter().map(|subject| subject.trust_domain.as_ref()).collect();
+        assert_eq!((domains[0].map(TrustDomain::as_str), domains[1]), (Some("partner.example.org"), None));
+        let told = of("partner.example.com").unwrap_err();
+        for said in ["spec.subjects[0].trustDomain", "did you mean partner.example.org?"] {
+            assert!(told.contains(said), "{told}");
+        }
+        assert!(of("Partner").unwrap_err().contains("is not a trust domain"));
     }
 
     #[test]
@@ -383,7 +408,12 @@ mod jobs {
     fn cases(text: &str) -> Result<Vec<case::Case>, String> {
         let gitlab = gitlab();
         let clusters = vec![Name::parse("staging").unwrap()];
-        let known = Known { clusters, job_issuers: vec![gitlab], conditions: &Always };
+        let known = Known {
+            clusters,
+            job_issuers: vec![gitlab],
+            trust_domains: trust_domains(),
+            conditions: &Always,
+        };
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
         read.map(|read| read.cases).map_err(|errors| errors.to_string())
     }

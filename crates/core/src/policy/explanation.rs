@@ -17,6 +17,8 @@ use crate::role::{Role, Subject};
 pub struct Who<'a> {
     /// Its name.
     pub spiffe_id: &'a SpiffeId,
+    /// Whether it is of the issuer's own trust domain.
+    pub own: bool,
     /// What its enrolment says about it.
     pub labels: &'a Labels,
 }
@@ -140,7 +142,16 @@ fn unmet(subject: &Subject, who: Who<'_>, job: Shown<'_>) -> Option<Unmet> {
 }
 
 /// Why the subject does not name who asks, whatever the job; none if it does.
-fn unnamed(subject: &Subject, Who { spiffe_id, labels }: Who<'_>) -> Option<String> {
+fn unnamed(subject: &Subject, Who { spiffe_id, own, labels }: Who<'_>) -> Option<String> {
+    match &subject.trust_domain {
+        None if !own => {
+            return Some(format!("it names callers of the issuer's own trust domain, not {spiffe_id}"));
+        }
+        Some(domain) if *domain != spiffe_id.trust_domain => {
+            return Some(format!("it names callers of trust domain {domain}, not {spiffe_id}"));
+        }
+        None | Some(_) => {}
+    }
     let patterns = match spiffe_id.kind {
         Kind::Runner => &subject.runners,
         Kind::Platform => &subject.platforms,

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::gives::{RbacName, Rights, RoleRef, StrictBinding};
 use crate::id::{BlockId, EnrolmentId};
 use crate::job::{AssertedJob, Evidence};
-use crate::name::NamePattern;
+use crate::name::{NamePattern, TrustDomain};
 use crate::role::{Lifetime, Subject};
 
 const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
@@ -28,6 +28,7 @@ fn caller(id: &str) -> Caller {
         enrolment: EnrolmentId::parse(ID).unwrap(),
         issued: second(0),
         expires: second(100_000),
+        authority: Digest::of_bytes(b"authority"),
         certificate: Digest::of_bytes(b"certificate"),
         key: Digest::of_bytes(b"key"),
     })
@@ -74,6 +75,43 @@ fn decide(accept_asserted: bool, id: &str, role: &str) -> Result<Grant, Denial> 
 fn grants_what_a_subject_names() {
     assert!(decide(true, "runner/prod-1", "deploy").is_ok());
     assert!(decide(false, "platform/portal", "deploy").is_ok());
+}
+
+#[test]
+fn a_name_of_another_trust_domain_is_another_caller() {
+    let partner = TrustDomain::parse("partner").unwrap();
+    let own = policy(true).role(&name("deploy")).unwrap().subjects()[0].clone();
+    let its = Subject { trust_domain: Some(partner), ..own.clone() };
+    let hour = Lifetime { default: HOUR, max: HOUR };
+    let decide = |subject: &Subject, caller: &Caller| {
+        let target =
+            Target { cluster: name("c"), namespace: name("web"), service_account: "deployer".to_owned() };
+        let digest = Digest::of_bytes(b"role");
+        let role = Role::new(name("deploy"), target, hour, hour, vec![subject.clone()], digest).unwrap();
+        let policy = Policy::new(vec![role]).unwrap();
+        policy.decide(caller, &job(caller), &ask("deploy"), &[], second(0)).is_ok()
+    };
+    for id in ["runner/prod-1", "platform/portal"] {
+        let ours = caller(id);
+        let theirs = of_bundle("partner", id);
+        assert!(decide(&own, &ours) && decide(&its, &theirs), "{id}");
+        assert!(!decide(&own, &theirs) && !decide(&its, &ours), "{id}");
+        assert!(!decide(&its, &of_bundle("third", id)), "{id}");
+    }
+}
+
+/// Somebody with a certificate of a trust bundle.
+fn of_bundle(domain: &str, id: &str) -> Caller {
+    let spiffe_id = SpiffeId::parse(&format!("spiffe://{domain}/{id}")).unwrap();
+    Caller::from_verified_peer(VerifiedPeer {
+        enrolment: EnrolmentId::of_bundle(&name(domain), &spiffe_id),
+        spiffe_id,
+        issued: second(0),
+        expires: second(100_000),
+        authority: Digest::of_bytes(b"authority"),
+        certificate: Digest::of_bytes(b"certificate"),
+        key: Digest::of_bytes(b"key"),
+    })
 }
 
 #[test]

@@ -15,7 +15,7 @@ use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::{Timestamp, after};
 use shorepass_rpc::api::{BlocksAsked, JoinTokenAsked, LeaseView, NewJoinToken, Page, RequestKey};
 use shorepass_rpc::refused::{Reason, Refused};
-use shorepass_tls::JoinTokenText;
+use shorepass_tls::{Authority, JoinTokenText};
 
 use crate::outside::{Outside, ledger_refused};
 
@@ -161,13 +161,13 @@ impl Blocks {
 #[derive(Clone)]
 pub struct Acts {
     outside: Arc<Outside>,
-    ca: shorepass_core::digest::Digest,
+    authority: Arc<Authority>,
 }
 
 impl Acts {
-    /// Over the outside; `ca` is the digest of the CA's public key, which join tokens carry.
-    pub fn new(outside: Arc<Outside>, ca: shorepass_core::digest::Digest) -> Self {
-        Self { outside, ca }
+    /// Over the outside; join tokens are for whom `authority` signs.
+    pub fn new(outside: Arc<Outside>, authority: Arc<Authority>) -> Self {
+        Self { outside, authority }
     }
 
     /// Lifts a block, and with it all others that refuse the same, before their end. One that has ended by itself, or was lifted, stays as it is.
@@ -207,7 +207,7 @@ impl Acts {
             let message = "this request id has created a join token, and its secret cannot be shown twice; create another";
             return Err(self.outside.refuse_reused(caller, "CreateJoinToken", &earlier, message).await);
         }
-        let text = JoinTokenText::generate(self.ca, self.outside.entropy.as_ref());
+        let text = JoinTokenText::generate(self.authority.key_digest(), self.outside.entropy.as_ref());
         let now = self.outside.clock.now();
         let JoinTokenAsked { runners, labels, lifetime, replace } = asked;
         let expires = after(now, lifetime);

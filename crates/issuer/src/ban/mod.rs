@@ -14,7 +14,6 @@ use shorepass_core::caller::{Caller, Owner};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{Change, LeaseFilter};
-use shorepass_core::name::TrustDomain;
 use shorepass_rpc::api::{Page, Shutout};
 use shorepass_rpc::refused::{Reason, Refused};
 
@@ -30,16 +29,15 @@ const PAGE: usize = 200;
 pub struct Banning {
     outside: Arc<Outside>,
     ends: Ends,
-    trust_domain: TrustDomain,
 }
 
 /// How long its streams have to hear of the ban before their connections are closed. Nothing is answered to it meanwhile.
 const TOLD: Duration = Duration::from_millis(100);
 
 impl Banning {
-    /// Of callers of this trust domain.
-    pub fn new(outside: Arc<Outside>, ends: Ends, trust_domain: TrustDomain) -> Self {
-        Self { outside, ends, trust_domain }
+    /// Of callers of all trust domains that are trusted.
+    pub fn new(outside: Arc<Outside>, ends: Ends) -> Self {
+        Self { outside, ends }
     }
 
     /// Shuts somebody out. Who is banned already stays so as it was; what is left of it is ended all the same.
@@ -109,11 +107,16 @@ impl Banning {
     /// Who is meant. A name need not be known here: it may be banned before it comes.
     fn find(&self, whom: BanKey) -> Result<Banned, Refused> {
         match whom {
-            BanKey::Name(name) if name.trust_domain != self.trust_domain => {
-                let problem = format!("is of another trust domain than {}", self.trust_domain);
+            BanKey::Name(name) => {
+                let mut domains = self.outside.trust.trust_domains();
+                if domains.any(|domain| *domain == name.trust_domain) {
+                    return Ok(Banned::Name(name));
+                }
+                let domains: Vec<String> =
+                    self.outside.trust.trust_domains().map(ToString::to_string).collect();
+                let problem = format!("is of another trust domain than {}", domains.join(" and "));
                 Err(Refused::field("subject", problem))
             }
-            BanKey::Name(name) => Ok(Banned::Name(name)),
             BanKey::Enrolment(enrolment) => Ok(Banned::Enrolment(self.owner_of(enrolment)?)),
         }
     }

@@ -16,15 +16,15 @@ use shorepass_core::id::{EnrolmentId, JobId};
 use shorepass_core::job::Evidence;
 use shorepass_core::labels::Labels;
 use shorepass_core::ledger::Change;
-use shorepass_core::name::Name;
+use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::policy::Policy;
 use shorepass_core::policy::explanation::{Shown, Who};
 
 /// What would be decided otherwise, as text.
-pub(super) fn against(audit: &Path, policy: &Policy) -> Result<String> {
+pub(super) fn against(audit: &Path, policy: &Policy, own: &TrustDomain) -> Result<String> {
     let unreadable = || format!("cannot read {}", audit.display());
     let reader = BufReader::new(File::open(audit).with_context(unreadable)?);
-    let mut replay = Replay { policy, known: Known::default(), tally: Tally::default() };
+    let mut replay = Replay { policy, own, known: Known::default(), tally: Tally::default() };
     for (index, line) in reader.lines().enumerate() {
         let line = line.with_context(unreadable)?;
         replay.line(&line).with_context(|| format!("line {} of {}", index + 1, audit.display()))?;
@@ -85,6 +85,7 @@ struct Changed {
 
 struct Replay<'p> {
     policy: &'p Policy,
+    own: &'p TrustDomain,
     known: Known,
     tally: Tally,
 }
@@ -143,7 +144,7 @@ impl Replay<'_> {
         };
         let none = Labels::default();
         let labels = enrolment.and_then(|enrolment| self.known.labels.get(&enrolment)).unwrap_or(&none);
-        let who = Who { spiffe_id: caller, labels };
+        let who = Who { spiffe_id: caller, own: caller.trust_domain == *self.own, labels };
         let now = self.policy.weigh(who, Shown::from(Some(evidence)), role);
         self.tally.replayed += 1;
         if now.is_ok() == granted {
@@ -220,7 +221,8 @@ mod tests {
             shorepass_core::job::AssertedJob::new("jenkins".to_owned(), "1".to_owned(), String::new());
         let mut known = Known::default();
         known.jobs.insert(JobId::parse(JOB).unwrap(), Evidence::Asserted(asserted.unwrap()));
-        let mut replay = Replay { policy, known, tally: Tally::default() };
+        let own = TrustDomain::parse("ci.example.org").unwrap();
+        let mut replay = Replay { policy, own: &own, known, tally: Tally::default() };
         reads.iter().for_each(|read| replay.refusal(read));
         replay.tally.text()
     }

@@ -44,7 +44,7 @@ impl Check {
         let (file, clusters) = (self.file.config.display(), config.clusters.len());
         say(&format!("{file}: fine; {clusters} cluster(s), {} role(s)\n", roles.len()))?;
         if let Some(audit) = &self.against {
-            say(&against::against(audit, &Policy::new(roles.clone())?)?)?;
+            say(&against::against(audit, &Policy::new(roles.clone())?, &config.trust_domain)?)?;
         }
         if !self.online {
             return Ok(());

@@ -1,6 +1,7 @@
-//! The command line: `serve`, `config check`, `config schema`, `rbac`, `cluster bootstrap`, `identity create`, `store`.
+//! The command line: `serve`, `config check`, `config schema`, `rbac`, `cluster bootstrap`, `identity create`, `ca`, `store`.
 
 mod against;
+mod ca;
 mod check;
 mod cluster;
 mod identity;
@@ -40,6 +41,9 @@ enum Command {
     /// Make identities for operators and platforms.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    /// Look at the issuer's CA, and rotate it.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Verify, export, import or rebuild the ledger, while the issuer is stopped.
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -78,6 +82,7 @@ pub fn run() -> ExitCode {
         Command::Rbac(command) => command.run(),
         Command::Cluster(command) => command.run(),
         Command::Identity(command) => command.run(),
+        Command::Ca(command) => command.run(),
         Command::Store(command) => command.run(),
     };
     match outcome {

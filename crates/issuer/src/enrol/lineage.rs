@@ -31,6 +31,9 @@ pub enum Noticed {
 impl Enrolling {
     /// Renews the certificate that the call was made with; idempotent for one key.
     pub async fn renew(&self, caller: &Caller, request_pem: &[u8]) -> Result<Certificate, Refused> {
+        if !caller.is_own() {
+            return Err(renewed_elsewhere(caller));
+        }
         let request = self.read_request(request_pem, caller.spiffe_id())?;
         let renewed = {
             let _together = self.outside.gate.read().await; // a ban comes before or after
@@ -59,12 +62,12 @@ impl Enrolling {
         self.check(caller)?;
         let now = self.outside.clock.now();
         Ok(match caller.kind() {
-            Kind::Runner => match self.enrolment_of(caller)?.use_of(caller.key(), now) {
+            Kind::Runner if caller.is_own() => match self.enrolment_of(caller)?.use_of(caller.key(), now) {
                 CertificateUse::InUse | CertificateUse::Overtaken => None,
                 CertificateUse::First => Some(Noticed::FirstUse),
                 CertificateUse::Older => Some(Noticed::Clone),
             },
-            Kind::Platform | Kind::Operator | Kind::Issuer => None,
+            Kind::Runner | Kind::Platform | Kind::Operator | Kind::Issuer => None,
         })
     }
 
@@ -78,19 +81,22 @@ impl Enrolling {
         }
     }
 
-    /// Whether the caller's enrolment still stands and nobody has banned it. Platforms and operators have no enrolment in
-    /// the ledger.
+    /// Whether the caller's CA is still trusted, its enrolment still stands and nobody has banned it. Platforms, operators and
+    /// whoever has a certificate of a trust bundle have no enrolment in the ledger.
     ///
     /// Whoever was shut out may be forgotten where security state was lost, so that no certificate of before counts then.
     pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
+        if !self.outside.trust.trusts(caller) {
+            return Err(authority_removed(caller));
+        }
         self.outside.not_banned(&caller.owner())?;
         let security = self.outside.ledger.security();
         if let Some(problem) = security.problem().filter(|_| !security.admits(caller.issued())) {
             return Err(certificate_of_before(caller, &problem));
         }
         match caller.kind() {
-            Kind::Runner => self.enrolment_of(caller).map(|_| ()),
-            Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
+            Kind::Runner if caller.is_own() => self.enrolment_of(caller).map(|_| ()),
+            Kind::Runner | Kind::Platform | Kind::Operator | Kind::Issuer => Ok(()),
         }
     }
 
@@ -191,12 +197,32 @@ pub(super) fn cloned(runner: &SpiffeId, found: &Cloned) -> Refused {
     Refused::new(Reason::RunnerCloned, message).with("since", found.at.to_string())
 }
 
+fn authority_removed(caller: &Caller) -> Refused {
+    let message = format!(
+        "the CA that has signed the certificate of {} is not trusted here any more: connect with a renewed one, or enrol \
+         again",
+        caller.spiffe_id()
+    );
+    Refused::new(Reason::CertificateExpired, message)
+}
+
+fn renewed_elsewhere(caller: &Caller) -> Refused {
+    let message = format!(
+        "Renew is for runners that this issuer has enrolled: the certificate of {} is renewed by the PKI that made it",
+        caller.spiffe_id()
+    );
+    Refused::new(Reason::CallerKind, message)
+}
+
 fn certificate_of_before(caller: &Caller, problem: &str) -> Refused {
     let renewal = match caller.kind() {
-        Kind::Operator | Kind::Platform => {
+        Kind::Operator | Kind::Platform if caller.is_own() => {
             "; a new identity made with `shorepass-issuer identity create` is accepted"
         }
-        Kind::Runner | Kind::Issuer => "",
+        Kind::Runner if caller.is_own() => "",
+        Kind::Runner | Kind::Operator | Kind::Platform | Kind::Issuer => {
+            "; a certificate that is made from now on is accepted"
+        }
     };
     Refused::new(Reason::EnrolmentEnded, format!("{problem}{renewal}"))
 }

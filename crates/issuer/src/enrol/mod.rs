@@ -115,7 +115,7 @@ impl Enrolling {
         let unknown = |why: String| Refused::new(Reason::JoinTokenUnknown, why);
         let join_token =
             JoinTokenText::parse(&presented.join_token).map_err(|cause| unknown(cause.to_string()))?;
-        if join_token.ca() != self.authority.key_digest() {
+        if !self.authority.is_pinned_by(join_token.ca()) {
             return Err(unknown(
                 "this join token was made by another issuer; ask this one's operators".to_owned(),
             ));

@@ -73,6 +73,14 @@ impl Jobs {
                 let labels = labels.map_err(|cause| Unfit::alike(cause.to_string()))?;
                 is_its_runner(labels.get(label), verified, label, claim)
             }
+            // The audience names a runner of ours: one of the same name elsewhere is another.
+            (RunnerBinding::Audience, _) if !caller.is_own() => {
+                let told = format!(
+                    "job tokens of {} are for runners that this issuer has enrolled, whose names end their audiences",
+                    verified.issuer
+                );
+                Err((told, format!("{} is of a trust bundle", caller.spiffe_id())))
+            }
             (RunnerBinding::Label { .. } | RunnerBinding::FirstUse | RunnerBinding::Audience, _) => Ok(()),
         }
     }

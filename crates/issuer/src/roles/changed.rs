@@ -78,7 +78,7 @@ impl Changed<'_> {
         let outside = &self.ends.outside;
         let labels = outside.labels_of_owner(owner)?;
         let job = lease.job.map(|job| outside.ledger.job(job)).transpose()?.flatten();
-        let who = Who { spiffe_id: &owner.spiffe_id, labels: &labels };
+        let who = Who { spiffe_id: &owner.spiffe_id, own: owner.is_own(), labels: &labels };
         let refreshed = self.new.would_refresh(who, job.as_ref(), lease, outside.clock.now());
         Ok(matches!(refreshed, Err(denial) if matches!(denial.reason, DenialReason::RoleNotAvailable(_))))
     }

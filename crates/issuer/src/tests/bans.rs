@@ -132,6 +132,7 @@ async fn a_banned_name_cannot_be_enrolled_anew_and_a_banned_enrolment_can_be_rep
         enrolment: latest.id,
         issued: caller.issued(),
         expires: caller.expires(),
+        authority: caller.authority(),
         certificate: caller.certificate(),
         key: Digest::of_bytes(b"key"),
     });

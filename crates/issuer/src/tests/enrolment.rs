@@ -123,6 +123,7 @@ async fn after_a_loss_of_security_state_nobody_enrols_and_no_certificate_of_befo
                 enrolment: EnrolmentId::generate(bench.clock.now(), bench.entropy.as_ref()),
                 issued,
                 expires: after(bench.clock.now(), Duration::from_secs(3600)),
+                authority: bench.authority.key_digest(),
                 certificate: Digest::of_bytes(id.as_bytes()),
                 key: Digest::of_bytes(b"key"),
             })

@@ -26,6 +26,11 @@ pub(super) fn gitlab() -> JobIssuer {
     job_tokens::gitlab(RunnerBinding::Label { label: "gitlab-runner-id".to_owned() }).unwrap()
 }
 
+/// Another one, whose tokens name the runner in their audience.
+pub(super) fn by_audience() -> JobIssuer {
+    job_tokens::gitlab(RunnerBinding::Audience).unwrap()
+}
+
 /// Roles `ship` and `ship-too`, for jobs of the main branch of project 42 on `prod-*`.
 pub(super) fn roles() -> Vec<Role> {
     let text = |text: &str| vec![Claim::Text(text.to_owned())];

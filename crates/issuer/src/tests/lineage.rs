@@ -22,6 +22,7 @@ impl Held {
             enrolment: caller.enrolment(),
             issued: caller.issued(),
             expires: caller.expires(),
+            authority: caller.authority(),
             certificate: key,
             key,
         });

@@ -17,6 +17,7 @@ mod requests;
 mod reviews;
 mod revocation;
 mod roles;
+mod trust_bundles;
 mod unclaimed;
 
 use std::collections::BTreeMap;
@@ -43,7 +44,7 @@ use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::job_tokens::KnownTokens;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
-use shorepass_tls::Authority;
+use shorepass_tls::{Authority, Trust};
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
@@ -200,7 +201,10 @@ impl Bench {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
             clusters: BTreeMap::from([(name("staging"), cluster.clone() as Arc<dyn Cluster>)]),
             policy: InForce::new(policy),
-            job_issuers: BTreeMap::from([(name("gitlab"), jobs::gitlab())]),
+            job_issuers: BTreeMap::from([
+                (name("gitlab"), jobs::gitlab()),
+                (name("by-audience"), jobs::by_audience()),
+            ]),
             job_tokens: tokens.clone(),
             seal: Box::new(PlainSeal),
             clock: clock.clone(),
@@ -213,6 +217,7 @@ impl Bench {
             follow,
             reviews: Reviews::new(clock.clone()),
             connections: Connections::default(),
+            trust: Trust::new(domain.clone(), &authority.bundle_pem(), trust_bundles::bundles()).unwrap(),
             identities: Box::new(Made),
             background: tokio_util::task::TaskTracker::new(),
         });
@@ -229,6 +234,7 @@ impl Bench {
             enrolment: EnrolmentId::generate(self.clock.now(), self.entropy.as_ref()),
             issued: self.clock.now(),
             expires: after(self.clock.now(), Duration::from_secs(24 * 3600)),
+            authority: self.authority.key_digest(),
             certificate: Digest::of_bytes(id.as_bytes()),
             key: Digest::of_bytes(b"key"),
         })
@@ -241,6 +247,7 @@ impl Bench {
             enrolment: enrolment.id,
             issued: self.clock.now(),
             expires: enrolment.certificate_expires,
+            authority: self.authority.key_digest(),
             certificate: Digest::of_bytes(b"newest"),
             key: enrolment.next.unwrap_or(enrolment.key),
         })

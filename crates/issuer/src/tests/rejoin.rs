@@ -31,12 +31,13 @@ async fn enrolled(bench: &Bench, runner: &str) -> Identity {
 }
 
 /// Whoever shows that certificate.
-fn caller(identity: &Identity, key: Digest) -> Caller {
+fn caller(bench: &Bench, identity: &Identity, key: Digest) -> Caller {
     Caller::from_verified_peer(VerifiedPeer {
         spiffe_id: identity.spiffe_id().clone(),
-        enrolment: identity.enrolment(),
+        enrolment: identity.enrolment().unwrap(),
         issued: identity.not_before(),
         expires: identity.expires(),
+        authority: bench.authority.key_digest(),
         certificate: identity.certificate(),
         key,
     })
@@ -75,14 +76,14 @@ async fn a_runner_comes_back_after_its_certificate_has_ended_as_who_it_was() {
     let (made, rejoining) = proof(&held, "prod-1", &nonce(&bench, &held).await);
     let key = made.key.digest();
     let next = identity(made, &bench.use_cases.rejoin(rejoining).await.unwrap());
-    assert!(bench.use_cases.admit(&caller(&next, key)).await.is_ok());
+    assert!(bench.use_cases.admit(&caller(&bench, &next, key)).await.is_ok());
     let events = bench.events();
     let last: Vec<_> = events.iter().rev().take(3).map(String::as_str).collect();
     assert_eq!(last, ["runner.renewal-used", "runner.rejoined", "runner.rejoined"]);
     // And then it is an older one, and whoever proves it is one of two.
     let (_, rejoining) = proof(&held, "prod-1", &nonce(&bench, &held).await);
     assert_eq!(refusal(&bench, rejoining).await.reason, Reason::RunnerCloned);
-    assert_eq!(reason(bench.use_cases.admit(&caller(&next, key)).await), Reason::RunnerCloned);
+    assert_eq!(reason(bench.use_cases.admit(&caller(&bench, &next, key)).await), Reason::RunnerCloned);
     assert_eq!(bench.events().iter().filter(|event| *event == "runner.cloned").count(), 1);
 }
 
@@ -94,7 +95,7 @@ async fn an_older_certificate_that_is_only_shown_shuts_nobody_out() {
     let (made, rejoining) = proof(&held, "prod-1", &nonce(&bench, &held).await);
     let key = made.key.digest();
     let next = identity(made, &bench.use_cases.rejoin(rejoining).await.unwrap());
-    assert!(bench.use_cases.admit(&caller(&next, key)).await.is_ok());
+    assert!(bench.use_cases.admit(&caller(&bench, &next, key)).await.is_ok());
     // Certificates are no secrets: without its key it proves nothing.
     let given = nonce(&bench, &held).await;
     let (_, rejoining) = proof(&held, "prod-1", &given);
@@ -103,7 +104,7 @@ async fn an_older_certificate_that_is_only_shown_shuts_nobody_out() {
     // Neither does its key after the window.
     bench.clock.advance(DAY * 7);
     assert_eq!(refusal(&bench, rejoining).await.reason, Reason::RejoinRefused);
-    assert!(bench.use_cases.check_enrolment(&caller(&next, key)).is_ok());
+    assert!(bench.use_cases.check_enrolment(&caller(&bench, &next, key)).is_ok());
 }
 
 #[tokio::test]
@@ -189,7 +190,7 @@ async fn who_was_banned_replaced_or_cloned_does_not_come_back() {
             }
             "replace" => drop(enrolled(&bench, "prod-1").await),
             _ => {
-                let older = caller(&held, Digest::of_bytes(b"older"));
+                let older = caller(&bench, &held, Digest::of_bytes(b"older"));
                 assert_eq!(reason(bench.use_cases.admit(&older).await), Reason::RunnerCloned);
             }
         }

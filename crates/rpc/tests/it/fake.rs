@@ -161,6 +161,7 @@ pub(crate) fn caller(kind: Kind) -> Caller {
         enrolment: EnrolmentId::parse(ID).unwrap(),
         issued: second(0),
         expires: second(3_600),
+        authority: Digest::of_bytes(b"authority"),
         certificate: Digest::of_bytes(b"certificate"),
         key: Digest::of_bytes(b"key"),
     })

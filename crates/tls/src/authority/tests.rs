@@ -3,8 +3,16 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::stored::{AUTHORITY_LIFETIME, CERTIFICATE_FILE, KEY_FILE};
 use super::*;
+use crate::file::FileError;
 use crate::fixture::{TestEntropy, enrolment, issuer, now, runner, trust_domain};
+
+mod outside;
+mod rotation;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -16,6 +24,11 @@ fn created() -> (tempfile::TempDir, Authority) {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(directory.path()).unwrap();
     (directory, authority)
+}
+
+/// Of the CA that signs.
+fn certificate(authority: &Authority) -> CertificateDer<'static> {
+    authority.trusted().remove(0)
 }
 
 fn request(id: &SpiffeId) -> CertificateRequest {
@@ -37,14 +50,15 @@ fn the_first_start_makes_private_files_and_the_next_one_opens_them() {
 #[test]
 fn the_ca_certificate_is_for_signing_leaves_of_one_trust_domain() {
     let (_directory, authority) = created();
-    let (_, certificate) = X509Certificate::from_der(&authority.certificate).unwrap();
+    let der = certificate(&authority);
+    let (_, certificate) = X509Certificate::from_der(&der).unwrap();
     let constraints = certificate.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && constraints.value.ca);
     assert_eq!(constraints.value.path_len_constraint, Some(0));
     let usage = certificate.key_usage().unwrap().unwrap().value;
     assert!(usage.key_cert_sign() && !usage.digital_signature());
-    assert_eq!(Stored::read(&authority.certificate).unwrap().trust_domain, "ci.example.org");
-    assert_eq!(leaf::authority_key(&authority.certificate), Some(authority.key_digest()));
+    assert_eq!(stored::Stated::read(&der).unwrap().trust_domain.as_deref(), Some("ci.example.org"));
+    assert_eq!(leaf::authority_key(&der), Some(authority.key_digest()));
 }
 
 #[test]
@@ -89,7 +103,8 @@ fn a_missing_certificate_is_made_anew_from_the_key() {
     let after = open(directory.path()).unwrap();
     assert_eq!(after.key_digest(), before.key_digest());
     let subject = |authority: &Authority| {
-        X509Certificate::from_der(&authority.certificate).unwrap().1.subject().as_raw().to_vec()
+        let der = certificate(authority);
+        X509Certificate::from_der(&der).unwrap().1.subject().as_raw().to_vec()
     };
     assert_eq!(subject(&after), subject(&before), "what was signed before still leads to it");
     assert_eq!(identity.spiffe_id(), &runner());
@@ -129,7 +144,8 @@ fn a_client_certificate_has_the_decided_name_the_requested_key_and_a_short_life(
     assert_eq!((signed.expires, leaf.expires), (now() + HOUR, now() + HOUR));
     assert_eq!(signed.certificate, Digest::of_bytes(&der[0]));
     let (_, certificate) = X509Certificate::from_der(&der[0]).unwrap();
-    let (_, ca) = X509Certificate::from_der(&authority.certificate).unwrap();
+    let ca = self::certificate(&authority);
+    let (_, ca) = X509Certificate::from_der(&ca).unwrap();
     certificate.verify_signature(Some(ca.public_key())).unwrap();
     assert!(certificate.key_usage().unwrap().unwrap().value.digital_signature());
 }

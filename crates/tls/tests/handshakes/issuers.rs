@@ -134,7 +134,8 @@ async fn an_issuer_of_our_own_making_is_accepted_by_us_and_by_others() {
     let hour = Duration::from_secs(3600);
     let names = ["localhost".to_owned()];
     let identity = authority.serving(&id("issuer/main"), &names, &[], hour, now()).unwrap();
-    let serving = Serving::new(identity, trust_domain(), &authority.bundle_pem(), clock()).unwrap();
+    let trust = shorepass_tls::Trust::new(trust_domain(), &authority.bundle_pem(), Vec::new()).unwrap();
+    let serving = Serving::new(identity, trust, clock());
     let listening = api(&serving).await;
     let subject = subject("operator/alice");
     let made = authority.create_identity(&subject.spiffe_id, subject.enrolment, hour, now()).unwrap();

@@ -3,6 +3,8 @@
 
 mod clients;
 mod issuers;
+mod outside;
+mod rotation;
 mod support;
 mod swapping;
 mod turns;

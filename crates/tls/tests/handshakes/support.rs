@@ -15,7 +15,7 @@ use shorepass_core::name::TrustDomain;
 use shorepass_core::time::{Clock, Timestamp};
 use shorepass_testing::certificates::{Pair, Subject, TestCa};
 use shorepass_tls::{
-    CurrentIdentity, HandshakeError, Identity, PeerStream, PrivateKey, Serving, ServingIdentity,
+    CurrentIdentity, HandshakeError, Identity, PeerStream, PrivateKey, Serving, ServingIdentity, Trust,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,7 +84,12 @@ pub(crate) fn serving_identity(ca: &TestCa, pair: &Pair) -> ServingIdentity {
 
 pub(crate) fn serving(ca: &TestCa) -> Arc<Serving> {
     let identity = serving_identity(ca, &ca.server(&subject("issuer/main")));
-    Serving::new(identity, trust_domain(), ca.certificate_pem().as_bytes(), clock()).unwrap()
+    Serving::new(identity, trust(ca), clock())
+}
+
+/// Trusts this CA for the issuer's own trust domain, and nobody else.
+pub(crate) fn trust(ca: &TestCa) -> Arc<Trust> {
+    Trust::new(trust_domain(), ca.certificate_pem().as_bytes(), Vec::new()).unwrap()
 }
 
 /// A listener, and what came of its connections in their order.
@@ -184,8 +189,12 @@ impl RawClient {
     }
 
     pub(crate) fn config(&self, ca: &TestCa) -> Arc<ClientConfig> {
+        self.config_trusting(ca.certificate_pem())
+    }
+
+    pub(crate) fn config_trusting(&self, ca_pem: &str) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_details(provider, clock())
             .with_protocol_versions(&[self.version])
@@ -193,9 +202,10 @@ impl RawClient {
             .with_root_certificates(roots);
         let mut config = match &self.pair {
             Some(pair) => {
-                let certificate = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
+                let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes());
+                let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
                 let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+                builder.with_client_auth_cert(chain, key).unwrap()
             }
             None => builder.with_no_client_auth(),
         };

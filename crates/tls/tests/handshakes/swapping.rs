@@ -3,7 +3,7 @@
 use rustls::AlertDescription;
 use shorepass_core::digest::Digest;
 use shorepass_testing::certificates::TestCa;
-use shorepass_tls::Connector;
+use shorepass_tls::{Connector, Serving};
 
 use crate::support::*;
 
@@ -29,16 +29,18 @@ async fn a_swapped_serving_identity_is_for_new_connections_only() {
 #[tokio::test]
 async fn a_swapped_bundle_is_for_new_connections_only() {
     let (ca, next) = (TestCa::new(&trust_domain()), TestCa::new(&trust_domain()));
-    let serving = serving(&ca);
+    let trust = trust(&ca);
+    let serving =
+        Serving::new(serving_identity(&ca, &ca.server(&subject("issuer/main"))), trust.clone(), clock());
     let listening = api(&serving).await;
     let (old, new) = (ca.client(&subject("runner/prod-1")), next.client(&subject("runner/prod-1")));
     let (old, new) = (RawClient::presenting(old), RawClient::presenting(new));
     let mut live = old.connect(&ca, listening.address).await.unwrap();
-    serving.swap_bundle(next.certificate_pem().as_bytes()).unwrap();
+    trust.swap_own(next.certificate_pem().as_bytes()).unwrap();
     assert_eq!(old.refused(&ca, listening.address).await, AlertDescription::UnknownCA);
     assert!(new.connect(&ca, listening.address).await.is_ok());
     assert!(echoes(&mut live).await);
-    assert!(serving.swap_bundle(b"nothing").is_err());
+    assert!(trust.swap_own(b"nothing").is_err());
     assert!(new.connect(&ca, listening.address).await.is_ok(), "a useless bundle changes nothing");
 }
 
