@@ -67,6 +67,8 @@ pub struct Knobs {
     pub listing: Option<(PathBuf, &'static str)>,
     /// The items of `spec.jobIssuers`.
     pub job_issuers: String,
+    /// The keys below `spec.enrolment`, indented by four spaces.
+    pub enrolment: String,
     /// More role documents, with `@NAMESPACE@` for the site's.
     pub roles: String,
 }
@@ -86,6 +88,7 @@ impl Default for Knobs {
             lag_bound: "30s",
             listing: None,
             job_issuers: String::new(),
+            enrolment: String::new(),
             roles: String::new(),
         }
     }
@@ -426,10 +429,12 @@ impl IssuerUnderTest {
     fn write_config(&self) -> Result<()> {
         let Addresses { api, enroll, admin } = self.addresses;
         let (calls, burst) = self.knobs.rate;
-        let job_issuers = match self.knobs.job_issuers.as_str() {
+        let section = |name: &str, text: &str| match text {
             "" => String::new(),
-            items => format!("  jobIssuers:\n{items}"),
+            text => format!("  {name}:\n{text}"),
         };
+        let job_issuers = section("jobIssuers", &self.knobs.job_issuers);
+        let enrolment = section("enrolment", &self.knobs.enrolment);
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -440,7 +445,7 @@ spec:
   listen: {{api: \"{api}\", enroll: \"{enroll}\", admin: \"{admin}\"}}
   state: {{directory: state}}
   clusters:
-{}{job_issuers}  roles: {{directory: roles}}
+{}{job_issuers}{enrolment}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
   limits: {{callsPerSecond: {calls}, burst: {burst}, mintsInFlight: {}}}
   receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance

@@ -21,6 +21,7 @@ mod scenarios {
     mod mint_and_cut;
     mod misbehaving_cluster;
     mod own_credential;
+    mod pods;
     mod preflight;
     mod receipts;
     mod refresh;

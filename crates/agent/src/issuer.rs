@@ -267,6 +267,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::Banned
         | Reason::RunnerCloned
         | Reason::RejoinRefused
+        | Reason::PodTokenRejected
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable

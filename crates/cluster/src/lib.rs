@@ -25,6 +25,7 @@ mod refusal;
 mod reviews;
 mod rules;
 mod strict;
+mod token_review;
 mod witness;
 
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped};

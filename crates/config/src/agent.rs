@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub issuer: AgentIssuer,
     /// The file with the join token; needed only until the runner is enrolled.
     pub join_token_file: Option<PathBuf>,
+    /// The token of the pod that the runner is, instead of a join token.
+    pub pod: Option<PodTokenConfig>,
     /// Where it keeps its identity and its sessions.
     pub state_directory: PathBuf,
     /// The socket on which it serves jobs.
@@ -45,6 +47,17 @@ pub struct AgentConfig {
     pub job_system: Name,
     /// The age at which a token is refreshed at the latest.
     pub refresh_max_age: Option<Duration>,
+}
+
+/// How a pod shows who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodTokenConfig {
+    /// The file with the projected token, for the audience in the issuer's config.
+    pub file: PathBuf,
+    /// The cluster that the pod runs in, by its name in the issuer's config.
+    pub cluster: Name,
+    /// The issuer's CA (`ca.pem` in its state directory): nobody else is shown the token.
+    pub ca_file: PathBuf,
 }
 
 /// The issuer as an agent knows it.
@@ -71,6 +84,7 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
         "trustDomain",
         "issuer",
         "joinTokenFile",
+        "pod",
         "state",
         "socket",
         "jobs",
@@ -80,6 +94,12 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
     let trust_domain = fields.required("trustDomain", |domain| domain.parsed(TrustDomain::parse));
     let issuer = fields.required("issuer", issuer);
     let join_token_file = fields.optional("joinTokenFile", Cursor::file_path);
+    let pod = fields.optional("pod", |section| {
+        if fields.has("joinTokenFile") {
+            return section.fault("a runner has a joinTokenFile or a pod, not both: take one out");
+        }
+        pod_token(section)
+    });
     let state_directory = fields
         .required("state", |state| state.fields(&["directory"])?.required("directory", Cursor::file_path));
     let socket = fields.optional("socket", socket).unwrap_or_else(|| PathBuf::from(SOCKET));
@@ -94,6 +114,7 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
         trust_domain: trust_domain?,
         issuer: issuer?,
         join_token_file,
+        pod,
         state_directory: state_directory?,
         socket,
         job_users,
@@ -108,6 +129,14 @@ fn issuer(cursor: &Cursor<'_>) -> Option<AgentIssuer> {
     let api = fields.required("api", |api| api.parsed(HostPort::parse));
     let enroll = fields.required("enroll", |enroll| enroll.parsed(HostPort::parse));
     Some(AgentIssuer { name: name?, api: api?, enroll: enroll? })
+}
+
+fn pod_token(cursor: &Cursor<'_>) -> Option<PodTokenConfig> {
+    let fields = cursor.fields(&["tokenFile", "cluster", "caFile"])?;
+    let file = fields.required("tokenFile", Cursor::file_path);
+    let cluster = fields.required("cluster", Cursor::name);
+    let ca_file = fields.required("caFile", Cursor::file_path);
+    Some(PodTokenConfig { file: file?, cluster: cluster?, ca_file: ca_file? })
 }
 
 fn socket(cursor: &Cursor<'_>) -> Option<PathBuf> {
@@ -155,6 +184,21 @@ mod tests {
         assert_eq!(config.join_token_file.as_deref(), Some(Path::new("/etc/shorepass/join-token")));
         assert_eq!(config.job_users, BTreeSet::from([1001]));
         assert_eq!(config.refresh_max_age, None);
+    }
+
+    #[test]
+    fn a_pod_shows_a_token_instead_of_a_join_token() {
+        const PART: &str = "  joinTokenFile: /etc/shorepass/join-token ";
+        const POD: &str = "  pod: {tokenFile: /t/token, cluster: staging, caFile: ca.pem} ";
+        let pod = read(&AGENT.replacen(PART, POD, 1)).unwrap();
+        assert_eq!(pod.join_token_file, None);
+        let told = pod.pod.unwrap();
+        assert_eq!((told.cluster.as_str(), told.file.as_path()), ("staging", Path::new("/t/token")));
+        assert_eq!(told.ca_file, Path::new("/etc/shorepass/ca.pem"));
+        check(PART, &format!("{POD}\n{PART}"), &["spec.pod", "not both"]);
+        for missing in ["tokenFile: /t/token, ", "cluster: staging, ", ", caFile: ca.pem"] {
+            check(PART, &POD.replace(missing, ""), &["spec.pod", "is missing"]);
+        }
     }
 
     #[test]

@@ -18,9 +18,10 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
 
 pub use self::connect::{Connect, Renew};
-pub use self::enrolment::EnrolmentConfig;
+pub use self::enrolment::{EnrolmentConfig, PodsConfig};
 pub use self::job_issuers::JobIssuerConfig;
 
+use self::enrolment::Beside;
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
@@ -214,7 +215,8 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let job_issuers = fields.optional("jobIssuers", job_issuers::job_issuers).unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
-    let enrolment = fields.optional("enrolment", enrolment::enrolment).unwrap_or_default();
+    let beside = Beside { clusters: clusters.as_deref().unwrap_or_default(), job_issuers: &job_issuers };
+    let enrolment = fields.optional("enrolment", |section| enrolment::enrolment(section, &beside));
     let limits = fields.optional("limits", limits);
     let receipts_one_in = fields.optional("receipts", receipts);
     let (name, dns_names) = identity?;
@@ -230,7 +232,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         clusters: clusters?,
         job_issuers,
         role_directory: role_directory?,
-        enrolment,
+        enrolment: enrolment.unwrap_or_default(),
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
         limits: limits.unwrap_or_default(),
         receipts_one_in: receipts_one_in.unwrap_or(RECEIPTS_ONE_IN),

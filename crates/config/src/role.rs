@@ -339,7 +339,7 @@ fn subject(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Subject> {
 }
 
 /// Labels that all have to be there, with these values.
-fn labels(cursor: &Cursor<'_>) -> Option<Labels> {
+pub(crate) fn labels(cursor: &Cursor<'_>) -> Option<Labels> {
     let pairs = cursor.pairs("labels and their values")?;
     let read: Vec<_> =
         pairs.iter().map(|(name, value)| Some(((*name).to_owned(), value.text()?.to_owned()))).collect();

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::claims::Claim;
-use crate::enrolment::{Enrolment, JoinToken};
+use crate::enrolment::{Enrolment, JoinToken, Origin};
 use crate::job::{Evidence, Job};
 use crate::labels::Labels;
 use crate::lease::{Binding, Lease};
@@ -108,6 +108,12 @@ pub struct Line {
     /// SHA-256 of a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// The pod that a runner was let in as: cluster, namespace and name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The UID of that pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// How many certificates of an enrolment have been in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
@@ -417,11 +423,14 @@ fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -
 }
 
 fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> Line {
+    let pod = enrolment.origin.as_ref().and_then(Origin::pod);
     Line {
         caller: text(&enrolment.spiffe_id),
         enrolment: text(enrolment.id),
         generation: Some(enrolment.generation).filter(|generation| *generation > 0),
         labels: labels(&enrolment.labels),
+        pod: pod.map(ToString::to_string),
+        pod_uid: pod.map(|pod| pod.uid.clone()),
         until: text(enrolment.certificate_expires),
         ..at(event, time)
     }

@@ -33,6 +33,7 @@ pub mod mint;
 pub mod name;
 pub mod needs;
 pub mod not_removed;
+pub mod pod;
 pub mod policy;
 pub mod receipt;
 pub mod refresh;

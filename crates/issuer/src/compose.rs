@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
-use crate::clusters::{connect, first_looks, unclaimed};
+use crate::clusters::{connect, first_looks, pod_rules, unclaimed};
 use crate::coordination::Presence;
 use crate::enrol::Lifetimes;
 use crate::follow::Follow;
@@ -254,6 +254,7 @@ impl Parts {
             authority.clone(),
             config.trust_domain.clone(),
             Lifetimes { certificate: config.certificate_lifetime, rejoin: config.enrolment.rejoin_window },
+            pod_rules(config, clusters),
             config.receipts_one_in.get(),
         );
         Ok(Self { use_cases, clock, entropy, authority, identity, identities, limits: config.limits, holder })

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod ban;
+mod bucket;
 mod clusters;
 pub mod commands;
 mod compose;

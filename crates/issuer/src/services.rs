@@ -29,6 +29,7 @@ use tracing::Instrument as _;
 
 use crate::admin::{Acts, Views};
 use crate::ban::Banning;
+use crate::enrol::pods::PodRule;
 use crate::enrol::{Enrolling, Lifetimes};
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
@@ -69,6 +70,7 @@ impl UseCases {
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
         lifetimes: Lifetimes,
+        pods: Vec<PodRule>,
         receipts_one_in: u32,
     ) -> Self {
         let jobs = Jobs::new(outside.clone());
@@ -80,7 +82,14 @@ impl UseCases {
             revoking: Revoking::new(ends.clone(), views.clone()),
             banning: Banning::new(outside.clone(), ends.clone(), trust_domain.clone()),
             acts: Acts::new(outside.clone(), authority.key_digest()),
-            enrolling: Enrolling::new(outside.clone(), ends.clone(), authority, trust_domain, lifetimes),
+            enrolling: Enrolling::new(
+                outside.clone(),
+                ends.clone(),
+                authority,
+                trust_domain,
+                lifetimes,
+                pods,
+            ),
             outside,
             proving,
             jobs,

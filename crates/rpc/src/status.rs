@@ -56,7 +56,8 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
         | Reason::EnrolmentEnded
-        | Reason::RejoinRefused => Code::Unauthenticated,
+        | Reason::RejoinRefused
+        | Reason::PodTokenRejected => Code::Unauthenticated,
         Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
@@ -314,7 +315,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 42);
+        assert_eq!(all_reasons().count(), 43);
     }
 
     #[test]
@@ -335,7 +336,8 @@ mod tests {
             (
                 Code::Unauthenticated,
                 "JOIN_TOKEN_UNKNOWN JOIN_TOKEN_USED JOIN_TOKEN_EXPIRED TRUST_DOMAIN_UNKNOWN CERTIFICATE_EXPIRED \
-                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
+                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED \
+                 POD_TOKEN_REJECTED",
             ),
             (
                 Code::PermissionDenied,

@@ -7,3 +7,4 @@ pub mod job_tokens;
 pub mod jwt;
 pub mod oidc;
 pub mod outside;
+pub mod pods;

@@ -23,6 +23,7 @@ mod serving;
 mod stream;
 
 pub use alert::Alert;
+pub use authority::authority_digest;
 pub use authority::{Authority, AuthorityError, MAX_LIFETIME, SignError, SignedCertificate};
 pub use client::{CONNECT_DEADLINE, ConnectError, Connector, CurrentIdentity};
 pub use crypto::ChainError;

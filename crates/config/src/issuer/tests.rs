@@ -255,3 +255,71 @@ fn how_long_a_runner_may_come_back_is_bounded_and_may_be_nothing() {
     }
     check(PART, "rejoinWindow: 169h", &["enrolment.rejoinWindow"]);
 }
+
+mod pods {
+    use super::*;
+
+    const PART: &str = "rejoinWindow: 168h";
+    const POD: &str = "pods: [{cluster: staging, audience: 'https://issuer.example.org/pods', serviceAccounts: \
+                       [{namespace: ci, name: runner}], runners: [prod-*], labels: {pool: pods}}]";
+
+    fn with(exchange: &[(&str, &str)]) -> String {
+        let mut text = POD.to_owned();
+        for (part, other) in exchange {
+            assert!(text.contains(part), "{part}");
+            text = text.replacen(part, other, 1);
+        }
+        text
+    }
+
+    #[test]
+    fn pods_are_let_in_by_account_with_names_and_labels() {
+        let config = read(&ISSUER.replacen(PART, POD, 1)).unwrap();
+        let pods = &config.enrolment.pods[0];
+        assert_eq!(
+            (pods.cluster.as_str(), pods.audience.as_str()),
+            ("staging", "https://issuer.example.org/pods")
+        );
+        assert_eq!(pods.service_accounts, [(Name::parse("ci").unwrap(), "runner".to_owned())]);
+        assert_eq!(pods.runners[0].to_string(), "prod-*");
+        assert_eq!(pods.labels.get("pool"), Some("pods"));
+        assert_eq!(config.enrolment.rejoin_window, EnrolmentConfig::default().rejoin_window);
+    }
+
+    #[test]
+    fn what_is_wrong_with_them_is_named_with_its_place() {
+        const AUDIENCE: &str = "https://issuer.example.org/pods";
+        let table: &[(&str, &str, &[&str])] = &[
+            ("cluster: staging", "cluster: stagign", &["pods[0].cluster", "did you mean staging?"]),
+            ("[prod-*]", "['*']", &["pods[0].runners[0]"]),
+            ("[prod-*]", "[]", &["pods[0].runners"]),
+            ("[{namespace: ci, name: runner}]", "[]", &["pods[0].serviceAccounts"]),
+            ("namespace: ci, ", "", &["pods[0].serviceAccounts[0].namespace", "is missing"]),
+            ("labels:", "label:", &["pods[0].label", "`labels`"]),
+            (AUDIENCE, "a b", &["pods[0].audience", "is not an audience"]),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs",
+                &["pods[0].audience", "job tokens of gitlab", "choose another"],
+            ),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs/prod-1",
+                &["pods[0].audience", "job tokens of gitlab"],
+            ),
+            (
+                AUDIENCE,
+                "https://kubernetes.default.svc",
+                &["pods[0].audience", "API servers", "choose another"],
+            ),
+        ];
+        for (part, exchange, fragments) in table {
+            check(PART, &with(&[(part, exchange)]), fragments);
+        }
+        let beside = "https://issuer.example.org/jobs-and-pods";
+        assert!(
+            read(&ISSUER.replacen(PART, &with(&[(AUDIENCE, beside)]), 1)).is_ok(),
+            "it only begins like theirs"
+        );
+    }
+}

@@ -10,6 +10,7 @@ mod jobs;
 mod lineage;
 mod model;
 mod modes;
+mod pods;
 mod quotas;
 mod receipts;
 mod rejoin;
@@ -43,6 +44,7 @@ use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::job_tokens::KnownTokens;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
+use shorepass_testing::pods::KnownPods;
 use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
@@ -72,6 +74,7 @@ struct Bench {
     authority: Arc<Authority>,
     state: tempfile::TempDir,
     tokens: Arc<KnownTokens>,
+    pods: Arc<KnownPods>,
 }
 
 struct PlainSeal;
@@ -194,7 +197,7 @@ impl Bench {
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
         let policy = Policy::new([modes::roles(), jobs::roles(), quotas::roles()].concat()).unwrap();
-        let tokens = KnownTokens::new();
+        let (tokens, pods) = (KnownTokens::new(), KnownPods::new());
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
@@ -219,8 +222,9 @@ impl Bench {
         let day = Duration::from_secs(24 * 3600);
         let lifetimes = Lifetimes { certificate: day, rejoin: day * 7 };
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
-        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, u32::MAX);
-        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens }
+        let rules = pods::rules(&pods);
+        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, rules, u32::MAX);
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens, pods }
     }
 
     fn caller(&self, id: &str) -> Caller {

@@ -16,11 +16,16 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, Rejoining, RequestKey, Revocation};
+use crate::api::{
+    BlocksAsked, Enrolling, JoinTokenAsked, Presented, Rejoining, RequestKey, Revocation, Ticket,
+};
 use crate::refused::Refused;
 
 /// Longer than any join token.
 const JOIN_TOKEN_LIMIT: usize = 300;
+
+/// Longer than any token that an API server makes.
+const POD_TOKEN_LIMIT: usize = 16 * 1024;
 
 /// Longer than any nonce and any signature.
 const REJOIN_LIMIT: usize = 128;
@@ -106,22 +111,43 @@ pub(crate) fn list_roles(message: v1::ListRolesRequest) -> Result<(Option<Name>,
 }
 
 pub(crate) fn enroll(message: v1::EnrollRequest) -> Result<Enrolling, Refused> {
-    let v1::EnrollRequest { join_token, name, certificate_request_pem } = message;
-    let join_token = Zeroizing::new(join_token);
-    if join_token.is_empty() {
-        return Err(Refused::field("join_token", "is missing"));
-    }
-    if join_token.len() > JOIN_TOKEN_LIMIT {
-        return Err(Refused::field("join_token", "is too long for a join token"));
-    }
-    // Who swaps two arguments should not find the token in an error: the name is not repeated.
-    let name = fields::required("name", &name, |text| {
-        Name::parse(text)
-            .map_err(|_| "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")
-    })?;
+    let v1::EnrollRequest { join_token, name, certificate_request_pem, service_account_token, cluster } =
+        message;
+    let ticket = ticket(Zeroizing::new(join_token), Zeroizing::new(service_account_token), &cluster)?;
+    let name = fields::required("name", &name, unrepeated_name)?;
     let certificate_request_pem =
         fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
-    Ok(Enrolling { join_token, name, certificate_request_pem })
+    Ok(Enrolling { ticket, name, certificate_request_pem })
+}
+
+/// Who swaps two arguments should not find the token in an error: the name is not repeated.
+fn unrepeated_name(text: &str) -> Result<Name, &'static str> {
+    Name::parse(text).map_err(|_| "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")
+}
+
+/// The one that is there.
+fn ticket(
+    join_token: Zeroizing<String>,
+    pod_token: Zeroizing<String>,
+    cluster: &str,
+) -> Result<Ticket, Refused> {
+    if !cluster.is_empty() && pod_token.is_empty() {
+        return Err(Refused::field("cluster", "goes with service_account_token only"));
+    }
+    match (join_token.len(), pod_token.len()) {
+        (0, 0) => Err(Refused::field("join_token", "is missing")),
+        (1..=JOIN_TOKEN_LIMIT, 0) => Ok(Ticket::JoinToken(join_token)),
+        (_, 0) => Err(Refused::field("join_token", "is too long for a join token")),
+        (0, 1..=POD_TOKEN_LIMIT) => {
+            let cluster = fields::required("cluster", cluster, unrepeated_name)?;
+            Ok(Ticket::Pod { cluster, token: pod_token })
+        }
+        (0, _) => Err(Refused::field("service_account_token", "is too long for a ServiceAccount's token")),
+        (_, _) => {
+            let problem = "stands in the place of a join token: show one of the two";
+            Err(Refused::field("service_account_token", problem))
+        }
+    }
 }
 
 pub(crate) fn begin_rejoin(message: v1::BeginRejoinRequest) -> Result<Vec<u8>, Refused> {

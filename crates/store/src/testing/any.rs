@@ -7,7 +7,7 @@ use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Origin, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
@@ -18,6 +18,7 @@ use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mo
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::not_removed::NotRemoved;
+use shorepass_core::pod::Pod;
 use shorepass_core::policy::edition::Edition;
 use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
@@ -327,13 +328,24 @@ fn any_cloned() -> impl Strategy<Value = Cloned> {
     (any_time(), cause, any_digest()).prop_map(|(at, cause, certificate)| Cloned { at, cause, certificate })
 }
 
+fn any_enrolment_origin() -> impl Strategy<Value = Origin> {
+    let pod = (any_name(), any_name(), any::<String>(), any::<String>());
+    pod.prop_map(|(cluster, namespace, name, uid)| Origin::Pod(Pod { cluster, namespace, name, uid }))
+}
+
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     let times = (any_time(), any_time(), option::of(any_time()));
     let lineage = (any::<u64>(), option::of(any_digest()), option::of(any_time()), option::of(any_cloned()));
-    let what = (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), any_labels());
+    let what = (
+        any_id!(EnrolmentId),
+        any_spiffe_id(),
+        any_digest(),
+        any_labels(),
+        option::of(any_enrolment_origin()),
+    );
     (what, lineage, times, any_revision()).prop_map(
         |(
-            (id, spiffe_id, key, labels),
+            (id, spiffe_id, key, labels, origin),
             (generation, next, followed, cloned),
             (created, certificate_expires, replaced),
             revision,
@@ -349,6 +361,7 @@ fn any_enrolment() -> impl Strategy<Value = Enrolment> {
             next,
             followed,
             cloned,
+            origin,
             revision,
         },
     )

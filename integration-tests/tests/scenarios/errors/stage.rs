@@ -39,6 +39,9 @@ pub(super) const ROLELESS: Document = Document {
 /// What the CI system that does not answer would say.
 const DOWN: &str = "system: generic, runner: firstUse, jobClaim: build, claims: [{name: build}, {name: project, project: true}]";
 
+/// Who else is let in than by join tokens: pods that there are none of.
+const ENROLMENT: &str = "    pods: [{cluster: test, audience: \"https://shorepass.test/pods\", serviceAccounts: [{namespace: ci, name: runner}], runners: [test-*]}]\n";
+
 /// Dropped in this order.
 pub(super) struct Stage {
     pub(super) issuer: IssuerUnderTest,
@@ -78,7 +81,8 @@ impl Stage {
         let down = CiSystem::start("down", folder.path()).await?;
         down.go_down();
         let job_issuers = gitlab.document("system: gitlab, runner: firstUse") + &down.document(DOWN);
-        let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), job_issuers, ..Knobs::default() };
+        let kubeconfig = Some(proxy.kubeconfig());
+        let knobs = Knobs { kubeconfig, job_issuers, enrolment: ENROLMENT.to_owned(), ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
         let operator = issuer.operator()?;
         let lifetime = WireDuration { seconds: SHORTEST.as_secs() as i64, nanos: 0 };
