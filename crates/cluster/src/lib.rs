@@ -18,7 +18,6 @@ mod listing;
 pub mod names;
 mod objects;
 mod own;
-mod private_file;
 mod probe;
 pub mod rbac;
 mod refusal;

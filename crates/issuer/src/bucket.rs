@@ -8,17 +8,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use shorepass_core::time::Clock;
-
-#[derive(Clone)]
-struct BootClock(Arc<dyn Clock>);
-
-impl governor::clock::Clock for BootClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.since_boot()
-    }
-}
+use shorepass_rpc::rate::BootClock;
 
 /// Counts what is done.
 pub(crate) struct Bucket {
