@@ -17,6 +17,7 @@ mod scenarios {
     mod jobs;
     mod kubectl;
     mod listing;
+    mod machines;
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;

@@ -90,7 +90,7 @@ pub(crate) enum EnrolFailure {
 pub enum EnrolError {
     /// There is nothing to enrol with.
     #[error(
-        "this runner is not enrolled and its config names no joinTokenFile and no pod; ask an operator for a join \
+        "this runner is not enrolled and its config names no joinTokenFile, pod or oidc; ask an operator for a join \
          token"
     )]
     NoTicket,

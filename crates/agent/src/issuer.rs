@@ -268,6 +268,8 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::RunnerCloned
         | Reason::RejoinRefused
         | Reason::PodTokenRejected
+        | Reason::EnrolmentTokenRejected
+        | Reason::EnrolmentTokenUsed
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
@@ -281,6 +283,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::JobIssuerUnavailable
+        | Reason::EnrolmentIssuerUnavailable
         | Reason::ShuttingDown
         | Reason::RateLimited
         | Reason::ClusterBusy

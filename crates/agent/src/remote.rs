@@ -282,6 +282,9 @@ fn shown(ticket: &Ticket) -> v1::EnrollRequest {
             cluster: cluster.to_string(),
             ..Default::default()
         },
+        Ticket::Oidc { ca: _, token } => {
+            v1::EnrollRequest { oidc_token: token.as_str().to_owned(), ..Default::default() }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
 
 pub use self::connect::{Connect, Renew};
-pub use self::enrolment::{EnrolmentConfig, PodsConfig};
+pub use self::enrolment::{EnrolmentConfig, MachineIssuerConfig, PodsConfig};
 pub use self::job_issuers::JobIssuerConfig;
 
 use self::enrolment::Beside;
@@ -215,7 +215,8 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
     let job_issuers = fields.optional("jobIssuers", job_issuers::job_issuers).unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
-    let beside = Beside { clusters: clusters.as_deref().unwrap_or_default(), job_issuers: &job_issuers };
+    let known = clusters.as_deref().unwrap_or_default();
+    let beside = Beside { clusters: known, job_issuers: &job_issuers, pods: &[] };
     let enrolment = fields.optional("enrolment", |section| enrolment::enrolment(section, &beside));
     let limits = fields.optional("limits", limits);
     let receipts_one_in = fields.optional("receipts", receipts);

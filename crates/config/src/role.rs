@@ -5,7 +5,7 @@
 //! role is what the audit shows.
 
 pub mod case;
-mod jobs;
+pub(crate) mod jobs;
 mod needs;
 mod strict;
 

@@ -29,6 +29,7 @@ pub mod job_token;
 pub mod labels;
 pub mod lease;
 pub mod ledger;
+pub mod machine_token;
 pub mod mint;
 pub mod name;
 pub mod needs;

@@ -38,6 +38,7 @@ impl fmt::Debug for v1::EnrollRequest {
             .field("join_token", &Redacted)
             .field("service_account_token", &Redacted)
             .field("cluster", &self.cluster)
+            .field("oidc_token", &Redacted)
             .field("name", &self.name)
             .field("certificate_request_pem", &self.certificate_request_pem.len())
             .finish()
@@ -78,12 +79,13 @@ mod tests {
     use super::*;
 
     /// The fields that hold a secret: `message.field`.
-    const SECRET_FIELDS: [&str; 7] = [
+    const SECRET_FIELDS: [&str; 8] = [
         "StartJobRequest.job_token",
         "Credential.token",
         "OidcToken.token",
         "EnrollRequest.join_token",
         "EnrollRequest.service_account_token",
+        "EnrollRequest.oidc_token",
         "CreateJoinTokenResponse.join_token",
         "CredentialResponse.token",
     ];
@@ -100,6 +102,7 @@ mod tests {
                 "{:?}",
                 v1::EnrollRequest { service_account_token: secret.clone(), ..Default::default() }
             ),
+            format!("{:?}", v1::EnrollRequest { oidc_token: secret.clone(), ..Default::default() }),
             format!("{:?}", local::v1::StartJobRequest { job_token: secret.clone(), ..Default::default() }),
             format!("{:?}", v1::OidcToken { token: secret.clone() }),
             format!("{:?}", v1::CreateJoinTokenResponse { join_token: secret.clone(), ..Default::default() }),

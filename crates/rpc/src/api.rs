@@ -141,6 +141,8 @@ pub enum Ticket {
         /// The token.
         token: zeroize::Zeroizing<String>,
     },
+    /// A token of an OIDC issuer.
+    Oidc(zeroize::Zeroizing<String>),
 }
 
 /// A presented ticket, certificate request and name. `Debug` shows the name only.

@@ -13,7 +13,6 @@ use shorepass_tls::{Authority, CertificateRequest, JoinTokenText};
 
 use super::*;
 use crate::fake::{Counting, FakeClock, Folder, refused};
-use crate::private;
 
 const LIFE: Duration = Duration::from_secs(8 * 3_600);
 
@@ -60,7 +59,7 @@ impl Enrolment for FakeAuthority {
         request_pem: &[u8],
     ) -> Result<Granted, EnrolFailure> {
         assert_eq!(ticket.ca(), self.authority.key_digest());
-        if let Ticket::Pod { token, .. } = ticket {
+        if let Ticket::Pod { token, .. } | Ticket::Oidc { token, .. } = ticket {
             self.tokens.lock().unwrap().push(token.to_string());
         }
         Ok(self.sign(call, request_pem)?)

@@ -1,4 +1,4 @@
-//! What lets this machine in: a join token, or the token of the pod that it is.
+//! What lets this machine in: a join token, the token of the pod that it is, or a token of an OIDC issuer.
 //!
 //! It is shown to the issuer whose CA it is for, and to nobody else.
 
@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use shorepass_config::AgentConfig;
-use shorepass_config::agent::PodTokenConfig;
+use shorepass_config::agent::{OidcTokenConfig, PodTokenConfig};
 use shorepass_core::digest::Digest;
 use shorepass_core::name::Name;
 use shorepass_tls::{JoinTokenText, authority_digest};
@@ -28,6 +28,8 @@ pub(crate) enum TicketSource {
     JoinToken(PathBuf),
     /// A projected ServiceAccount token.
     Pod(PodTokenConfig),
+    /// A token of an OIDC issuer.
+    Oidc(OidcTokenConfig),
 }
 
 /// What is shown. It has no `Debug`.
@@ -43,16 +45,22 @@ pub(crate) enum Ticket {
         /// The token.
         token: Zeroizing<String>,
     },
+    /// A token of an OIDC issuer.
+    Oidc {
+        /// SHA-256 of the public key of the issuer's CA.
+        ca: Digest,
+        /// The token.
+        token: Zeroizing<String>,
+    },
 }
 
 impl TicketSource {
     /// What the config names; it names one at the most.
     pub(crate) fn of(config: &AgentConfig) -> Self {
-        match (&config.join_token_file, &config.pod) {
-            (Some(path), _) => Self::JoinToken(path.clone()),
-            (None, Some(pod)) => Self::Pod(pod.clone()),
-            (None, None) => Self::None,
-        }
+        let join_token = config.join_token_file.clone().map(Self::JoinToken);
+        let pod = || config.pod.clone().map(Self::Pod);
+        let oidc = || config.oidc.clone().map(Self::Oidc);
+        join_token.or_else(pod).or_else(oidc).unwrap_or(Self::None)
     }
 
     /// Reads it.
@@ -69,6 +77,7 @@ impl TicketSource {
                 let (ca, token) = (authority(&pod.ca_file)?, token(&pod.file)?);
                 Ok(Ticket::Pod { ca, cluster: pod.cluster.clone(), token })
             }
+            Self::Oidc(oidc) => Ok(Ticket::Oidc { ca: authority(&oidc.ca_file)?, token: token(&oidc.file)? }),
         }
     }
 }
@@ -78,7 +87,7 @@ impl Ticket {
     pub(crate) fn ca(&self) -> Digest {
         match self {
             Self::JoinToken(text) => text.ca(),
-            Self::Pod { ca, .. } => *ca,
+            Self::Pod { ca, .. } | Self::Oidc { ca, .. } => *ca,
         }
     }
 }

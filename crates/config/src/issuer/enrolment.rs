@@ -1,9 +1,11 @@
 //! How runners are let in, and back in.
 
+mod oidc;
 mod pods;
 
 use std::time::Duration;
 
+pub use self::oidc::MachineIssuerConfig;
 pub use self::pods::PodsConfig;
 
 use super::{ClusterConfig, JobIssuerConfig};
@@ -24,11 +26,13 @@ pub struct EnrolmentConfig {
     pub rejoin_window: Duration,
     /// Which pods are let in by a token of their ServiceAccount.
     pub pods: Vec<PodsConfig>,
+    /// Whose tokens let machines in.
+    pub oidc: Vec<MachineIssuerConfig>,
 }
 
 impl Default for EnrolmentConfig {
     fn default() -> Self {
-        Self { rejoin_window: REJOIN_WINDOW, pods: Vec::new() }
+        Self { rejoin_window: REJOIN_WINDOW, pods: Vec::new(), oidc: Vec::new() }
     }
 }
 
@@ -36,29 +40,31 @@ impl Default for EnrolmentConfig {
 pub(super) struct Beside<'a> {
     pub(super) clusters: &'a [ClusterConfig],
     pub(super) job_issuers: &'a [JobIssuerConfig],
+    /// Read before whatever else lets machines in.
+    pub(super) pods: &'a [PodsConfig],
 }
 
 pub(super) fn enrolment(cursor: &Cursor<'_>, beside: &Beside<'_>) -> Option<EnrolmentConfig> {
-    let fields = cursor.fields(&["rejoinWindow", "pods"])?;
+    let fields = cursor.fields(&["rejoinWindow", "pods", "oidc"])?;
     let rejoin_window = fields.optional("rejoinWindow", |window| match window.duration()? {
         Duration::ZERO => Some(Duration::ZERO),
         _ => window.duration_within(Duration::from_secs(1)..=REJOIN_WINDOW),
     });
     let pods = fields.optional("pods", |list| list.list(|item| pods::pods(item, beside)));
-    Some(EnrolmentConfig {
-        rejoin_window: rejoin_window.unwrap_or(REJOIN_WINDOW),
-        pods: pods.unwrap_or_default(),
-    })
+    let pods = pods.unwrap_or_default();
+    let beside = Beside { pods: &pods, ..*beside };
+    let oidc = fields.optional("oidc", |list| oidc::machine_issuers(list, &beside)).unwrap_or_default();
+    Some(EnrolmentConfig { rejoin_window: rejoin_window.unwrap_or(REJOIN_WINDOW), pods, oidc })
 }
 
 impl Beside<'_> {
     /// Refuses an audience that tokens for something else have: one token must not be good for two things.
     fn not_taken(&self, cursor: &Cursor<'_>, audience: String) -> Option<String> {
-        let by = match OF_API_SERVERS.contains(&audience.as_str()) {
-            true => Some("API servers".to_owned()),
-            false => self.job_issuer_with(&audience).map(|name| format!("the job tokens of {name}")),
-        };
-        match by {
+        let of_api_servers = OF_API_SERVERS.contains(&audience.as_str()).then(|| "API servers".to_owned());
+        let of_jobs = || self.job_issuer_with(&audience).map(|name| format!("the job tokens of {name}"));
+        let of_pods = || self.pods.iter().find(|pods| pods.audience == audience);
+        let of_pods = || of_pods().map(|pods| format!("enrolment.pods of cluster {}", pods.cluster));
+        match of_api_servers.or_else(of_jobs).or_else(of_pods) {
             Some(by) => cursor.fault(format!(
                 "{audience} is the audience of {by}: a token for one must not be good for the other, so choose another, such \
                  as https://shorepass.example.org/enrolment"

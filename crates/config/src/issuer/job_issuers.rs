@@ -101,13 +101,7 @@ fn binding(cursor: &Cursor<'_>, label: Option<String>) -> Option<RunnerBinding> 
 fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
     let fields = cursor.fields(&["name", "type", "path", "project"])?;
     let name = fields.required("name", |name| name.parsed(claim_name));
-    let kind = fields.optional("type", |kind| match kind.text()? {
-        "text" => Some(ClaimKind::Text),
-        "number" => Some(ClaimKind::Number),
-        "flag" => Some(ClaimKind::Flag),
-        "texts" => Some(ClaimKind::Texts),
-        other => kind.fault(format!("{other:?} is not known: write text, number, flag or texts")),
-    });
+    let kind = fields.optional("type", claim_kind);
     let path =
         fields.optional("path", |path| path.some("name of a claim", |part| part.text().map(str::to_owned)));
     let project = fields.optional("project", |project| match project.text()? {
@@ -124,7 +118,17 @@ fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
     })
 }
 
-fn claim_name(text: &str) -> Result<String, String> {
+pub(super) fn claim_kind(cursor: &Cursor<'_>) -> Option<ClaimKind> {
+    match cursor.text()? {
+        "text" => Some(ClaimKind::Text),
+        "number" => Some(ClaimKind::Number),
+        "flag" => Some(ClaimKind::Flag),
+        "texts" => Some(ClaimKind::Texts),
+        other => cursor.fault(format!("{other:?} is not known: write text, number, flag or texts")),
+    }
+}
+
+pub(super) fn claim_name(text: &str) -> Result<String, String> {
     let well_formed = (1..=64).contains(&text.len())
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
@@ -137,7 +141,7 @@ fn claim_name(text: &str) -> Result<String, String> {
 }
 
 /// The `iss` of tokens, whole: it is compared byte by byte (OpenID Connect Core, 2).
-fn issuer_url(text: &str) -> Result<String, String> {
+pub(super) fn issuer_url(text: &str) -> Result<String, String> {
     crate::scalar::parse_server_url(text).map_err(|_| {
         format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org")
     })?;

@@ -323,3 +323,84 @@ mod pods {
         );
     }
 }
+
+mod oidc {
+    use shorepass_core::claims::{Claim, Claims};
+
+    use super::*;
+
+    const PART: &str = "rejoinWindow: 168h";
+    const AUDIENCE: &str = "https://issuer.example.org/machines";
+    const OIDC: &str = "oidc: [{name: cloud, url: 'https://id.example.org', audience: \
+                        'https://issuer.example.org/machines', claims: [{name: zone, path: [cloud, zone]}, {name: \
+                        number, type: number}], admit: [{claims: {sub: vm-1, zone: [a, b], number: 7}, runners: \
+                        [prod-*], labels: {pool: vms}}]}]";
+
+    fn with(part: &str, other: &str) -> String {
+        assert!(OIDC.contains(part), "{part}");
+        OIDC.replacen(part, other, 1)
+    }
+
+    #[test]
+    fn machines_are_let_in_by_exact_claims_with_names_and_labels() {
+        let config = read(&ISSUER.replacen(PART, OIDC, 1)).unwrap();
+        let cloud = &config.enrolment.oidc[0];
+        assert_eq!(
+            (cloud.issuer.issuer.name().as_str(), cloud.issuer.issuer.audience()),
+            ("cloud", AUDIENCE)
+        );
+        let rule = &cloud.admit[0];
+        assert_eq!((rule.runners[0].to_string().as_str(), rule.labels.get("pool")), ("prod-*", Some("vms")));
+        let mut claims = Claims::default();
+        for (claim, value) in [
+            ("sub", Claim::Text("vm-1".to_owned())),
+            ("zone", Claim::Text("b".to_owned())),
+            ("number", Claim::Number(7)),
+        ] {
+            assert!(rule.unmet(&claims).is_some());
+            claims.insert(claim, value).unwrap();
+        }
+        assert_eq!(rule.unmet(&claims), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_them_is_named_with_its_place() {
+        let table: &[(&str, &str, &[&str])] = &[
+            ("{sub: vm-1, zone: [a, b], number: 7}", "{}", &["oidc[0].admit[0].claims"]),
+            ("sub: vm-1", "subject: vm-1", &["oidc[0].admit[0].claims", "subject"]),
+            ("number: 7", "number: '7'", &["oidc[0].admit[0].claims.number", "whole number"]),
+            ("[prod-*]", "['*']", &["oidc[0].admit[0].runners[0]"]),
+            ("runners: [prod-*], ", "", &["oidc[0].admit[0].runners", "is missing"]),
+            ("name: number, type: number", "name: sub", &["oidc[0].claims", "sub is known already"]),
+            ("name: number, type: number", "name: number, project: true", &["oidc[0].claims[1].project"]),
+            ("'https://id.example.org'", "id", &["oidc[0].url", "not the URL of a token issuer"]),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs",
+                &["oidc[0].audience", "job tokens of gitlab", "choose another"],
+            ),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs/prod-1",
+                &["oidc[0].audience", "job tokens of gitlab"],
+            ),
+            (AUDIENCE, "kubernetes", &["oidc[0].audience", "API servers", "choose another"]),
+        ];
+        for (part, exchange, fragments) in table {
+            check(PART, &with(part, exchange), fragments);
+        }
+    }
+
+    #[test]
+    fn no_two_of_the_three_audiences_are_equal() {
+        let pods = format!(
+            "pods: [{{cluster: staging, audience: '{AUDIENCE}', serviceAccounts: [{{namespace: ci, name: r}}], runners: [prod-*]}}]"
+        );
+        let both = format!("{pods}\n    {OIDC}");
+        check(PART, &both, &["oidc[0].audience", "enrolment.pods of cluster staging", "choose another"]);
+        let apart = both.replacen(AUDIENCE, "https://issuer.example.org/pods", 1);
+        assert!(read(&ISSUER.replacen(PART, &apart, 1)).is_ok());
+        let twice = OIDC.replacen("oidc: [", "oidc: [{name: cloud, url: 'https://two.example.org', audience: b, admit: [{claims: {sub: a}, runners: [prod-*]}]}, ", 1);
+        check(PART, &twice, &["oidc[1]", "stands here already"]);
+    }
+}

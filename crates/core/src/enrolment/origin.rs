@@ -1,5 +1,6 @@
 //! By what a runner was let in, where more than a join token's own record tells it.
 
+use crate::name::Name;
 use crate::pod::Pod;
 
 /// What showed which machine it is.
@@ -7,6 +8,13 @@ use crate::pod::Pod;
 pub enum Origin {
     /// A token of the pod that it is.
     Pod(Pod),
+    /// A token of an OIDC issuer, which that spent.
+    Token {
+        /// The issuer, by its name in the configuration.
+        issuer: Name,
+        /// The token's `sub`.
+        subject: String,
+    },
 }
 
 impl Origin {
@@ -14,6 +22,15 @@ impl Origin {
     pub fn pod(&self) -> Option<&Pod> {
         match self {
             Self::Pod(pod) => Some(pod),
+            Self::Token { .. } => None,
+        }
+    }
+
+    /// Whose token let it in, and its `sub`, if one did.
+    pub fn token(&self) -> Option<(&Name, &str)> {
+        match self {
+            Self::Pod(_) => None,
+            Self::Token { issuer, subject } => Some((issuer, subject)),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Admits for KnownJoinToken {
         let join_token = self.record()?;
         let now = self.outside.clock.now();
         match join_token.admits(&asked.spiffe_id.name, asked.request.key(), now).map_err(join_refused)? {
-            Join::Again(id) => Ok(Admission::Again(id)),
+            Join::Again(id) => Ok(Admission::Again(id, None)),
             Join::First => Ok(Admission::First(Gives {
                 labels: join_token.labels.clone(),
                 origin: None,

@@ -33,8 +33,8 @@ pub(super) trait Admits: Send + Sync {
 pub(super) enum Admission {
     /// A new enrolment.
     First(Gives),
-    /// This enrolment once more: the reply was lost, and the same key asks again.
-    Again(EnrolmentId),
+    /// This enrolment once more, and what is used up by that: the reply was lost, and the same key asks again.
+    Again(EnrolmentId, Option<Uses>),
 }
 
 /// Of what a new enrolment is made.

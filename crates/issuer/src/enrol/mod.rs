@@ -1,6 +1,7 @@
 //! Enrol a runner; what becomes of its certificates is in [`lineage`].
 //!
-//! How it shows which machine it is is told in [`method`]: by a join token, or by the token of the pod that it is. A join token
+//! How it shows which machine it is is told in [`method`]: by a join token, by the token of the pod that it is, or by
+//! a token of an OIDC issuer. A join token
 //! is taken by one conditional commit, durable before anything is signed. A reply that got lost is given again to the same
 //! key, and to no other.
 
@@ -10,6 +11,7 @@ mod method;
 pub mod pods;
 mod rejoin;
 pub mod strangers;
+pub mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +29,10 @@ use shorepass_tls::Authority;
 use shorepass_tls::CertificateRequest;
 
 use self::join_tokens::{ShownJoinToken, join_refused};
-use self::method::{Admission, Admits, Gives, Method, Rejected};
+use self::method::{Admission, Admits, Gives, Method, Rejected, Uses};
 use self::pods::{PodRule, Pods, ShownPodToken};
 use self::rejoin::Nonces;
+use self::tokens::{ShownToken, TokenRules, Tokens};
 use crate::mutants;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
@@ -48,6 +51,7 @@ pub struct Enrolling {
     rejoin_window: Duration,
     nonces: Arc<Nonces>,
     pods: Arc<Pods>,
+    tokens: Arc<Tokens>,
 }
 
 /// How long certificates are good, and for what after that.
@@ -57,6 +61,14 @@ pub struct Lifetimes {
     pub certificate: Duration,
     /// How long after its end a runner may still come back with it; 0: not at all.
     pub rejoin: Duration,
+}
+
+/// Who is let in besides those with join tokens.
+pub struct Ways {
+    /// Pods.
+    pub pods: Vec<PodRule>,
+    /// Machines with tokens of OIDC issuers.
+    pub tokens: TokenRules,
 }
 
 /// A request for a first certificate whose parts are well-formed and fit together.
@@ -76,12 +88,13 @@ impl Enrolling {
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
         lifetimes: Lifetimes,
-        pods: Vec<PodRule>,
+        ways: Ways,
     ) -> Self {
         let nonces = Arc::new(Nonces::new(outside.entropy.as_ref()));
         let Lifetimes { certificate: lifetime, rejoin: rejoin_window } = lifetimes;
-        let pods = Arc::new(Pods::new(pods, outside.clock.clone()));
-        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces, pods }
+        let pods = Arc::new(Pods::new(ways.pods, outside.clock.clone()));
+        let tokens = Arc::new(Tokens::new(ways.tokens, outside.clock.clone()));
+        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces, pods, tokens }
     }
 
     /// Exchanges what lets a machine in for a certificate.
@@ -127,6 +140,7 @@ impl Enrolling {
             Ticket::Pod { cluster, token } => {
                 Box::new(ShownPodToken { outside, pods: self.pods.clone(), cluster, token })
             }
+            Ticket::Oidc(text) => Box::new(ShownToken { outside, tokens: self.tokens.clone(), text }),
         }
     }
 
@@ -150,7 +164,7 @@ impl Enrolling {
     /// One conditional commit: the ticket used up, the name given, whoever had it before cut off with its leases.
     fn plan(&self, admits: &dyn Admits, asked: &Asked) -> Result<Planned, Refused> {
         match admits.admit(asked)? {
-            Admission::Again(id) => self.plan_again(id, asked),
+            Admission::Again(id, uses) => self.plan_again(id, uses, asked),
             Admission::First(gives) => self.plan_first(gives, asked),
         }
     }
@@ -190,7 +204,7 @@ impl Enrolling {
     }
 
     /// The reply to the first use got lost, and the same key asks again.
-    fn plan_again(&self, id: EnrolmentId, asked: &Asked) -> Result<Planned, Refused> {
+    fn plan_again(&self, id: EnrolmentId, uses: Option<Uses>, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let found = self.outside.ledger.enrolment(id).map_err(|cause| ledger_refused(&cause))?;
         let stands = |enrolment: &Enrolment| {
@@ -201,7 +215,10 @@ impl Enrolling {
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
         self.outside.not_banned(&enrolment.owner())?;
         let again = enrolment.again(after(now, self.lifetime));
-        Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
+        let taken = Taken { at: now, enrolment: again.id, key: again.key };
+        let mut changes: Vec<_> = uses.map(|uses| uses(taken)).into_iter().collect();
+        changes.push(Change::Renewed { enrolment: again.clone(), at: now });
+        Ok((changes, (again, Vec::new())))
     }
 
     /// Of a certificate that is signed now.

@@ -127,7 +127,7 @@ impl Admits for KnownPod {
         let is_again =
             |held: &Enrolment| !held.is_over() && held.origin == origin && held.key == asked.request.key();
         Ok(match held.filter(is_again) {
-            Some(held) => Admission::Again(held.id),
+            Some(held) => Admission::Again(held.id, None),
             None => Admission::First(Gives {
                 labels: self.labels.clone(),
                 origin,

@@ -8,6 +8,7 @@ mod identities;
 mod issuing;
 mod jobs;
 mod lineage;
+mod machines;
 mod model;
 mod modes;
 mod pods;
@@ -43,13 +44,14 @@ use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::job_tokens::KnownTokens;
+use shorepass_testing::machines::KnownMachines;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
 use shorepass_testing::pods::KnownPods;
 use shorepass_tls::Authority;
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
-use crate::enrol::Lifetimes;
+use crate::enrol::{Lifetimes, Ways};
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
@@ -75,6 +77,7 @@ struct Bench {
     state: tempfile::TempDir,
     tokens: Arc<KnownTokens>,
     pods: Arc<KnownPods>,
+    machines: Arc<KnownMachines>,
 }
 
 struct PlainSeal;
@@ -197,7 +200,7 @@ impl Bench {
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
         let policy = Policy::new([modes::roles(), jobs::roles(), quotas::roles()].concat()).unwrap();
-        let (tokens, pods) = (KnownTokens::new(), KnownPods::new());
+        let (tokens, pods, machines) = (KnownTokens::new(), KnownPods::new(), KnownMachines::new());
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
@@ -222,9 +225,9 @@ impl Bench {
         let day = Duration::from_secs(24 * 3600);
         let lifetimes = Lifetimes { certificate: day, rejoin: day * 7 };
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
-        let rules = pods::rules(&pods);
-        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, rules, u32::MAX);
-        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens, pods }
+        let ways = Ways { pods: pods::rules(&pods), tokens: machines::rules(&machines) };
+        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, ways, u32::MAX);
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens, pods, machines }
     }
 
     fn caller(&self, id: &str) -> Caller {

@@ -169,7 +169,8 @@ async fn after_the_window_and_where_there_is_none_nobody_comes_back() {
     let (outside, ends) = (bench.use_cases.outside.clone(), bench.use_cases.ends.clone());
     let domain = TrustDomain::parse(DOMAIN).unwrap();
     let lifetimes = Lifetimes { certificate: DAY, rejoin: Duration::ZERO };
-    let off = Enrolling::new(outside, ends, bench.authority.clone(), domain, lifetimes, Vec::new());
+    let ways = crate::enrol::Ways { pods: Vec::new(), tokens: super::machines::rules(&bench.machines) };
+    let off = Enrolling::new(outside, ends, bench.authority.clone(), domain, lifetimes, ways);
     let refused = off.begin_rejoin(&enrolled(&bench, "prod-2").await.certificate_pem()).await.err().unwrap();
     assert!(refused.message.contains("rejoinWindow"), "{}", refused.message);
 }

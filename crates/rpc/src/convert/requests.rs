@@ -111,9 +111,16 @@ pub(crate) fn list_roles(message: v1::ListRolesRequest) -> Result<(Option<Name>,
 }
 
 pub(crate) fn enroll(message: v1::EnrollRequest) -> Result<Enrolling, Refused> {
-    let v1::EnrollRequest { join_token, name, certificate_request_pem, service_account_token, cluster } =
-        message;
-    let ticket = ticket(Zeroizing::new(join_token), Zeroizing::new(service_account_token), &cluster)?;
+    let v1::EnrollRequest {
+        join_token,
+        name,
+        certificate_request_pem,
+        service_account_token,
+        cluster,
+        oidc_token,
+    } = message;
+    let shown = [join_token, service_account_token, oidc_token].map(Zeroizing::new);
+    let ticket = ticket(shown, &cluster)?;
     let name = fields::required("name", &name, unrepeated_name)?;
     let certificate_request_pem =
         fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
@@ -126,27 +133,25 @@ fn unrepeated_name(text: &str) -> Result<Name, &'static str> {
 }
 
 /// The one that is there.
-fn ticket(
-    join_token: Zeroizing<String>,
-    pod_token: Zeroizing<String>,
-    cluster: &str,
-) -> Result<Ticket, Refused> {
-    if !cluster.is_empty() && pod_token.is_empty() {
+fn ticket([join, pod, oidc]: [Zeroizing<String>; 3], cluster: &str) -> Result<Ticket, Refused> {
+    if !cluster.is_empty() && pod.is_empty() {
         return Err(Refused::field("cluster", "goes with service_account_token only"));
     }
-    match (join_token.len(), pod_token.len()) {
-        (0, 0) => Err(Refused::field("join_token", "is missing")),
-        (1..=JOIN_TOKEN_LIMIT, 0) => Ok(Ticket::JoinToken(join_token)),
-        (_, 0) => Err(Refused::field("join_token", "is too long for a join token")),
-        (0, 1..=POD_TOKEN_LIMIT) => {
+    let too_long = |field, of| Err(Refused::field(field, format!("is too long for {of}")));
+    let second = |field| Err(Refused::field(field, "is not shown together with another token: show one"));
+    match (join.len(), pod.len(), oidc.len()) {
+        (0, 0, 0) => Err(Refused::field("join_token", "is missing")),
+        (1..=JOIN_TOKEN_LIMIT, 0, 0) => Ok(Ticket::JoinToken(join)),
+        (_, 0, 0) => too_long("join_token", "a join token"),
+        (0, 1..=POD_TOKEN_LIMIT, 0) => {
             let cluster = fields::required("cluster", cluster, unrepeated_name)?;
-            Ok(Ticket::Pod { cluster, token: pod_token })
+            Ok(Ticket::Pod { cluster, token: pod })
         }
-        (0, _) => Err(Refused::field("service_account_token", "is too long for a ServiceAccount's token")),
-        (_, _) => {
-            let problem = "stands in the place of a join token: show one of the two";
-            Err(Refused::field("service_account_token", problem))
-        }
+        (0, _, 0) => too_long("service_account_token", "a ServiceAccount's token"),
+        (0, 0, 1..=JOB_TOKEN_LIMIT) => Ok(Ticket::Oidc(oidc)),
+        (0, 0, _) => too_long("oidc_token", "an OIDC token"),
+        (_, _, 0) => second("service_account_token"),
+        (_, _, _) => second("oidc_token"),
     }
 }
 

@@ -193,6 +193,11 @@ pub(crate) fn enroll() -> v1::EnrollRequest {
     }
 }
 
+/// The same with an OIDC token.
+pub(crate) fn enroll_oidc() -> v1::EnrollRequest {
+    v1::EnrollRequest { join_token: String::new(), oidc_token: POD_TOKEN.to_owned(), ..enroll() }
+}
+
 /// The same of a pod.
 pub(crate) fn enroll_pod() -> v1::EnrollRequest {
     v1::EnrollRequest {

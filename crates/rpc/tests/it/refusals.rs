@@ -230,6 +230,9 @@ async fn enrolments_are_checked_and_never_repeat_the_join_token() {
             v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_pod() },
             "service_account_token",
         ),
+        (v1::EnrollRequest { oidc_token: "x".repeat(16 * 1024 + 1), ..bench::enroll_oidc() }, "oidc_token"),
+        (v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_oidc() }, "oidc_token"),
+        (v1::EnrollRequest { oidc_token: POD_TOKEN.to_owned(), ..bench::enroll_pod() }, "oidc_token"),
     ];
     for (request, field) in cases.into_iter().chain(of_pods) {
         let answer = client.enroll(request).await;

@@ -117,6 +117,10 @@ fn stored_origin(origin: &Origin) -> stored::enrolment::Origin {
             name: pod.name.clone(),
             uid: pod.uid.clone(),
         }),
+        Origin::Token { issuer, subject } => stored::enrolment::Origin::TokenOrigin(stored::EnrolmentToken {
+            issuer: issuer.to_string(),
+            subject: subject.clone(),
+        }),
     }
 }
 
@@ -126,6 +130,9 @@ fn read_origin(record: stored::enrolment::Origin) -> Result<Origin, Malformed> {
             let cluster = parse("pod.cluster", Name::parse(&cluster))?;
             let namespace = parse("pod.namespace", Name::parse(&namespace))?;
             Ok(Origin::Pod(Pod { cluster, namespace, name, uid }))
+        }
+        stored::enrolment::Origin::TokenOrigin(stored::EnrolmentToken { issuer, subject }) => {
+            Ok(Origin::Token { issuer: parse("token.issuer", Name::parse(&issuer))?, subject })
         }
     }
 }

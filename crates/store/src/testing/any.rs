@@ -11,7 +11,7 @@ use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Origin
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job::{AssertedJob, Evidence, Job, SpentBy, SpentToken, VerifiedJob};
 use shorepass_core::job_issuer::System;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
@@ -328,9 +328,20 @@ fn any_cloned() -> impl Strategy<Value = Cloned> {
     (any_time(), cause, any_digest()).prop_map(|(at, cause, certificate)| Cloned { at, cause, certificate })
 }
 
+fn any_spent() -> impl Strategy<Value = SpentToken> {
+    (any_digest(), any_id!(EnrolmentId), any_time()).prop_map(|(replay, enrolment, until)| SpentToken {
+        replay,
+        by: SpentBy::Enrolment(enrolment),
+        until,
+    })
+}
+
 fn any_enrolment_origin() -> impl Strategy<Value = Origin> {
     let pod = (any_name(), any_name(), any::<String>(), any::<String>());
-    pod.prop_map(|(cluster, namespace, name, uid)| Origin::Pod(Pod { cluster, namespace, name, uid }))
+    let pod =
+        pod.prop_map(|(cluster, namespace, name, uid)| Origin::Pod(Pod { cluster, namespace, name, uid }));
+    let token = (any_name(), any::<String>()).prop_map(|(issuer, subject)| Origin::Token { issuer, subject });
+    prop_oneof![pod, token]
 }
 
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
@@ -401,6 +412,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         (any_join_token(), any_request())
             .prop_map(|(join_token, request)| Change::JoinTokenCreated { join_token, request }),
         any_join_token().prop_map(|join_token| Change::JoinTokenTaken { join_token }),
+        (any_spent(), any_time()).prop_map(|(spent, at)| Change::EnrolmentTokenTaken { spent, at }),
         any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),

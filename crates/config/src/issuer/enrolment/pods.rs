@@ -43,7 +43,7 @@ pub(super) fn pods(cursor: &Cursor<'_>, beside: &Beside<'_>) -> Option<PodsConfi
     })
 }
 
-fn pattern(cursor: &Cursor<'_>) -> Option<NamePattern> {
+pub(super) fn pattern(cursor: &Cursor<'_>) -> Option<NamePattern> {
     cursor.parsed(NamePattern::parse)
 }
 
