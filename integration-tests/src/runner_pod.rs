@@ -42,15 +42,36 @@ impl RunnerPod {
         service_account: &str,
         node: Option<&Node>,
     ) -> Result<Self> {
-        let namespace = place.namespace.clone();
         let node = node.map(|node| format!("  nodeName: {}\n", node.name)).unwrap_or_default();
+        Self::of(admin, place, (name, service_account), &node).await
+    }
+
+    /// The same on a node, with volumes: what a pod's `spec` says of them.
+    pub async fn with(
+        admin: &Admin,
+        place: &Place,
+        who: (&str, &str),
+        node: &Node,
+        volumes: &str,
+    ) -> Result<Self> {
+        let volumes: String = volumes.lines().map(|line| format!("  {line}\n")).collect();
+        Self::of(admin, place, who, &format!("  nodeName: {}\n{volumes}", node.name)).await
+    }
+
+    async fn of(
+        admin: &Admin,
+        place: &Place,
+        (name, service_account): (&str, &str),
+        spec: &str,
+    ) -> Result<Self> {
+        let namespace = place.namespace.clone();
         admin.apply(&format!(
             "\
 apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, namespace: {namespace}}}
 spec:
-{node}  serviceAccountName: {service_account}
+{spec}  serviceAccountName: {service_account}
   automountServiceAccountToken: false
   containers: [{{name: runner, image: none.invalid/none}}]
 "

@@ -9,6 +9,7 @@ mod scenarios {
     mod crashes;
     mod descriptors;
     mod disk;
+    mod enrolment_guide;
     mod errors;
     mod following;
     mod identities;
