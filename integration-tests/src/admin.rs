@@ -163,7 +163,7 @@ users: [{{name: test, user: {{token: '{token}'}}}}]
     }
 
     /// Runs kubectl and returns what it printed; a failure is told and forgotten, because this is for guards.
-    fn try_kubectl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> String {
         match self.kubectl().args(arguments).output() {
             Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
             Ok(output) => {

@@ -25,6 +25,8 @@ const READY: Duration = Duration::from_secs(45);
 pub struct Knobs {
     /// `refresh.maxAge`
     pub max_age: Option<&'static str>,
+    /// What it enrols with in place of the join token: a line of its config.
+    pub ticket: Option<String>,
     /// Who may use the socket.
     pub users: Vec<u32>,
     /// What is logged.
@@ -34,7 +36,7 @@ pub struct Knobs {
 impl Default for Knobs {
     /// This user may.
     fn default() -> Self {
-        Self { max_age: None, users: vec![rustix::process::getuid().as_raw()], log: "info" }
+        Self { max_age: None, ticket: None, users: vec![rustix::process::getuid().as_raw()], log: "info" }
     }
 }
 
@@ -66,6 +68,7 @@ impl AgentUnderTest {
         file.write_all(join_token.as_bytes())?;
         let addresses = issuer.addresses();
         let max_age = knobs.max_age.map(|age| format!("  refresh: {{maxAge: {age}}}\n")).unwrap_or_default();
+        let ticket = knobs.ticket.unwrap_or_else(|| "joinTokenFile: join-token".to_owned());
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -74,7 +77,7 @@ spec:
   name: {name}
   trustDomain: {TRUST_DOMAIN}
   issuer: {{name: {}, api: \"{}\", enroll: \"{}\"}}
-  joinTokenFile: join-token
+  {ticket}
   state: {{directory: state}}
   socket: {}
   jobs: {{users: {:?}, system: test}}

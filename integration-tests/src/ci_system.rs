@@ -43,11 +43,31 @@ impl CiSystem {
         Ok(Self { name, issuer, key, ca })
     }
 
+    /// The `iss` of its tokens.
+    pub fn url(&self) -> &str {
+        self.issuer.url()
+    }
+
+    /// The file with the CA to trust for it.
+    pub fn ca_file(&self) -> &Path {
+        &self.ca
+    }
+
     /// Its item of `spec.jobIssuers`, with what the test says of system and runner.
     pub fn document(&self, system_and_runner: &str) -> String {
         let Self { name, issuer, ca, .. } = self;
         format!(
             "    - {{name: {name}, url: \"{}\", audience: \"{AUDIENCE}\", caFile: {}, {system_and_runner}}}\n",
+            issuer.url(),
+            ca.display()
+        )
+    }
+
+    /// Its item of `spec.enrolment.oidc`, with this audience and what the test says of claims and rules.
+    pub fn machines(&self, audience: &str, claims_and_rules: &str) -> String {
+        let Self { name, issuer, ca, .. } = self;
+        format!(
+            "      - {{name: {name}, url: \"{}\", audience: \"{audience}\", caFile: {}, {claims_and_rules}}}\n",
             issuer.url(),
             ca.display()
         )

@@ -226,6 +226,7 @@ pub async fn enroll(issuer: &IssuerUnderTest, join_token: &str, name: &str) -> R
         join_token: join_token.to_owned(),
         name: name.to_owned(),
         certificate_request_pem: made.request_pem,
+        ..Default::default()
     };
     let client = api_client(connector, issuer.addresses().enroll.to_string());
     let answer = reasons::note(client.enroll(request).await)?;
@@ -266,6 +267,7 @@ pub async fn try_enroll(
         join_token: join_token.to_owned(),
         name: name.to_owned(),
         certificate_request_pem: KeyAndRequest::generate(&runner_id(TRUST_DOMAIN, name)?)?.request_pem,
+        ..Default::default()
     };
     enroll_with(issuer, request).await
 }

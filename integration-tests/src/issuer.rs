@@ -69,6 +69,8 @@ pub struct Knobs {
     pub job_issuers: String,
     /// The items of `spec.trustBundles`.
     pub trust_bundles: String,
+    /// The keys below `spec.enrolment`, indented by four spaces.
+    pub enrolment: String,
     /// More role documents, with `@NAMESPACE@` for the site's.
     pub roles: String,
 }
@@ -89,6 +91,7 @@ impl Default for Knobs {
             listing: None,
             job_issuers: String::new(),
             trust_bundles: String::new(),
+            enrolment: String::new(),
             roles: String::new(),
         }
     }
@@ -435,6 +438,10 @@ impl IssuerUnderTest {
         };
         let job_issuers = items("jobIssuers", &self.knobs.job_issuers);
         let trust_bundles = items("trustBundles", &self.knobs.trust_bundles);
+        let enrolment = match self.knobs.enrolment.as_str() {
+            "" => String::new(),
+            keys => format!("  enrolment:\n{keys}"),
+        };
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -445,7 +452,7 @@ spec:
   listen: {{api: \"{api}\", enroll: \"{enroll}\", admin: \"{admin}\"}}
   state: {{directory: state}}
   clusters:
-{}{job_issuers}{trust_bundles}  roles: {{directory: roles}}
+{}{job_issuers}{trust_bundles}{enrolment}  roles: {{directory: roles}}
   certificates: {{lifetime: {}}}
   limits: {{callsPerSecond: {calls}, burst: {burst}, mintsInFlight: {}}}
   receipts: {{oneIn: 1000000}} # only what is revoked: no scenario meets a control by chance

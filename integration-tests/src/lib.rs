@@ -23,6 +23,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod reasons;
+pub mod runner_pod;
 pub mod scene;
 pub mod second_api_server;
 pub mod secrets;

@@ -12,6 +12,7 @@ mod scenarios {
     mod crashes;
     mod descriptors;
     mod disk;
+    mod enrolment_guide;
     mod errors;
     mod following;
     mod identities;
@@ -20,11 +21,13 @@ mod scenarios {
     mod jobs;
     mod kubectl;
     mod listing;
+    mod machines;
     mod method_table;
     mod mint_and_cut;
     mod misbehaving_cluster;
     mod outside_pki;
     mod own_credential;
+    mod pods;
     mod preflight;
     mod receipts;
     mod refresh;

@@ -1,4 +1,4 @@
-//! The runner's identity: enrolment with a join token, renewal at half life with a new key for each certificate.
+//! The runner's identity: enrolment with what lets it in ([`ticket`]), renewal at half life with a new key for each certificate.
 //!
 //! An identity is used only after it is stored; when renewal fails, the old one stays. Enrolment that the issuer refuses
 //! ends the agent, because no retry helps; an issuer that cannot be reached is tried again for ever. Whose certificate has
@@ -6,6 +6,8 @@
 //!
 //! Questionable: the key of an enrolment is kept in memory until it is answered. An agent that is killed in between
 //! needs a new join token.
+
+mod ticket;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,15 +24,15 @@ use shorepass_daemon::telemetry::Chain;
 use shorepass_proto::local::v1::ErrorClass;
 use shorepass_proto::v1::ErrorReason as Reason;
 use shorepass_tls::{
-    Identity, IdentityError, IdentityFile, IdentityFileError, JoinTokenError, JoinTokenText, KeyAndRequest,
-    KeyError,
+    Identity, IdentityError, IdentityFile, IdentityFileError, JoinTokenError, KeyAndRequest, KeyError,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::ticket::{Ticket, TicketSource};
 use crate::issuer::IssuerError;
-use crate::private::{self, PrivateError};
+use crate::private::PrivateError;
 
 /// The share of half a certificate's life by which a renewal may come early.
 const JITTER_SHARE: f64 = 0.2;
@@ -38,11 +40,11 @@ const JITTER_SHARE: f64 = 0.2;
 /// The issuer, as it gives identities.
 #[async_trait]
 pub(crate) trait Enrolment: Send + Sync {
-    /// Exchanges a join token for a certificate.
+    /// Exchanges what lets the machine in for a certificate.
     async fn enroll(
         &self,
         call: &CallId,
-        join_token: &JoinTokenText,
+        ticket: &Ticket,
         request_pem: &[u8],
     ) -> Result<Granted, EnrolFailure>;
 
@@ -72,10 +74,10 @@ pub(crate) struct Granted {
     pub(crate) bundle_pem: Vec<u8>,
 }
 
-/// Why there was no certificate for a join token.
+/// Why there was no certificate for a ticket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrolFailure {
-    /// The server is not the issuer that the join token is of: nothing was sent.
+    /// The server is not the issuer that the ticket is for: nothing was sent.
     #[error("{0}")]
     NotTheIssuer(String),
     /// Anything else.
@@ -88,11 +90,12 @@ pub(crate) enum EnrolFailure {
 pub enum EnrolError {
     /// There is nothing to enrol with.
     #[error(
-        "this runner is not enrolled and its config names no joinTokenFile; ask an operator for a join token"
+        "this runner is not enrolled and its config names no joinTokenFile, pod or oidc; ask an operator for a join \
+         token"
     )]
-    NoJoinToken,
-    /// The join token cannot be read.
-    #[error("cannot use the join token's file")]
+    NoTicket,
+    /// What lets it in cannot be read.
+    #[error("cannot use a file that enrolment needs")]
     File(#[source] PrivateError),
     /// It is none.
     #[error("cannot use the join token in {}", .path.display())]
@@ -102,7 +105,19 @@ pub enum EnrolError {
         /// What is wrong with it.
         source: JoinTokenError,
     },
-    /// The server is not the issuer that the join token is of.
+    /// The file has no CA.
+    #[error("there is no CA certificate in {}; copy the issuer's ca.pem there", .path.display())]
+    Authority {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The file has no token.
+    #[error("there is no token in {}; check what is mounted there", .path.display())]
+    NoToken {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The server is not the issuer that the ticket is for.
     #[error("cannot enrol: {0}")]
     NotTheIssuer(String),
     /// The issuer says no.
@@ -129,7 +144,13 @@ impl EnrolError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Text { .. } | Self::NotTheIssuer(_) | Self::Refused { .. } => 3,
-            Self::NoJoinToken | Self::File(_) | Self::Key(_) | Self::Identity(_) | Self::Store(_) => 1,
+            Self::NoTicket
+            | Self::Authority { .. }
+            | Self::NoToken { .. }
+            | Self::File(_)
+            | Self::Key(_)
+            | Self::Identity(_)
+            | Self::Store(_) => 1,
         }
     }
 }
@@ -158,7 +179,7 @@ impl Standing {
 /// Keeps the identity.
 pub(crate) struct Keeper {
     pub(crate) spiffe_id: SpiffeId,
-    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) ticket: TicketSource,
     pub(crate) file: IdentityFile,
     pub(crate) enrolment: Arc<dyn Enrolment>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -182,31 +203,24 @@ impl Keeper {
     }
 
     async fn enrol(&self) -> Result<Identity, EnrolError> {
-        let path = self.join_token_file.as_ref().ok_or(EnrolError::NoJoinToken)?;
-        let text = private::read_secret(path).map_err(EnrolError::File)?;
-        let join_token =
-            JoinTokenText::parse(&text).map_err(|source| EnrolError::Text { path: path.clone(), source })?;
         let KeyAndRequest { key, request_pem } =
             KeyAndRequest::generate(&self.spiffe_id).map_err(EnrolError::Key)?;
-        let (call, granted) = self.ask_to_enrol(&join_token, &request_pem).await?;
+        let (call, granted) = self.ask_to_enrol(&request_pem).await?;
         let identity =
             Identity::new(key, &granted.chain_pem, &granted.bundle_pem).map_err(EnrolError::Identity)?;
         self.file.store(&identity).map_err(EnrolError::Store)?;
         let (id, expires) = (identity.spiffe_id(), identity.expires());
-        info!(request_id = %call, %id, %expires, "enrolled; the join token is used up");
+        info!(request_id = %call, %id, %expires, "enrolled");
         Ok(identity)
     }
 
-    /// The same key each time: an answer that was lost is given again.
-    async fn ask_to_enrol(
-        &self,
-        join_token: &JoinTokenText,
-        request_pem: &[u8],
-    ) -> Result<(CallId, Granted), EnrolError> {
+    /// The same key each time: an answer that was lost is given again. What lets the machine in is read anew each time: a
+    /// pod's token is replaced while the issuer cannot be reached.
+    async fn ask_to_enrol(&self, request_pem: &[u8]) -> Result<(CallId, Granted), EnrolError> {
         let mut attempt = 0;
         loop {
-            let call = self.call_id();
-            let error = match self.enrolment.enroll(&call, join_token, request_pem).await {
+            let (call, ticket) = (self.call_id(), self.ticket.read()?);
+            let error = match self.enrolment.enroll(&call, &ticket, request_pem).await {
                 Ok(granted) => return Ok((call, granted)),
                 Err(EnrolFailure::NotTheIssuer(why)) => return Err(EnrolError::NotTheIssuer(why)),
                 Err(EnrolFailure::Issuer(error)) if error.class() == ErrorClass::Unreachable => error,

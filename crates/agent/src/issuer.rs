@@ -267,6 +267,9 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::Banned
         | Reason::RunnerCloned
         | Reason::RejoinRefused
+        | Reason::PodTokenRejected
+        | Reason::EnrolmentTokenRejected
+        | Reason::EnrolmentTokenUsed
         | Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
@@ -280,6 +283,7 @@ fn class_of(reason: Reason) -> ErrorClass {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::JobIssuerUnavailable
+        | Reason::EnrolmentIssuerUnavailable
         | Reason::ShuttingDown
         | Reason::RateLimited
         | Reason::ClusterBusy

@@ -22,12 +22,12 @@ use shorepass_core::token::Token;
 use shorepass_proto::v1;
 use shorepass_proto::v1::start_job_request::Evidence;
 use shorepass_rpc::client::ApiClient;
-use shorepass_tls::{ConnectError, Connector, CurrentIdentity, Identity, JoinTokenText};
+use shorepass_tls::{ConnectError, Connector, CurrentIdentity, Identity};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::identity::{EnrolFailure, Enrolment, Granted, Standing};
+use crate::identity::{EnrolFailure, Enrolment, Granted, Standing, Ticket};
 use crate::issuer::{Issuer, IssuerError, Leased, Shown, Started};
 use crate::suspend::Awake;
 
@@ -188,10 +188,10 @@ impl Enrolment for Remote {
     async fn enroll(
         &self,
         call: &CallId,
-        join_token: &JoinTokenText,
+        ticket: &Ticket,
         request_pem: &[u8],
     ) -> Result<Granted, EnrolFailure> {
-        let connector = Connector::enroll(join_token.ca(), self.address.issuer.clone(), self.clock.clone());
+        let connector = Connector::enroll(ticket.ca(), self.address.issuer.clone(), self.clock.clone());
         let (connector, address) = (Arc::new(connector), self.address.enroll.clone());
         let stranger = Arc::new(Mutex::new(None));
         let met = stranger.clone();
@@ -210,9 +210,9 @@ impl Enrolment for Remote {
         };
         let client = ApiClient::new(connect, self.clock.clone(), self.entropy.clone());
         let request = v1::EnrollRequest {
-            join_token: join_token.expose().as_str().to_owned(),
             name: self.runner.to_string(),
             certificate_request_pem: request_pem.to_vec(),
+            ..shown(ticket)
         };
         let answer = client.with_request_id(call.clone()).enroll(request).await;
         if let Some(why) = stranger.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -267,6 +267,23 @@ impl Enrolment for Remote {
                 connection.client.reset();
             }
             None => *connection = Some(self.connect(identity)),
+        }
+    }
+}
+
+/// The part of a request that lets the machine in.
+fn shown(ticket: &Ticket) -> v1::EnrollRequest {
+    match ticket {
+        Ticket::JoinToken(text) => {
+            v1::EnrollRequest { join_token: text.expose().as_str().to_owned(), ..Default::default() }
+        }
+        Ticket::Pod { ca: _, cluster, token } => v1::EnrollRequest {
+            service_account_token: token.as_str().to_owned(),
+            cluster: cluster.to_string(),
+            ..Default::default()
+        },
+        Ticket::Oidc { ca: _, token } => {
+            v1::EnrollRequest { oidc_token: token.as_str().to_owned(), ..Default::default() }
         }
     }
 }

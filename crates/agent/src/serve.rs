@@ -22,7 +22,7 @@ pub use crate::place::PlaceError;
 pub use crate::private::PrivateError;
 
 use crate::follow::Follower;
-use crate::identity::{Enrolment as _, Keeper, Standing};
+use crate::identity::{Enrolment as _, Keeper, Standing, TicketSource};
 use crate::issuer::Denial;
 use crate::leave::give_back;
 use crate::place::Place;
@@ -247,7 +247,7 @@ impl Opened {
         }
         let keeper = Keeper {
             spiffe_id: expected,
-            join_token_file: config.join_token_file.clone(),
+            ticket: TicketSource::of(config),
             file,
             enrolment: remote.clone(),
             clock,

@@ -26,6 +26,7 @@ mod refusal;
 mod reviews;
 mod rules;
 mod strict;
+mod token_review;
 mod witness;
 
 pub use as_job::{AsJob, Verdict};

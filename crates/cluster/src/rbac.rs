@@ -7,6 +7,7 @@
 mod listing;
 mod needs;
 mod renewal;
+mod token_reviews;
 
 use serde_json::json;
 use shorepass_core::name::Name;
@@ -18,6 +19,7 @@ use crate::own::OwnAccount;
 pub use listing::render_listing;
 use needs::Needs;
 pub use renewal::render_renewing;
+pub use token_reviews::render_token_reviews;
 
 const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");

@@ -18,6 +18,8 @@ const KIND: &str = "AgentConfig";
 const SOCKET: &str = "/run/shorepass/agent.sock";
 /// What fits into a socket's address with its final zero (unix(7)).
 const SOCKET_PATH_LIMIT: usize = 107;
+/// What lets a runner in: it has one of them.
+const TICKETS: [&str; 3] = ["joinTokenFile", "pod", "oidc"];
 const JOB_SYSTEM: &str = "local";
 /// The largest uid; the number after it means "none" (chown(2)).
 const UID_LIMIT: u32 = u32::MAX - 1;
@@ -35,6 +37,10 @@ pub struct AgentConfig {
     pub issuer: AgentIssuer,
     /// The file with the join token; needed only until the runner is enrolled.
     pub join_token_file: Option<PathBuf>,
+    /// The token of the pod that the runner is, instead of a join token.
+    pub pod: Option<PodTokenConfig>,
+    /// A token of an OIDC issuer, instead of both.
+    pub oidc: Option<OidcTokenConfig>,
     /// Where it keeps its identity and its sessions.
     pub state_directory: PathBuf,
     /// The socket on which it serves jobs.
@@ -45,6 +51,26 @@ pub struct AgentConfig {
     pub job_system: Name,
     /// The age at which a token is refreshed at the latest.
     pub refresh_max_age: Option<Duration>,
+}
+
+/// How a pod shows who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodTokenConfig {
+    /// The file with the projected token, for the audience in the issuer's config.
+    pub file: PathBuf,
+    /// The cluster that the pod runs in, by its name in the issuer's config.
+    pub cluster: Name,
+    /// The issuer's CA (`ca.pem` in its state directory): nobody else is shown the token.
+    pub ca_file: PathBuf,
+}
+
+/// Which OIDC token a machine shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OidcTokenConfig {
+    /// The file with the token, for the audience in the issuer's config.
+    pub file: PathBuf,
+    /// The issuer's CA (`ca.pem` in its state directory): nobody else is shown the token.
+    pub ca_file: PathBuf,
 }
 
 /// The issuer as an agent knows it.
@@ -71,6 +97,8 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
         "trustDomain",
         "issuer",
         "joinTokenFile",
+        "pod",
+        "oidc",
         "state",
         "socket",
         "jobs",
@@ -80,6 +108,15 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
     let trust_domain = fields.required("trustDomain", |domain| domain.parsed(TrustDomain::parse));
     let issuer = fields.required("issuer", issuer);
     let join_token_file = fields.optional("joinTokenFile", Cursor::file_path);
+    let pod = fields.optional("pod", pod_token);
+    let oidc = fields.optional("oidc", oidc_token);
+    let given: Vec<_> = TICKETS.into_iter().filter(|key| fields.has(key)).collect();
+    if let [first, second, ..] = given[..] {
+        return spec.fault_below(
+            second,
+            format!("{first} stands here too: a runner is let in by one of them, take the others out"),
+        );
+    }
     let state_directory = fields
         .required("state", |state| state.fields(&["directory"])?.required("directory", Cursor::file_path));
     let socket = fields.optional("socket", socket).unwrap_or_else(|| PathBuf::from(SOCKET));
@@ -94,6 +131,8 @@ fn agent_config(spec: &Cursor<'_>) -> Option<AgentConfig> {
         trust_domain: trust_domain?,
         issuer: issuer?,
         join_token_file,
+        pod,
+        oidc,
         state_directory: state_directory?,
         socket,
         job_users,
@@ -108,6 +147,21 @@ fn issuer(cursor: &Cursor<'_>) -> Option<AgentIssuer> {
     let api = fields.required("api", |api| api.parsed(HostPort::parse));
     let enroll = fields.required("enroll", |enroll| enroll.parsed(HostPort::parse));
     Some(AgentIssuer { name: name?, api: api?, enroll: enroll? })
+}
+
+fn pod_token(cursor: &Cursor<'_>) -> Option<PodTokenConfig> {
+    let fields = cursor.fields(&["tokenFile", "cluster", "caFile"])?;
+    let file = fields.required("tokenFile", Cursor::file_path);
+    let cluster = fields.required("cluster", Cursor::name);
+    let ca_file = fields.required("caFile", Cursor::file_path);
+    Some(PodTokenConfig { file: file?, cluster: cluster?, ca_file: ca_file? })
+}
+
+fn oidc_token(cursor: &Cursor<'_>) -> Option<OidcTokenConfig> {
+    let fields = cursor.fields(&["tokenFile", "caFile"])?;
+    let file = fields.required("tokenFile", Cursor::file_path);
+    let ca_file = fields.required("caFile", Cursor::file_path);
+    Some(OidcTokenConfig { file: file?, ca_file: ca_file? })
 }
 
 fn socket(cursor: &Cursor<'_>) -> Option<PathBuf> {
@@ -155,6 +209,26 @@ mod tests {
         assert_eq!(config.join_token_file.as_deref(), Some(Path::new("/etc/shorepass/join-token")));
         assert_eq!(config.job_users, BTreeSet::from([1001]));
         assert_eq!(config.refresh_max_age, None);
+    }
+
+    #[test]
+    fn a_pod_shows_a_token_instead_of_a_join_token() {
+        const PART: &str = "  joinTokenFile: /etc/shorepass/join-token ";
+        const POD: &str = "  pod: {tokenFile: /t/token, cluster: staging, caFile: ca.pem} ";
+        let pod = read(&AGENT.replacen(PART, POD, 1)).unwrap();
+        assert_eq!(pod.join_token_file, None);
+        let told = pod.pod.unwrap();
+        assert_eq!((told.cluster.as_str(), told.file.as_path()), ("staging", Path::new("/t/token")));
+        assert_eq!(told.ca_file, Path::new("/etc/shorepass/ca.pem"));
+        check(PART, &format!("{POD}\n{PART}"), &["spec.pod", "joinTokenFile stands here too"]);
+        const OIDC: &str = "  oidc: {tokenFile: token, caFile: ca.pem}";
+        let oidc = read(&AGENT.replacen(PART, OIDC, 1)).unwrap().oidc.unwrap();
+        assert_eq!(oidc.file, Path::new("/etc/shorepass/token"));
+        check(PART, &format!("{POD}\n{OIDC} "), &["spec.oidc", "pod stands here too"]);
+        check(PART, &OIDC.replace(", caFile: ca.pem", ""), &["spec.oidc.caFile", "is missing"]);
+        for missing in ["tokenFile: /t/token, ", "cluster: staging, ", ", caFile: ca.pem"] {
+            check(PART, &POD.replace(missing, ""), &["spec.pod", "is missing"]);
+        }
     }
 
     #[test]

@@ -19,10 +19,11 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::receipt::LAG_BOUND;
 
 pub use self::connect::{Connect, Renew};
-pub use self::enrolment::EnrolmentConfig;
+pub use self::enrolment::{EnrolmentConfig, MachineIssuerConfig, PodsConfig};
 pub use self::job_issuers::JobIssuerConfig;
 pub use self::trust_bundles::TrustBundleConfig;
 
+use self::enrolment::Beside;
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
@@ -229,7 +230,9 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         .unwrap_or_default();
     let role_directory = fields.required("roles", directory);
     let certificate_lifetime = fields.optional("certificates", certificate_lifetime);
-    let enrolment = fields.optional("enrolment", enrolment::enrolment).unwrap_or_default();
+    let known = clusters.as_deref().unwrap_or_default();
+    let beside = Beside { clusters: known, job_issuers: &job_issuers, pods: &[] };
+    let enrolment = fields.optional("enrolment", |section| enrolment::enrolment(section, &beside));
     let limits = fields.optional("limits", limits);
     let receipts_one_in = fields.optional("receipts", receipts);
     let (name, dns_names) = identity?;
@@ -246,7 +249,7 @@ fn issuer_config(spec: &Cursor<'_>) -> Option<IssuerConfig> {
         job_issuers,
         trust_bundles,
         role_directory: role_directory?,
-        enrolment,
+        enrolment: enrolment.unwrap_or_default(),
         certificate_lifetime: certificate_lifetime.unwrap_or(CERTIFICATE_CEILING),
         limits: limits.unwrap_or_default(),
         receipts_one_in: receipts_one_in.unwrap_or(RECEIPTS_ONE_IN),

@@ -5,7 +5,7 @@
 //! role is what the audit shows.
 
 pub mod case;
-mod jobs;
+pub(crate) mod jobs;
 mod needs;
 #[cfg(test)]
 pub(crate) mod schema;
@@ -363,7 +363,7 @@ fn trust_domain(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<TrustD
 }
 
 /// Labels that all have to be there, with these values.
-fn labels(cursor: &Cursor<'_>) -> Option<Labels> {
+pub(crate) fn labels(cursor: &Cursor<'_>) -> Option<Labels> {
     let pairs = cursor.pairs("labels and their values")?;
     let read: Vec<_> =
         pairs.iter().map(|(name, value)| Some(((*name).to_owned(), value.text()?.to_owned()))).collect();

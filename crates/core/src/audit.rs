@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::claims::Claim;
-use crate::enrolment::{Enrolment, JoinToken};
-use crate::job::{Evidence, Job};
+use crate::enrolment::{Enrolment, JoinToken, Origin};
+use crate::job::{Evidence, Job, SpentBy};
 use crate::labels::Labels;
 use crate::lease::{Binding, Lease};
 use crate::ledger::Change;
@@ -108,6 +108,18 @@ pub struct Line {
     /// SHA-256 of a certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// The pod that a runner was let in as: cluster, namespace and name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The UID of that pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Whose token let a runner in, by its issuer's name here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_issuer: Option<String>,
+    /// The `sub` of that token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_subject: Option<String>,
     /// How many certificates of an enrolment have been in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
@@ -222,6 +234,15 @@ pub fn line(change: &Change) -> Line {
                 ..of_join_token("join-token.taken", join_token, when)
             }
         }
+        Change::EnrolmentTokenTaken { spent, at: when } => Line {
+            enrolment: match spent.by {
+                SpentBy::Enrolment(enrolment) => text(enrolment),
+                SpentBy::Job(_) => None,
+            },
+            fingerprint: text(spent.replay),
+            until: text(spent.until),
+            ..at("enrolment-token.taken", *when)
+        },
         Change::Enrolled { enrolment } => of_enrolment("runner.enrolled", enrolment, enrolment.created),
         Change::Renewed { enrolment, at } => of_enrolment("runner.renewed", enrolment, *at),
         Change::RenewalUsed { enrolment, at } => of_enrolment("runner.renewal-used", enrolment, *at),
@@ -417,11 +438,17 @@ fn of_join_token(event: &'static str, join_token: &JoinToken, time: Timestamp) -
 }
 
 fn of_enrolment(event: &'static str, enrolment: &Enrolment, time: Timestamp) -> Line {
+    let pod = enrolment.origin.as_ref().and_then(Origin::pod);
+    let token = enrolment.origin.as_ref().and_then(Origin::token);
     Line {
         caller: text(&enrolment.spiffe_id),
         enrolment: text(enrolment.id),
         generation: Some(enrolment.generation).filter(|generation| *generation > 0),
         labels: labels(&enrolment.labels),
+        pod: pod.map(ToString::to_string),
+        pod_uid: pod.map(|pod| pod.uid.clone()),
+        token_issuer: token.map(|(issuer, _)| issuer.to_string()),
+        token_subject: token.map(|(_, subject)| subject.to_owned()),
         until: text(enrolment.certificate_expires),
         ..at(event, time)
     }

@@ -4,8 +4,10 @@
 //! digest is enough). Taking a token is one conditional commit, durable before anything is signed.
 
 pub mod lineage;
+mod origin;
 
 pub use self::lineage::{CertificateUse, CloneCause, Cloned, Enrolment, Life, Renewal, Standing};
+pub use self::origin::Origin;
 
 use crate::caller::SpiffeId;
 use crate::digest::Digest;

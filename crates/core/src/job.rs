@@ -3,7 +3,7 @@
 use crate::caller::Owner;
 use crate::claims::Claims;
 use crate::digest::Digest;
-use crate::id::JobId;
+use crate::id::{EnrolmentId, JobId};
 use crate::job_issuer::System;
 use crate::ledger::Revision;
 use crate::name::Name;
@@ -126,13 +126,22 @@ impl Evidence {
     }
 }
 
-/// A job token that has opened a session, and opens no other.
+/// What a token was used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpentBy {
+    /// It opened this session.
+    Job(JobId),
+    /// It let this runner in.
+    Enrolment(EnrolmentId),
+}
+
+/// A token that was used, and is good for nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpentToken {
     /// What it is known by: [`VerifiedJob::replay`].
     pub replay: Digest,
-    /// The session.
-    pub job: JobId,
+    /// For what.
+    pub by: SpentBy,
     /// Until when it could come again.
     pub until: Timestamp,
 }
@@ -165,7 +174,7 @@ impl Job {
     /// The token that opened it, if one did.
     pub fn spent_token(&self) -> Option<SpentToken> {
         let VerifiedJob { replay, spent_until, .. } = self.evidence.verified()?;
-        Some(SpentToken { replay: *replay, job: self.id, until: *spent_until })
+        Some(SpentToken { replay: *replay, by: SpentBy::Job(self.id), until: *spent_until })
     }
 
     /// The session after its end.

@@ -195,6 +195,36 @@ impl JobIssuer {
         Ok(Self { name, system, url, audience, runner, known, job, longest_job: LONGEST_JOB })
     }
 
+    /// An issuer of tokens that let machines in: nothing in them is a project or a job of its own.
+    pub fn of_machines(
+        name: Name,
+        url: String,
+        audience: String,
+        claims: Vec<KnownClaim>,
+    ) -> Result<Self, JobIssuerError> {
+        let subject =
+            systems::profile(System::Generic).known().map(|claim| KnownClaim { project: true, ..claim });
+        let mut known: BTreeMap<String, KnownClaim> =
+            subject.map(|claim| (claim.name.clone(), claim)).collect();
+        for claim in claims {
+            let claim_name = claim.name.clone();
+            if known.insert(claim_name.clone(), claim).is_some() {
+                let problem = format!("claim {claim_name} is known already, or stands here twice");
+                return Err(JobIssuerError { field: "claims", problem });
+            }
+        }
+        Ok(Self {
+            name,
+            system: System::Generic,
+            url,
+            audience,
+            runner: RunnerBinding::FirstUse,
+            known,
+            job: "sub".to_owned(),
+            longest_job: LONGEST_JOB,
+        })
+    }
+
     /// The same, with another limit to how long a session lasts.
     pub fn with_longest_job(self, longest_job: Duration) -> Self {
         Self { longest_job, ..self }

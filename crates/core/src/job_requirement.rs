@@ -115,7 +115,8 @@ impl JobRequirement {
     }
 }
 
-fn check_values(issuer: &JobIssuer, claim: &str, values: &[Claim]) -> Result<(), String> {
+/// Whether a document may ask for these values of a claim.
+pub(crate) fn check_values(issuer: &JobIssuer, claim: &str, values: &[Claim]) -> Result<(), String> {
     let Some(known) = issuer.claim(claim) else {
         let all: Vec<&str> = issuer.known().map(|known| known.name.as_str()).collect();
         return Err(format!(

@@ -190,6 +190,13 @@ pub enum Change {
         /// The join token.
         join_token: JoinToken,
     },
+    /// A token of an OIDC issuer was used to enrol with.
+    EnrolmentTokenTaken {
+        /// The token.
+        spent: SpentToken,
+        /// When.
+        at: Timestamp,
+    },
     /// A runner was enrolled.
     Enrolled {
         /// The enrolment.
@@ -395,7 +402,7 @@ pub trait Ledger: Send + Sync {
     /// Up to `limit` bans, whether in force or not, in the reverse order of their keys, after `after` in it.
     fn bans(&self, after: Option<&BanKey>, limit: usize) -> Result<Vec<Ban>, LedgerError>;
 
-    /// A job token that has opened a session, by what it is known by.
+    /// A token that was used, by what it is known by.
     fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError>;
 
     /// A join token by the digest of its secret.

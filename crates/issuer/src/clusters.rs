@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use shorepass_cluster::{Advertise, Connection, KubeCluster, KubeListing, in_cluster};
 use shorepass_config::IssuerConfig;
-use shorepass_config::issuer::{ClusterConfig, Connect};
+use shorepass_config::issuer::{ClusterConfig, Connect, PodsConfig};
 use shorepass_core::name::Name;
 use shorepass_daemon::clock::SystemClock;
 use tokio::task::JoinSet;
 
+use crate::enrol::pods::PodRule;
 use crate::outside::Outside;
 use crate::revoke::unclaimed::Unclaimed;
 
@@ -55,6 +56,21 @@ pub(crate) async fn unclaimed(
         all.push(Unclaimed::new(outside.clone(), cluster.name.clone(), Arc::new(anchors), listing.grace));
     }
     Ok(all)
+}
+
+/// Which pods are let in, and who is asked about them. The config was checked for the clusters' names.
+pub(crate) fn pod_rules(config: &IssuerConfig, clusters: &BTreeMap<Name, Arc<KubeCluster>>) -> Vec<PodRule> {
+    let rule = |pods: &PodsConfig| {
+        Some(PodRule {
+            cluster: pods.cluster.clone(),
+            audience: pods.audience.clone(),
+            service_accounts: pods.service_accounts.clone(),
+            runners: pods.runners.clone(),
+            labels: pods.labels.clone(),
+            reviews: clusters.get(&pods.cluster)?.clone(),
+        })
+    };
+    config.enrolment.pods.iter().filter_map(rule).collect()
 }
 
 /// All clusters of the configuration. Nothing is sent yet.

@@ -41,9 +41,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::ban::list::BanList;
 use crate::certificate_authority::Following;
-use crate::clusters::{connect, first_looks, unclaimed};
+use crate::clusters::{connect, first_looks, pod_rules, unclaimed};
 use crate::coordination::Presence;
-use crate::enrol::Lifetimes;
+use crate::enrol::{Lifetimes, Ways};
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::follow::timer::Timer;
@@ -252,6 +252,7 @@ impl Parts {
             authority.clone(),
             config.trust_domain.clone(),
             Lifetimes { certificate: config.certificate_lifetime, rejoin: config.enrolment.rejoin_window },
+            Ways { pods: pod_rules(config, clusters), tokens: job_issuers::token_rules(config)? },
             config.receipts_one_in.get(),
         );
         let limits = config.limits;

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod ban;
+mod bucket;
 mod certificate_authority;
 mod clusters;
 pub mod commands;

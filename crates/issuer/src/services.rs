@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 
 use crate::admin::{Acts, Views};
 use crate::ban::Banning;
-use crate::enrol::{Enrolling, Lifetimes};
+use crate::enrol::{Enrolling, Lifetimes, Ways};
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
 use crate::outside::{Outside, Refusing};
@@ -63,12 +63,13 @@ pub struct UseCases {
 }
 
 impl UseCases {
-    /// All of them over the same outside; of leases that are not revoked, one in `receipts_one_in` gets a receipt.
+    /// All of them over the same outside, with who is let in how; of leases that are not revoked, one in `receipts_one_in` gets a receipt.
     pub fn new(
         outside: Arc<Outside>,
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
         lifetimes: Lifetimes,
+        ways: Ways,
         receipts_one_in: u32,
     ) -> Self {
         let jobs = Jobs::new(outside.clone());
@@ -80,7 +81,14 @@ impl UseCases {
             revoking: Revoking::new(ends.clone(), views.clone()),
             banning: Banning::new(outside.clone(), ends.clone()),
             acts: Acts::new(outside.clone(), authority.clone()),
-            enrolling: Enrolling::new(outside.clone(), ends.clone(), authority, trust_domain, lifetimes),
+            enrolling: Enrolling::new(
+                outside.clone(),
+                ends.clone(),
+                authority,
+                trust_domain,
+                lifetimes,
+                ways,
+            ),
             outside,
             proving,
             jobs,

@@ -12,7 +12,9 @@ pub enum TokenError {
     /// It is not what an issuer that is trusted here gives out for this audience.
     #[error("{told}")]
     Rejected {
-        /// For the bearer: what to do, and nothing of what else would have been taken.
+        /// What is wrong, by what its bearer can do about it.
+        fault: Fault,
+        /// For the bearer of a job token: what to do, and nothing of what else would have been taken.
         told: String,
         /// For operators.
         explanation: String,
@@ -35,7 +37,7 @@ pub enum TokenError {
 impl From<TokenError> for JobTokenError {
     fn from(error: TokenError) -> Self {
         match error {
-            TokenError::Rejected { told, explanation } => Self::Rejected { told, explanation },
+            TokenError::Rejected { fault: _, told, explanation } => Self::Rejected { told, explanation },
             TokenError::Expired(at) => Self::Expired(at),
             TokenError::Unavailable { issuer, explanation, retry_after } => {
                 Self::Unavailable { issuer, explanation, retry_after }
@@ -46,7 +48,7 @@ impl From<TokenError> for JobTokenError {
 
 /// What is wrong with a token, by what its bearer can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// It is no token at all.
     Form,
     /// It breaks a rule that the issuers of good tokens keep.
@@ -66,7 +68,7 @@ pub(crate) enum Fault {
 impl Fault {
     /// An error of this kind. `explanation` may quote the token as far as [`shown`] does.
     pub(crate) fn because(self, explanation: impl Into<String>) -> TokenError {
-        TokenError::Rejected { told: self.told().to_owned(), explanation: explanation.into() }
+        TokenError::Rejected { fault: self, told: self.told().to_owned(), explanation: explanation.into() }
     }
 
     fn told(self) -> &'static str {

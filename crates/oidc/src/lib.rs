@@ -11,6 +11,7 @@ mod https;
 mod json;
 mod jwt;
 mod keys;
+mod machines;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,12 @@ use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::job_token::{JobToken, JobTokenError, JobTokens};
 use shorepass_core::time::{Timestamp, after};
 
-pub use crate::error::TokenError;
-use crate::error::{Fault, shown};
+use crate::error::shown;
+pub use crate::error::{Fault, TokenError};
 pub use crate::https::RootsError;
 use crate::https::{Client, DEADLINE};
 use crate::jwt::Jwt;
+pub use crate::machines::Machines;
 pub use crate::source::Places;
 use crate::source::{Pace, Source};
 pub use crate::verify::Verified;
@@ -101,15 +103,25 @@ impl Verifier {
         audience: impl FnOnce(&JobIssuer) -> String,
         now: Timestamp,
     ) -> Result<Verified<'_>, TokenError> {
+        let (unverified, issuer, source) = self.look(token, audience, now)?;
+        let (kid, algorithm) = (unverified.jwt().kid.clone(), unverified.jwt().algorithm);
+        let key = source.key(kid.as_deref(), algorithm, now).await?;
+        unverified.verify(&key, issuer)
+    }
+
+    /// What can be seen of a token without its issuer's keys.
+    fn look<'t>(
+        &self,
+        token: &'t str,
+        audience: impl FnOnce(&JobIssuer) -> String,
+        now: Timestamp,
+    ) -> Result<(Unverified<'t>, &JobIssuer, &Arc<Source>), TokenError> {
         let jwt = Jwt::parse(token)?;
         let url = verify::issuer_of(&jwt)?;
         let Some((issuer, source)) = self.issuers.iter().find(|(issuer, _)| issuer.url() == url) else {
             return Err(Fault::Issuer.because(format!("its iss is {}", shown(url))));
         };
-        let unverified = Unverified::new(jwt, &audience(issuer), now)?;
-        let (kid, algorithm) = (unverified.jwt().kid.clone(), unverified.jwt().algorithm);
-        let key = source.key(kid.as_deref(), algorithm, now).await?;
-        unverified.verify(&key, issuer)
+        Ok((Unverified::new(jwt, &audience(issuer), now)?, issuer, source))
     }
 }
 

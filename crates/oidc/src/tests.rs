@@ -1,6 +1,7 @@
 //! Tokens against a small issuer in this process: good ones, and each kind that must be refused.
 mod fuzz;
 mod keys;
+mod machines;
 mod systems;
 mod tokens;
 

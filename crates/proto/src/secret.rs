@@ -36,6 +36,9 @@ impl fmt::Debug for v1::EnrollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnrollRequest")
             .field("join_token", &Redacted)
+            .field("service_account_token", &Redacted)
+            .field("cluster", &self.cluster)
+            .field("oidc_token", &Redacted)
             .field("name", &self.name)
             .field("certificate_request_pem", &self.certificate_request_pem.len())
             .finish()
@@ -76,11 +79,13 @@ mod tests {
     use super::*;
 
     /// The fields that hold a secret: `message.field`.
-    const SECRET_FIELDS: [&str; 6] = [
+    const SECRET_FIELDS: [&str; 8] = [
         "StartJobRequest.job_token",
         "Credential.token",
         "OidcToken.token",
         "EnrollRequest.join_token",
+        "EnrollRequest.service_account_token",
+        "EnrollRequest.oidc_token",
         "CreateJoinTokenResponse.join_token",
         "CredentialResponse.token",
     ];
@@ -93,6 +98,11 @@ mod tests {
             format!("{:?}", v1::IssueResponse { lease: None, credential: Some(credential.clone()) }),
             format!("{:?}", v1::RefreshResponse { lease: None, credential: Some(credential) }),
             format!("{:?}", v1::EnrollRequest { join_token: secret.clone(), ..Default::default() }),
+            format!(
+                "{:?}",
+                v1::EnrollRequest { service_account_token: secret.clone(), ..Default::default() }
+            ),
+            format!("{:?}", v1::EnrollRequest { oidc_token: secret.clone(), ..Default::default() }),
             format!("{:?}", local::v1::StartJobRequest { job_token: secret.clone(), ..Default::default() }),
             format!("{:?}", v1::OidcToken { token: secret.clone() }),
             format!("{:?}", v1::CreateJoinTokenResponse { join_token: secret.clone(), ..Default::default() }),

@@ -130,10 +130,25 @@ pub struct Certificate {
     pub expires: Timestamp,
 }
 
-/// A presented join token, certificate request and name. `Debug` shows the name only.
+/// What lets a machine in. It has no `Debug`.
+pub enum Ticket {
+    /// A join token as it was handed out.
+    JoinToken(zeroize::Zeroizing<String>),
+    /// A projected ServiceAccount token of a pod.
+    Pod {
+        /// Where the pod runs.
+        cluster: Name,
+        /// The token.
+        token: zeroize::Zeroizing<String>,
+    },
+    /// A token of an OIDC issuer.
+    Oidc(zeroize::Zeroizing<String>),
+}
+
+/// A presented ticket, certificate request and name. `Debug` shows the name only.
 pub struct Enrolling {
-    /// The join token as it was handed out.
-    pub join_token: zeroize::Zeroizing<String>,
+    /// What lets the machine in.
+    pub ticket: Ticket,
     /// The runner's name.
     pub name: Name,
     /// PKCS #10, PEM.

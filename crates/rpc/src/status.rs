@@ -56,7 +56,10 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::TrustDomainUnknown
         | Reason::CertificateExpired
         | Reason::EnrolmentEnded
-        | Reason::RejoinRefused => Code::Unauthenticated,
+        | Reason::RejoinRefused
+        | Reason::PodTokenRejected
+        | Reason::EnrolmentTokenRejected
+        | Reason::EnrolmentTokenUsed => Code::Unauthenticated,
         Reason::CallerKind
         | Reason::RoleNotAvailable
         | Reason::LeaseNotAvailable
@@ -81,6 +84,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::JobIssuerUnavailable
+        | Reason::EnrolmentIssuerUnavailable
         | Reason::ShuttingDown => Code::Unavailable,
         Reason::RateLimited | Reason::ClusterBusy | Reason::QuotaExceeded => Code::ResourceExhausted,
         Reason::ClusterAnswerRejected | Reason::Unspecified => Code::Internal,
@@ -314,7 +318,7 @@ mod tests {
             assert_eq!(refusal.message, "what happened");
             assert_eq!(refusal.metadata["field"], "name");
         }
-        assert_eq!(all_reasons().count(), 42);
+        assert_eq!(all_reasons().count(), 46);
     }
 
     #[test]
@@ -335,7 +339,8 @@ mod tests {
             (
                 Code::Unauthenticated,
                 "JOIN_TOKEN_UNKNOWN JOIN_TOKEN_USED JOIN_TOKEN_EXPIRED TRUST_DOMAIN_UNKNOWN CERTIFICATE_EXPIRED \
-                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED",
+                 ENROLMENT_ENDED REJOIN_REFUSED JOB_TOKEN_REJECTED JOB_TOKEN_EXPIRED JOB_TOKEN_USED \
+                 POD_TOKEN_REJECTED ENROLMENT_TOKEN_REJECTED ENROLMENT_TOKEN_USED",
             ),
             (
                 Code::PermissionDenied,
@@ -350,7 +355,8 @@ mod tests {
             ),
             (
                 Code::Unavailable,
-                "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN JOB_ISSUER_UNAVAILABLE",
+                "CLUSTER_UNREACHABLE STORE_UNAVAILABLE AUDIT_UNAVAILABLE SHUTTING_DOWN JOB_ISSUER_UNAVAILABLE \
+                 ENROLMENT_ISSUER_UNAVAILABLE",
             ),
             (Code::ResourceExhausted, "RATE_LIMITED CLUSTER_BUSY QUOTA_EXCEEDED"),
             (Code::Internal, "CLUSTER_ANSWER_REJECTED"),

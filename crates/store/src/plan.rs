@@ -14,6 +14,7 @@ use std::time::Duration;
 use shorepass_core::caller::Owner;
 use shorepass_core::enrolment::Enrolment;
 use shorepass_core::identity::CreatedIdentity;
+use shorepass_core::job::SpentToken;
 use shorepass_core::lease::{Lease, State};
 use shorepass_core::ledger::{Change, LedgerError, MintedToken, Revision};
 use shorepass_core::request::Request;
@@ -102,8 +103,7 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             trim::put(trim::Kind::Job, job.started, &job.key(), rows);
             put_request(request, job.latest_end.unwrap_or(job.started), rows);
             if let Some(spent) = job.spent_token() {
-                put(&spent, rows);
-                trim::put(trim::Kind::SpentToken, spent.until, &spent.key(), rows);
+                put_spent(&spent, rows);
             }
         }
         Change::JobEnded { job } => put(job, rows),
@@ -138,6 +138,7 @@ pub(crate) fn puts(change: &Change, rows: &mut Writes) {
             put_request(request, join_token.expires, rows);
         }
         Change::JoinTokenTaken { join_token } => put(join_token, rows),
+        Change::EnrolmentTokenTaken { spent, at: _ } => put_spent(spent, rows),
         Change::Enrolled { enrolment } => {
             put(enrolment, rows);
             trim::put(trim::Kind::Enrolment, enrolment.certificate_expires, &enrolment.key(), rows);
@@ -178,6 +179,11 @@ pub(crate) fn unindexed(view: &dyn View, whole_key: &[u8], value: &[u8]) -> Resu
 /// Writes a row.
 pub(crate) fn put<R: Row>(row: &R, rows: &mut Writes) {
     rows.put(R::TABLE.key(&row.key()), frame(&row.to_record()));
+}
+
+fn put_spent(spent: &SpentToken, rows: &mut Writes) {
+    put(spent, rows);
+    trim::put(trim::Kind::SpentToken, spent.until, &spent.key(), rows);
 }
 
 /// Writes a request that is kept until an hour after `over`, or longer where what came of it goes on.
@@ -249,6 +255,7 @@ fn check(change: &Change, view: &dyn View) -> Result<(), LedgerError> {
             follows(request, view)
         }
         Change::JoinTokenTaken { join_token } => follows(join_token, view),
+        Change::EnrolmentTokenTaken { spent, at: _ } => follows(spent, view),
         Change::Enrolled { enrolment } => {
             follows(enrolment, view)?;
             not_banned(&enrolment.owner(), view)?;

@@ -83,7 +83,7 @@ row!(MintedToken, Token, "token",
 row!(Control, Control, "control",
     key: |control| control.anchor.as_str().as_bytes().to_vec(),
     name: |control| control.anchor.as_str().to_owned(), revision: |_| None);
-row!(SpentToken, SpentToken, "job token",
+row!(SpentToken, SpentToken, "used token",
     key: |spent| spent.replay.as_bytes().to_vec(), name: |spent| spent.replay.to_string(), revision: |_| None);
 row!(Request, Request, "request",
     key: |request| request_key(&request.owner, request.job, request.method, request.id), name: |request| request.id.to_string(),
@@ -92,7 +92,7 @@ row!(CreatedIdentity, Identity, "identity",
     key: |identity| identity.certificate.as_bytes().to_vec(), name: |identity| identity.certificate.to_string(),
     revision: |_| None);
 
-/// A job token that has opened a session.
+/// A token that was used.
 pub(crate) fn spent_token(view: &dyn View, replay: Digest) -> Result<Option<SpentToken>, ReadError> {
     fetch(view, replay.as_bytes())
 }

@@ -80,7 +80,7 @@ pub(crate) enum Table {
     Ban = 25,
     /// Which blocks a job session has.
     BlocksOfJob = 27,
-    /// Job tokens that have opened a session.
+    /// Tokens that were used: that have opened a session, or let a runner in.
     SpentToken = 26,
     /// What is removed when.
     Due = 30,

@@ -5,6 +5,8 @@
 pub mod certificates;
 pub mod job_tokens;
 pub mod jwt;
+pub mod machines;
 pub mod oidc;
 pub mod openssl;
 pub mod outside;
+pub mod pods;

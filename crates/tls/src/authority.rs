@@ -111,6 +111,11 @@ impl View {
     }
 }
 
+/// SHA-256 of the public key of the first CA in a PEM text; none if there is none.
+pub fn authority_digest(pem: &[u8]) -> Option<Digest> {
+    pem::certificates(pem).ok()?.iter().find_map(leaf::authority_key)
+}
+
 /// A signed client certificate.
 #[derive(Clone, Debug)]
 pub struct SignedCertificate {

@@ -24,6 +24,7 @@ mod stream;
 mod trust;
 
 pub use alert::Alert;
+pub use authority::authority_digest;
 pub use authority::{
     Authority, AuthorityError, MAX_LIFETIME, Phase, RotateError, RotationPlan, SignError, SignedCertificate,
 };

@@ -108,6 +108,7 @@ async fn enroll_once(
         join_token: join_token.to_owned(),
         name: name.to_owned(),
         certificate_request_pem: KeyAndRequest::generate(&runner_id(TRUST_DOMAIN, name)?)?.request_pem,
+        ..Default::default()
     };
     client::enroll_by(issuer, shorepass_tls::JoinTokenText::parse(join_token)?.ca(), request).await
 }

@@ -6,6 +6,7 @@
 mod callers;
 mod clusters;
 mod daemons;
+mod enrolling;
 mod jobs;
 mod stage;
 
@@ -68,6 +69,10 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
         Reason::RejoinRefused => (Code::Unauthenticated, ": ask "),
         Reason::RunnerCloned => (Code::PermissionDenied, "to make a join token with --replace"),
+        Reason::PodTokenRejected => (Code::Unauthenticated, "project a token for that audience"),
+        Reason::EnrolmentTokenRejected => (Code::Unauthenticated, "enrolment.oidc"),
+        Reason::EnrolmentTokenUsed => (Code::Unauthenticated, "get a new one for each enrolment"),
+        Reason::EnrolmentIssuerUnavailable => (Code::Unavailable, "try again later"),
         Reason::QuotaExceeded => (Code::ResourceExhausted, "let leases end, or raise the quota"),
         Reason::JobTokenRejected => (Code::Unauthenticated, "CI system"),
         Reason::JobTokenExpired => (Code::Unauthenticated, "use it at once"),
@@ -120,6 +125,10 @@ async fn provoke(stage: &Stage, reason: Reason) -> Result<Vec<ClientError>> {
         Reason::NamespaceUnavailable => clusters::missing_namespace(stage).await,
         Reason::RejoinRefused => callers::rejoins_that_prove_nothing(stage).await,
         Reason::RunnerCloned => callers::cloned_runner(stage).await,
+        Reason::PodTokenRejected => enrolling::rejected_pods(stage).await,
+        Reason::EnrolmentTokenRejected => enrolling::rejected_machines(stage).await,
+        Reason::EnrolmentTokenUsed => enrolling::used_machine_token(stage).await,
+        Reason::EnrolmentIssuerUnavailable => enrolling::unreachable_machine_issuer(stage).await,
         Reason::QuotaExceeded => clusters::used_up_quota(stage).await,
         Reason::JobTokenRejected => jobs::rejected_tokens(stage).await,
         Reason::JobTokenExpired => jobs::expired_token(stage).await,

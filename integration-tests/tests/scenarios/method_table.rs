@@ -133,7 +133,8 @@ impl Scene {
             }
             "EnrollmentService/Enroll" => {
                 let (join_token, name) = (self.join_token.clone(), "test-new".to_owned());
-                v1::EnrollRequest { join_token, name, certificate_request_pem }.encode_to_vec()
+                v1::EnrollRequest { join_token, name, certificate_request_pem, ..Default::default() }
+                    .encode_to_vec()
             }
             "EnrollmentService/BeginRejoin" => {
                 v1::BeginRejoinRequest { certificate_pem: b"none".to_vec() }.encode_to_vec()

@@ -2,13 +2,14 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shorepass_core::id::{CallId, EnrolmentId, RequestId};
 use shorepass_core::name::TrustDomain;
 use shorepass_proto::v1::ErrorReason as Reason;
-use shorepass_tls::{Authority, CertificateRequest};
+use shorepass_tls::{Authority, CertificateRequest, JoinTokenText};
 
 use super::*;
 use crate::fake::{Counting, FakeClock, Folder, refused};
@@ -23,6 +24,8 @@ struct FakeAuthority {
     fails: Mutex<Option<Reason>>,
     keys: Mutex<Vec<String>>,
     calls: Mutex<Vec<CallId>>,
+    /// What was shown to enrol with, besides join tokens.
+    tokens: Mutex<Vec<String>>,
     adopted: Mutex<Vec<Timestamp>>,
     shown: AtomicUsize,
     rejoined: AtomicUsize,
@@ -52,9 +55,13 @@ impl Enrolment for FakeAuthority {
     async fn enroll(
         &self,
         call: &CallId,
-        _: &JoinTokenText,
+        ticket: &Ticket,
         request_pem: &[u8],
     ) -> Result<Granted, EnrolFailure> {
+        assert_eq!(ticket.ca(), self.authority.key_digest());
+        if let Ticket::Pod { token, .. } | Ticket::Oidc { token, .. } = ticket {
+            self.tokens.lock().unwrap().push(token.to_string());
+        }
         Ok(self.sign(call, request_pem)?)
     }
 
@@ -111,6 +118,7 @@ impl World {
             fails: Mutex::new(None),
             keys: Mutex::default(),
             calls: Mutex::default(),
+            tokens: Mutex::default(),
             adopted: Mutex::default(),
             shown: AtomicUsize::default(),
             rejoined: AtomicUsize::default(),
@@ -121,7 +129,7 @@ impl World {
         let (sender, standing) = watch::channel(Standing::default());
         let keeper = Keeper {
             spiffe_id,
-            join_token_file: Some(join_token_file),
+            ticket: TicketSource::JoinToken(join_token_file),
             file: IdentityFile::new(directory.path().join("identity.pem")),
             enrolment: authority.clone(),
             clock: clock.clone(),
@@ -197,8 +205,53 @@ async fn join_tokens_that_cannot_be_used_are_not_sent() {
     check(&|_, path| chmod(&path, 0o640), 1, "chmod 600").await;
     check(&|_, path| fs::remove_file(path).unwrap(), 1, "join-token").await;
     check(&|_, path| fs::write(path, "spjt1.mistyped").unwrap(), 3, "mistyped").await;
-    let forget = |world: &mut World, _| world.keeper.as_mut().unwrap().join_token_file = None;
+    let forget = |world: &mut World, _| world.keeper.as_mut().unwrap().ticket = TicketSource::None;
     check(&forget, 1, "joinTokenFile").await;
+}
+
+/// The world of a pod, with the file that the kubelet replaces.
+fn of_pod(world: &mut World) -> PathBuf {
+    let (file, ca_file) = (world.directory.path().join("token"), world.directory.path().join("bundle.pem"));
+    fs::write(&file, "token-0\n").unwrap();
+    fs::write(&ca_file, world.authority.authority.bundle_pem()).unwrap();
+    let cluster = shorepass_core::name::Name::parse("staging").unwrap();
+    let pod = shorepass_config::agent::PodTokenConfig { file: file.clone(), cluster, ca_file };
+    world.keeper.as_mut().unwrap().ticket = TicketSource::Pod(pod);
+    file
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pods_token_is_read_anew_at_each_attempt() {
+    let mut world = World::with(Counting::with_full_jitter());
+    let file = of_pod(&mut world);
+    world.fail(Some(Reason::ClusterUnreachable));
+    world.start();
+    sleep(Duration::from_secs(10)).await;
+    fs::write(&file, "token-1").unwrap();
+    sleep(Duration::from_secs(61)).await;
+    world.fail(None);
+    sleep(Duration::from_secs(61)).await;
+    let tokens = world.authority.tokens.lock().unwrap();
+    assert_eq!((tokens.first().unwrap().as_str(), tokens.last().unwrap().as_str()), ("token-0", "token-1"));
+    let keys = world.authority.keys.lock().unwrap();
+    assert!(keys.iter().all(|key| *key == keys[0]), "the same key each time");
+    assert_eq!(world.authority.adopted.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_pods_that_cannot_be_used_are_not_sent() {
+    let check = async |spoil: &dyn Fn(&Path), says: &str| {
+        let mut world = World::new();
+        of_pod(&mut world);
+        spoil(world.directory.path());
+        let error = world.start().await.unwrap();
+        let text = Chain(&error).to_string();
+        assert!(text.contains(says), "{says:?} is missing in {text}");
+        assert_eq!((error.exit_code(), world.authority.asked()), (1, 0));
+    };
+    check(&|folder| fs::remove_file(folder.join("token")).unwrap(), "check that it is mounted there").await;
+    check(&|folder| fs::write(folder.join("token"), " \n").unwrap(), "there is no token in").await;
+    check(&|folder| fs::write(folder.join("bundle.pem"), "none").unwrap(), "copy the issuer's ca.pem").await;
 }
 
 #[tokio::test(start_paused = true)]

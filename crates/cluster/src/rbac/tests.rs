@@ -137,6 +137,20 @@ fn listing_is_granted_to_another_where_anchors_are_and_is_not_in_the_usual_outpu
 }
 
 #[test]
+fn token_reviews_are_granted_only_to_who_asks_for_them_and_are_all_that_is() {
+    let output = render_token_reviews(&service_account(), &name("main"));
+    let verbs: Vec<&str> = output.lines().filter(|line| line.contains("verbs: ")).collect();
+    assert_eq!(verbs, ["    verbs: [create]"]);
+    assert!(
+        output.contains("resources: [tokenreviews]") && output.contains("kind: ClusterRoleBinding"),
+        "{output}"
+    );
+    let subject = r#"- {kind: ServiceAccount, namespace: "shorepass", name: "issuer"}"#;
+    assert!(output.contains(subject) && !output.contains("${"), "{output}");
+    assert!(!GOLDEN.contains("tokenreviews") && !ALL_MODES.contains("tokenreviews"));
+}
+
+#[test]
 fn what_may_be_bound_to_is_named_and_nothing_else_may() {
     let of = |verb: &str| {
         ALL_MODES.lines().filter(|line| line.contains(&format!("\"{verb}\""))).collect::<Vec<_>>()

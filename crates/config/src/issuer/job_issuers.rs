@@ -7,7 +7,7 @@ use shorepass_core::claims::ClaimKind;
 use shorepass_core::job_issuer::{Declared, JobIssuer, KnownClaim, RunnerBinding, System};
 use shorepass_core::name::Name;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Fields};
 use crate::scalar::HostPort;
 
 const LONGEST_FLOOR: Duration = Duration::from_secs(60);
@@ -20,6 +20,13 @@ const AUDIENCE_LIMIT: usize = 200;
 pub struct JobIssuerConfig {
     /// What is known of its tokens.
     pub issuer: JobIssuer,
+    /// Where its keys are had.
+    pub documents: DocumentsConfig,
+}
+
+/// Where an issuer of tokens has its discovery document and keys, and who vouches for that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DocumentsConfig {
     /// A PEM file with the certificate authorities to trust for its discovery document and keys; the system's without.
     pub ca_file: Option<PathBuf>,
     /// Where its discovery document is, if not below its URL.
@@ -67,16 +74,7 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     let audience = fields.required("audience", |audience| audience.parsed(parse_audience));
     let label = fields.optional("runnerLabel", |label| label.text().map(str::to_owned));
     let runner = fields.required("runner", |runner| binding(runner, label));
-    let ca_file = fields.optional("caFile", Cursor::file_path);
-    let discovery_url = fields.optional("discoveryUrl", |url| url.parsed(document_url));
-    let keys_host = fields.optional("keysHost", |host| host.parsed(HostPort::parse));
-    let keys_url = fields.optional("keysUrl", |url| url.parsed(document_url));
-    if keys_host.is_some() && keys_url.is_some() {
-        return cursor.fault_below(
-            "keysHost",
-            "keysUrl stands here too: where that says where the keys are, no host is looked for",
-        );
-    }
+    let documents = documents(cursor, &fields);
     let job = fields.optional("jobClaim", |claim| claim.text().map(str::to_owned));
     let claims = fields.optional("claims", |claims| claims.list(claim)).unwrap_or_default();
     let longest =
@@ -85,10 +83,27 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     match JobIssuer::new(name?, system?, url?, audience?, runner?, declared) {
         Ok(issuer) => {
             let issuer = longest.map_or(issuer.clone(), |longest| issuer.with_longest_job(longest));
-            Some(JobIssuerConfig { issuer, ca_file, discovery_url, keys_host, keys_url })
+            Some(JobIssuerConfig { issuer, documents: documents? })
         }
         Err(unfit) => cursor.fault_below(unfit.field, unfit.problem),
     }
+}
+
+/// Reads what is about documents and keys among the fields of an issuer.
+pub(super) fn documents(cursor: &Cursor<'_>, fields: &Fields<'_>) -> Option<DocumentsConfig> {
+    let documents = DocumentsConfig {
+        ca_file: fields.optional("caFile", Cursor::file_path),
+        discovery_url: fields.optional("discoveryUrl", |url| url.parsed(document_url)),
+        keys_host: fields.optional("keysHost", |host| host.parsed(HostPort::parse)),
+        keys_url: fields.optional("keysUrl", |url| url.parsed(document_url)),
+    };
+    if documents.keys_host.is_some() && documents.keys_url.is_some() {
+        return cursor.fault_below(
+            "keysHost",
+            "keysUrl stands here too: where that says where the keys are, no host is looked for",
+        );
+    }
+    Some(documents)
 }
 
 fn system(cursor: &Cursor<'_>) -> Option<System> {
@@ -115,13 +130,7 @@ fn binding(cursor: &Cursor<'_>, label: Option<String>) -> Option<RunnerBinding> 
 fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
     let fields = cursor.fields(&["name", "type", "path", "project"])?;
     let name = fields.required("name", |name| name.parsed(claim_name));
-    let kind = fields.optional("type", |kind| match kind.text()? {
-        "text" => Some(ClaimKind::Text),
-        "number" => Some(ClaimKind::Number),
-        "flag" => Some(ClaimKind::Flag),
-        "texts" => Some(ClaimKind::Texts),
-        other => kind.fault(format!("{other:?} is not known: write text, number, flag or texts")),
-    });
+    let kind = fields.optional("type", claim_kind);
     let path =
         fields.optional("path", |path| path.some("name of a claim", |part| part.text().map(str::to_owned)));
     let project = fields.optional("project", |project| match project.text()? {
@@ -138,7 +147,17 @@ fn claim(cursor: &Cursor<'_>) -> Option<KnownClaim> {
     })
 }
 
-fn claim_name(text: &str) -> Result<String, String> {
+pub(super) fn claim_kind(cursor: &Cursor<'_>) -> Option<ClaimKind> {
+    match cursor.text()? {
+        "text" => Some(ClaimKind::Text),
+        "number" => Some(ClaimKind::Number),
+        "flag" => Some(ClaimKind::Flag),
+        "texts" => Some(ClaimKind::Texts),
+        other => cursor.fault(format!("{other:?} is not known: write text, number, flag or texts")),
+    }
+}
+
+pub(super) fn claim_name(text: &str) -> Result<String, String> {
     let well_formed = (1..=64).contains(&text.len())
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
@@ -151,7 +170,7 @@ fn claim_name(text: &str) -> Result<String, String> {
 }
 
 /// The `iss` of tokens, whole: it is compared byte by byte (OpenID Connect Core, 2).
-fn issuer_url(text: &str) -> Result<String, String> {
+pub(super) fn issuer_url(text: &str) -> Result<String, String> {
     crate::scalar::parse_server_url(text).map_err(|_| {
         format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org")
     })?;

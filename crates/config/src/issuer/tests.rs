@@ -255,3 +255,152 @@ fn how_long_a_runner_may_come_back_is_bounded_and_may_be_nothing() {
     }
     check(PART, "rejoinWindow: 169h", &["enrolment.rejoinWindow"]);
 }
+
+mod pods {
+    use super::*;
+
+    const PART: &str = "rejoinWindow: 168h";
+    const POD: &str = "pods: [{cluster: staging, audience: 'https://issuer.example.org/pods', serviceAccounts: \
+                       [{namespace: ci, name: runner}], runners: [prod-*], labels: {pool: pods}}]";
+
+    fn with(exchange: &[(&str, &str)]) -> String {
+        let mut text = POD.to_owned();
+        for (part, other) in exchange {
+            assert!(text.contains(part), "{part}");
+            text = text.replacen(part, other, 1);
+        }
+        text
+    }
+
+    #[test]
+    fn pods_are_let_in_by_account_with_names_and_labels() {
+        let config = read(&ISSUER.replacen(PART, POD, 1)).unwrap();
+        let pods = &config.enrolment.pods[0];
+        assert_eq!(
+            (pods.cluster.as_str(), pods.audience.as_str()),
+            ("staging", "https://issuer.example.org/pods")
+        );
+        assert_eq!(pods.service_accounts, [(Name::parse("ci").unwrap(), "runner".to_owned())]);
+        assert_eq!(pods.runners[0].to_string(), "prod-*");
+        assert_eq!(pods.labels.get("pool"), Some("pods"));
+        assert_eq!(config.enrolment.rejoin_window, EnrolmentConfig::default().rejoin_window);
+    }
+
+    #[test]
+    fn what_is_wrong_with_them_is_named_with_its_place() {
+        const AUDIENCE: &str = "https://issuer.example.org/pods";
+        let table: &[(&str, &str, &[&str])] = &[
+            ("cluster: staging", "cluster: stagign", &["pods[0].cluster", "did you mean staging?"]),
+            ("[prod-*]", "['*']", &["pods[0].runners[0]"]),
+            ("[prod-*]", "[]", &["pods[0].runners"]),
+            ("[{namespace: ci, name: runner}]", "[]", &["pods[0].serviceAccounts"]),
+            ("namespace: ci, ", "", &["pods[0].serviceAccounts[0].namespace", "is missing"]),
+            ("labels:", "label:", &["pods[0].label", "`labels`"]),
+            (AUDIENCE, "a b", &["pods[0].audience", "is not an audience"]),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs",
+                &["pods[0].audience", "job tokens of gitlab", "choose another"],
+            ),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs/prod-1",
+                &["pods[0].audience", "job tokens of gitlab"],
+            ),
+            (
+                AUDIENCE,
+                "https://kubernetes.default.svc",
+                &["pods[0].audience", "API servers", "choose another"],
+            ),
+        ];
+        for (part, exchange, fragments) in table {
+            check(PART, &with(&[(part, exchange)]), fragments);
+        }
+        let beside = "https://issuer.example.org/jobs-and-pods";
+        assert!(
+            read(&ISSUER.replacen(PART, &with(&[(AUDIENCE, beside)]), 1)).is_ok(),
+            "it only begins like theirs"
+        );
+    }
+}
+
+mod oidc {
+    use shorepass_core::claims::{Claim, Claims};
+
+    use super::*;
+
+    const PART: &str = "rejoinWindow: 168h";
+    const AUDIENCE: &str = "https://issuer.example.org/machines";
+    const OIDC: &str = "oidc: [{name: cloud, url: 'https://id.example.org', audience: \
+                        'https://issuer.example.org/machines', claims: [{name: zone, path: [cloud, zone]}, {name: \
+                        number, type: number}], admit: [{claims: {sub: vm-1, zone: [a, b], number: 7}, runners: \
+                        [prod-*], labels: {pool: vms}}]}]";
+
+    fn with(part: &str, other: &str) -> String {
+        assert!(OIDC.contains(part), "{part}");
+        OIDC.replacen(part, other, 1)
+    }
+
+    #[test]
+    fn machines_are_let_in_by_exact_claims_with_names_and_labels() {
+        let config = read(&ISSUER.replacen(PART, OIDC, 1)).unwrap();
+        let cloud = &config.enrolment.oidc[0];
+        assert_eq!(
+            (cloud.issuer.issuer.name().as_str(), cloud.issuer.issuer.audience()),
+            ("cloud", AUDIENCE)
+        );
+        let rule = &cloud.admit[0];
+        assert_eq!((rule.runners[0].to_string().as_str(), rule.labels.get("pool")), ("prod-*", Some("vms")));
+        let mut claims = Claims::default();
+        for (claim, value) in [
+            ("sub", Claim::Text("vm-1".to_owned())),
+            ("zone", Claim::Text("b".to_owned())),
+            ("number", Claim::Number(7)),
+        ] {
+            assert!(rule.unmet(&claims).is_some());
+            claims.insert(claim, value).unwrap();
+        }
+        assert_eq!(rule.unmet(&claims), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_them_is_named_with_its_place() {
+        let table: &[(&str, &str, &[&str])] = &[
+            ("{sub: vm-1, zone: [a, b], number: 7}", "{}", &["oidc[0].admit[0].claims"]),
+            ("sub: vm-1", "subject: vm-1", &["oidc[0].admit[0].claims", "subject"]),
+            ("number: 7", "number: '7'", &["oidc[0].admit[0].claims.number", "whole number"]),
+            ("[prod-*]", "['*']", &["oidc[0].admit[0].runners[0]"]),
+            ("runners: [prod-*], ", "", &["oidc[0].admit[0].runners", "is missing"]),
+            ("name: number, type: number", "name: sub", &["oidc[0].claims", "sub is known already"]),
+            ("name: number, type: number", "name: number, project: true", &["oidc[0].claims[1].project"]),
+            ("'https://id.example.org'", "id", &["oidc[0].url", "not the URL of a token issuer"]),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs",
+                &["oidc[0].audience", "job tokens of gitlab", "choose another"],
+            ),
+            (
+                AUDIENCE,
+                "https://issuer.example.org/jobs/prod-1",
+                &["oidc[0].audience", "job tokens of gitlab"],
+            ),
+            (AUDIENCE, "kubernetes", &["oidc[0].audience", "API servers", "choose another"]),
+        ];
+        for (part, exchange, fragments) in table {
+            check(PART, &with(part, exchange), fragments);
+        }
+    }
+
+    #[test]
+    fn no_two_of_the_three_audiences_are_equal() {
+        let pods = format!(
+            "pods: [{{cluster: staging, audience: '{AUDIENCE}', serviceAccounts: [{{namespace: ci, name: r}}], runners: [prod-*]}}]"
+        );
+        let both = format!("{pods}\n    {OIDC}");
+        check(PART, &both, &["oidc[0].audience", "enrolment.pods of cluster staging", "choose another"]);
+        let apart = both.replacen(AUDIENCE, "https://issuer.example.org/pods", 1);
+        assert!(read(&ISSUER.replacen(PART, &apart, 1)).is_ok());
+        let twice = OIDC.replacen("oidc: [", "oidc: [{name: cloud, url: 'https://two.example.org', audience: b, admit: [{claims: {sub: a}, runners: [prod-*]}]}, ", 1);
+        check(PART, &twice, &["oidc[1]", "stands here already"]);
+    }
+}

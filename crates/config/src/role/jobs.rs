@@ -53,7 +53,7 @@ pub(super) fn find<'k>(cursor: &Cursor<'_>, known: &'k Known<'_>) -> Option<&'k 
 }
 
 /// Each claim with the values that it may have: one, or a list of them.
-fn values(cursor: &Cursor<'_>, issuer: &JobIssuer) -> Option<Vec<(String, Vec<Claim>)>> {
+pub(crate) fn values(cursor: &Cursor<'_>, issuer: &JobIssuer) -> Option<Vec<(String, Vec<Claim>)>> {
     let pairs = cursor.pairs("claims and their values")?;
     let read = pairs.iter().map(|(name, value)| {
         let known = known_claim(value, issuer, name)?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::caller::{Owner, SpiffeId};
 use crate::digest::Digest;
+use crate::enrolment::Origin;
 use crate::id::EnrolmentId;
 use crate::labels::Labels;
 use crate::ledger::Revision;
@@ -32,6 +33,8 @@ pub struct Enrolment {
     pub spiffe_id: SpiffeId,
     /// What whoever let it in says about it; a runner that is enrolled anew has those of the new enrolment.
     pub labels: Labels,
+    /// By what it was let in; none for a join token, which has a record of its own.
+    pub origin: Option<Origin>,
     /// SHA-256 of the public key (SubjectPublicKeyInfo, DER) of the certificate that is in use. In records of generation 0,
     /// which know no other, of the newest.
     pub key: Digest,
@@ -126,6 +129,7 @@ impl Enrolment {
             id,
             spiffe_id,
             labels,
+            origin: None,
             key,
             generation: 1,
             next: None,
@@ -136,6 +140,11 @@ impl Enrolment {
             cloned: None,
             revision: Revision::FIRST,
         }
+    }
+
+    /// The enrolment, let in by this.
+    pub fn by(self, origin: Option<Origin>) -> Self {
+        Self { origin, ..self }
     }
 
     /// Whether its certificates are accepted and its name is taken.

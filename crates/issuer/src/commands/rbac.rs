@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use shorepass_cluster::OwnAccount;
 use shorepass_cluster::rbac::{
-    Audiences, IssuerIdentity, RenderError, render, render_listing, render_renewing,
+    Audiences, IssuerIdentity, RenderError, render, render_listing, render_renewing, render_token_reviews,
 };
 use shorepass_config::role;
 use shorepass_core::name::Name;
@@ -31,6 +31,9 @@ pub(super) struct Which {
     /// The issuer's own ServiceAccount.
     #[arg(long, value_name = "NAME", default_value = "shorepass-issuer", value_parser = Name::parse)]
     pub(super) service_account: Name,
+    /// Prints besides the right to create TokenReviews, for an issuer with `enrolment.pods`.
+    #[arg(long)]
+    token_reviews: bool,
     /// An audience of the API server's own, if it has others than the usual ones; repeat it for each.
     #[arg(long = "audience", value_name = "AUD")]
     audiences: Vec<String>,
@@ -60,7 +63,8 @@ impl Which {
     /// What has to be applied for an issuer that is what `identity` says.
     fn render(&self, identity: &IssuerIdentity) -> Result<String> {
         let (roles, cluster, audiences) = self.read()?;
-        render(&roles, &cluster, identity, &self.issuer, &audiences).map_err(told)
+        let text = render(&roles, &cluster, identity, &self.issuer, &audiences).map_err(told)?;
+        Ok(self.with_token_reviews(text, identity))
     }
 
     /// The same for one that renews its own token, which is bound to this Secret; with the cluster that it is for.
@@ -69,7 +73,16 @@ impl Which {
         let (namespace, service_account) = (self.namespace.clone(), self.service_account.clone());
         let own = OwnAccount { namespace, service_account, secret };
         let text = render_renewing(&roles, &cluster, &own, &self.issuer, &audiences).map_err(told)?;
+        let (namespace, name) = (own.namespace.clone(), own.service_account.clone());
+        let text = self.with_token_reviews(text, &IssuerIdentity::ServiceAccount { namespace, name });
         Ok((cluster, own, text))
+    }
+
+    fn with_token_reviews(&self, text: String, identity: &IssuerIdentity) -> String {
+        match self.token_reviews {
+            true => text + &render_token_reviews(identity, &self.issuer),
+            false => text,
+        }
     }
 
     fn render_listing(&self, lister: &IssuerIdentity) -> Result<String> {

@@ -1,28 +1,38 @@
 //! Enrol a runner; what becomes of its certificates is in [`lineage`].
 //!
-//! A join token is taken by one conditional commit, durable before anything is signed. A reply that got lost is given
-//! again to the same key, and to no other.
+//! How it shows which machine it is is told in [`method`]: by a join token, by the token of the pod that it is, or by
+//! a token of an OIDC issuer. A join token
+//! is taken by one conditional commit, durable before anything is signed. A reply that got lost is given again to the same
+//! key, and to no other.
 
+mod join_tokens;
 pub mod lineage;
+mod method;
+pub mod pods;
 mod rejoin;
+pub mod strangers;
+pub mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::caller::{Kind, Owner, SpiffeId};
-use shorepass_core::enrolment::{Enrolment, Join, JoinRefusal, JoinToken, Life, Taken};
+use shorepass_core::enrolment::{Enrolment, JoinRefusal, Life, Origin, Taken};
 use shorepass_core::id::EnrolmentId;
 use shorepass_core::lease::{EndCause, Lease};
 use shorepass_core::ledger::Change;
 use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::time::{after, for_people};
-use shorepass_rpc::api::{Certificate, Enrolling as Presented};
+use shorepass_rpc::api::{Certificate, Enrolling as Presented, Ticket};
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_tls::Authority;
 use shorepass_tls::CertificateRequest;
-use shorepass_tls::JoinTokenText;
 
+use self::join_tokens::{ShownJoinToken, join_refused};
+use self::method::{Admission, Admits, Gives, Method, Rejected, Uses};
+use self::pods::{PodRule, Pods, ShownPodToken};
 use self::rejoin::Nonces;
+use self::tokens::{ShownToken, TokenRules, Tokens};
 use crate::mutants;
 use crate::outside::{Outside, Refusing, ledger_refused};
 use crate::revoke::Ends;
@@ -40,6 +50,8 @@ pub struct Enrolling {
     lifetime: Duration,
     rejoin_window: Duration,
     nonces: Arc<Nonces>,
+    pods: Arc<Pods>,
+    tokens: Arc<Tokens>,
 }
 
 /// How long certificates are good, and for what after that.
@@ -51,9 +63,16 @@ pub struct Lifetimes {
     pub rejoin: Duration,
 }
 
+/// Who is let in besides those with join tokens.
+pub struct Ways {
+    /// Pods.
+    pub pods: Vec<PodRule>,
+    /// Machines with tokens of OIDC issuers.
+    pub tokens: TokenRules,
+}
+
 /// A request for a first certificate whose parts are well-formed and fit together.
 struct Asked {
-    join_token: JoinTokenText,
     request: CertificateRequest,
     spiffe_id: SpiffeId,
 }
@@ -69,64 +88,60 @@ impl Enrolling {
         authority: Arc<Authority>,
         trust_domain: TrustDomain,
         lifetimes: Lifetimes,
+        ways: Ways,
     ) -> Self {
         let nonces = Arc::new(Nonces::new(outside.entropy.as_ref()));
         let Lifetimes { certificate: lifetime, rejoin: rejoin_window } = lifetimes;
-        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces }
+        let pods = Arc::new(Pods::new(ways.pods, outside.clock.clone()));
+        let tokens = Arc::new(Tokens::new(ways.tokens, outside.clock.clone()));
+        Self { outside, ends, authority, trust_domain, lifetime, rejoin_window, nonces, pods, tokens }
     }
 
-    /// Exchanges a join token for a certificate.
+    /// Exchanges what lets a machine in for a certificate.
     pub async fn enroll(&self, presented: Presented) -> Result<Certificate, Refused> {
         let name = presented.name.clone();
-        let refused = |refused: Refused| async {
-            let refusing = Refusing {
-                caller: None,
-                method: "Enroll",
-                subject: name.as_str(),
-                explanation: refused.message.clone(),
-                refused,
-            };
-            self.outside.refuse(refusing).await
-        };
-        if let Some(problem) = self.outside.ledger.security().problem() {
-            return Err(refused(security_lost(problem)).await);
+        match self.enroll_as(presented).await {
+            Ok(certificate) => Ok(certificate),
+            // Nobody fills the audit file faster than they may ask.
+            Err(Rejected { refused, .. }) if refused.reason == Reason::RateLimited => Err(refused),
+            Err(Rejected { refused, explanation }) => {
+                let subject = name.as_str();
+                let refusing = Refusing { caller: None, method: "Enroll", subject, refused, explanation };
+                Err(self.outside.refuse(refusing).await)
+            }
         }
-        let asked = match self.read(&presented) {
-            Ok(asked) => asked,
-            Err(cause) => return Err(refused(cause).await),
-        };
-        if let Err(cause) = self.known(&asked) {
-            return Err(refused(cause).await); // nobody without a join token gets as far as the gate
-        }
-        let taken = {
-            let _alone = self.outside.gate.write().await; // two tokens for one name take turns
-            self.ends.again_on_conflict(|| self.plan(&asked)).await
-        };
-        let (enrolment, ending) = match taken {
-            Ok(taken) => taken,
-            Err(cause) => return Err(refused(cause).await),
-        };
-        ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
-        tracing::info!(runner = %asked.spiffe_id, enrolment = %enrolment.id, "runner enrolled");
-        self.sign(&asked.request, &enrolment)
     }
 
-    fn read(&self, presented: &Presented) -> Result<Asked, Refused> {
-        let unknown = |why: String| Refused::new(Reason::JoinTokenUnknown, why);
-        let join_token =
-            JoinTokenText::parse(&presented.join_token).map_err(|cause| unknown(cause.to_string()))?;
-        if !self.authority.is_pinned_by(join_token.ca()) {
-            return Err(unknown(
-                "this join token was made by another issuer; ask this one's operators".to_owned(),
-            ));
+    async fn enroll_as(&self, presented: Presented) -> Result<Certificate, Rejected> {
+        if let Some(problem) = self.outside.ledger.security().problem() {
+            return Err(security_lost(problem).into());
         }
-        let spiffe_id = SpiffeId {
-            trust_domain: self.trust_domain.clone(),
-            kind: Kind::Runner,
-            name: presented.name.clone(),
+        let Presented { ticket, name, certificate_request_pem } = presented;
+        let admits = self.method(ticket).look(&name).await?;
+        let spiffe_id = SpiffeId { trust_domain: self.trust_domain.clone(), kind: Kind::Runner, name };
+        let request = self.read_request(&certificate_request_pem, &spiffe_id)?;
+        let asked = Asked { request, spiffe_id };
+        let (enrolment, ending) = {
+            let _alone = self.outside.gate.write().await; // two tickets for one name take turns
+            self.ends.again_on_conflict(|| self.plan(admits.as_ref(), &asked)).await?
         };
-        let request = self.read_request(&presented.certificate_request_pem, &spiffe_id)?;
-        Ok(Asked { join_token, request, spiffe_id })
+        ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
+        let pod = enrolment.origin.as_ref().and_then(Origin::pod).map(tracing::field::display);
+        tracing::info!(runner = %asked.spiffe_id, enrolment = %enrolment.id, pod, "runner enrolled");
+        Ok(self.sign(&asked.request, &enrolment)?)
+    }
+
+    fn method(&self, ticket: Ticket) -> Box<dyn Method> {
+        let outside = self.outside.clone();
+        match ticket {
+            Ticket::JoinToken(text) => {
+                Box::new(ShownJoinToken { outside, authority: self.authority.clone(), text })
+            }
+            Ticket::Pod { cluster, token } => {
+                Box::new(ShownPodToken { outside, pods: self.pods.clone(), cluster, token })
+            }
+            Ticket::Oidc(text) => Box::new(ShownToken { outside, tokens: self.tokens.clone(), text }),
+        }
     }
 
     fn read_request(&self, pem: &[u8], expected: &SpiffeId) -> Result<CertificateRequest, Refused> {
@@ -146,28 +161,15 @@ impl Enrolling {
         Ok(request)
     }
 
-    fn known(&self, asked: &Asked) -> Result<JoinToken, Refused> {
-        let digest = asked.join_token.secret_digest();
-        let found = self.outside.ledger.join_token(digest).map_err(|cause| ledger_refused(&cause))?;
-        found.ok_or_else(|| {
-            Refused::new(
-                Reason::JoinTokenUnknown,
-                "no such join token was made here; ask an operator for one",
-            )
-        })
-    }
-
-    /// One conditional commit: the join token taken, the name given, whoever had it before cut off with its leases.
-    fn plan(&self, asked: &Asked) -> Result<Planned, Refused> {
-        let join_token = self.known(asked)?;
-        let now = self.outside.clock.now();
-        match join_token.admits(&asked.spiffe_id.name, asked.request.key(), now).map_err(join_refused)? {
-            Join::Again(id) => self.plan_again(id, asked),
-            Join::First => self.plan_first(join_token, asked),
+    /// One conditional commit: the ticket used up, the name given, whoever had it before cut off with its leases.
+    fn plan(&self, admits: &dyn Admits, asked: &Asked) -> Result<Planned, Refused> {
+        match admits.admit(asked)? {
+            Admission::Again(id, uses) => self.plan_again(id, uses, asked),
+            Admission::First(gives) => self.plan_first(gives, asked),
         }
     }
 
-    fn plan_first(&self, join_token: JoinToken, asked: &Asked) -> Result<Planned, Refused> {
+    fn plan_first(&self, gives: Gives, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let ledger = &self.outside.ledger;
         let id = EnrolmentId::generate(now, self.outside.entropy.as_ref());
@@ -179,16 +181,17 @@ impl Enrolling {
             let banned = self.outside.bans.on(&enrolment.owner()).is_some();
             (enrolment.is_live(now) || enrolment.cloned.is_some()) && !banned
         };
-        if let Some(held) = before.as_ref().filter(holds).filter(|_| !join_token.replace) {
+        if let Some(held) = before.as_ref().filter(holds).filter(|held| !gives.may_replace(held)) {
             return Err(match &held.cloned {
                 Some(cloned) => lineage::cloned(&held.spiffe_id, cloned),
                 None => enrolment_exists(&asked.spiffe_id.name, held),
             });
         }
-        let (spiffe_id, labels) = (asked.spiffe_id.clone(), join_token.labels.clone());
-        let enrolment = Enrolment::first(id, spiffe_id, labels, asked.request.key(), self.life());
-        let taken = Taken { at: now, enrolment: enrolment.id, key: asked.request.key() };
-        let mut changes = vec![Change::JoinTokenTaken { join_token: join_token.take(taken) }];
+        let Gives { labels, origin, uses, replaces: _ } = gives;
+        let key = asked.request.key();
+        let enrolment = Enrolment::first(id, asked.spiffe_id.clone(), labels, key, self.life()).by(origin);
+        let taken = Taken { at: now, enrolment: enrolment.id, key };
+        let mut changes: Vec<_> = uses.map(|uses| uses(taken)).into_iter().collect();
         let mut ending = Vec::new();
         if let Some(before) = before {
             let (ends, leases) = self.ends.ends_of_enrolment(&before, &EndCause::EnrolmentReplaced)?;
@@ -201,7 +204,7 @@ impl Enrolling {
     }
 
     /// The reply to the first use got lost, and the same key asks again.
-    fn plan_again(&self, id: EnrolmentId, asked: &Asked) -> Result<Planned, Refused> {
+    fn plan_again(&self, id: EnrolmentId, uses: Option<Uses>, asked: &Asked) -> Result<Planned, Refused> {
         let now = self.outside.clock.now();
         let found = self.outside.ledger.enrolment(id).map_err(|cause| ledger_refused(&cause))?;
         let stands = |enrolment: &Enrolment| {
@@ -212,7 +215,10 @@ impl Enrolling {
         let enrolment = found.filter(stands).ok_or_else(|| join_refused(JoinRefusal::Used))?;
         self.outside.not_banned(&enrolment.owner())?;
         let again = enrolment.again(after(now, self.lifetime));
-        Ok((vec![Change::Renewed { enrolment: again.clone(), at: now }], (again, Vec::new())))
+        let taken = Taken { at: now, enrolment: again.id, key: again.key };
+        let mut changes: Vec<_> = uses.map(|uses| uses(taken)).into_iter().collect();
+        changes.push(Change::Renewed { enrolment: again.clone(), at: now });
+        Ok((changes, (again, Vec::new())))
     }
 
     /// Of a certificate that is signed now.
@@ -239,15 +245,6 @@ impl Enrolling {
 /// A used join token may look unused, and an enrolment that is in the way may be forgotten.
 fn security_lost(problem: String) -> Refused {
     Refused::new(Reason::StoreUnavailable, problem).retry(SECURITY_RETRY)
-}
-
-fn join_refused(refusal: JoinRefusal) -> Refused {
-    let reason = match refusal {
-        JoinRefusal::Used => Reason::JoinTokenUsed,
-        JoinRefusal::Expired(_) => Reason::JoinTokenExpired,
-        JoinRefusal::Name { .. } => Reason::RunnerNameNotAllowed,
-    };
-    Refused::new(reason, refusal.to_string())
 }
 
 fn enrolment_exists(name: &Name, live: &Enrolment) -> Refused {

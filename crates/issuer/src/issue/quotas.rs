@@ -7,26 +7,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock as _;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use governor::Quota;
 use shorepass_core::name::Name;
 use shorepass_core::role::{Limits, Role};
 use shorepass_core::time::Clock;
-use shorepass_rpc::rate::BootClock;
 use shorepass_rpc::refused::{Reason, Refused};
+
+use crate::bucket::Bucket;
 
 /// When somebody comes back for whom there was no lease left: one has to end first.
 const LEASE_RETRY: Duration = Duration::from_secs(5);
 /// The least that anybody is told to wait.
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 
-type Bucket = RateLimiter<NotKeyed, InMemoryState, BootClock, NoOpMiddleware<Duration>>;
-
 /// What is left of all roles' limits.
 pub struct Quotas {
-    clock: BootClock,
+    clock: Arc<dyn Clock>,
     /// With the limits that they were made for: a role may be changed.
     buckets: Mutex<HashMap<Name, (Limits, Arc<Bucket>)>>,
     held: Arc<Mutex<HashMap<Name, usize>>>,
@@ -42,7 +38,7 @@ pub struct Place {
 impl Quotas {
     /// Nothing is used up.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock: BootClock(clock), buckets: Mutex::default(), held: Arc::default() }
+        Self { clock, buckets: Mutex::default(), held: Arc::default() }
     }
 
     /// A place for one more lease of the role, of which `living` are recorded.
@@ -71,8 +67,7 @@ impl Quotas {
         let bucket = {
             let mut buckets = locked(&self.buckets);
             let fresh = || {
-                let bucket =
-                    RateLimiter::direct_with_clock(Quota::per_minute(per_minute), self.clock.clone());
+                let bucket = Bucket::new(Quota::per_minute(per_minute), self.clock.clone());
                 (limits, Arc::new(bucket))
             };
             let known = buckets.entry(role.name().clone()).or_insert_with(fresh);
@@ -81,10 +76,9 @@ impl Quotas {
             }
             known.1.clone()
         };
-        bucket.check().map_err(|not_until| {
-            let wait = not_until.wait_time_from(self.clock.now()).max(RETRY_LEAST);
+        bucket.take().map_err(|wait| {
             let message = format!("role {} gives {per_minute} tokens a minute: try again later", role.name());
-            Refused::new(Reason::RateLimited, message).retry(wait)
+            Refused::new(Reason::RateLimited, message).retry(wait.max(RETRY_LEAST))
         })
     }
 }

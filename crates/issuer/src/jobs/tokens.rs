@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shorepass_core::caller::Caller;
 use shorepass_core::claims::Claim;
-use shorepass_core::job::{Job, VerifiedJob};
+use shorepass_core::job::{Job, SpentBy, VerifiedJob};
 use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
 use shorepass_core::job_token::{JobToken, JobTokenError};
 use shorepass_rpc::refused::{Reason, Refused};
@@ -40,15 +40,24 @@ impl Jobs {
         let earlier =
             self.outside.ledger.spent_token(spent.replay).map_err(|cause| ledger_refused(&cause))?;
         let Some(earlier) = earlier else { return Ok(None) };
-        let opened = self.outside.ledger.job(earlier.job).map_err(|cause| ledger_refused(&cause))?;
-        let by = opened.map_or_else(|| "somebody".to_owned(), |job| job.owner.spiffe_id.to_string());
+        let explanation = self.use_of(earlier.by)?;
         let refused = Refused::new(
             Reason::JobTokenUsed,
             "this job token has opened a job session already: ask the CI system for a new one for each session, and look \
              who else can read the token if you did not use it",
         );
-        let explanation = format!("it opened job {} for {by}", earlier.job);
         Ok(Some(self.refuse_token(caller, refused, explanation).await))
+    }
+
+    fn use_of(&self, by: SpentBy) -> Result<String, Refused> {
+        Ok(match by {
+            SpentBy::Enrolment(enrolment) => format!("it let in enrolment {enrolment}"),
+            SpentBy::Job(job) => {
+                let opened = self.outside.ledger.job(job).map_err(|cause| ledger_refused(&cause))?;
+                let by = opened.map_or_else(|| "somebody".to_owned(), |job| job.owner.spiffe_id.to_string());
+                format!("it opened job {job} for {by}")
+            }
+        })
     }
 
     fn issuer_of(&self, verified: &VerifiedJob) -> Option<&JobIssuer> {
@@ -79,7 +88,7 @@ impl Jobs {
                     "job tokens of {} are for runners that this issuer has enrolled, whose names end their audiences",
                     verified.issuer
                 );
-                Err((told, format!("{} is of a trust bundle", caller.spiffe_id())))
+                Err(Unfit { told, explanation: format!("{} is of a trust bundle", caller.spiffe_id()) })
             }
             (RunnerBinding::Label { .. } | RunnerBinding::FirstUse | RunnerBinding::Audience, _) => Ok(()),
         }

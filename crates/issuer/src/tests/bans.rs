@@ -3,7 +3,9 @@
 use shorepass_core::ban::{Ban, BanKey, Banned};
 use shorepass_core::caller::Owner;
 use shorepass_core::ledger::Revision;
-use shorepass_rpc::api::{Administration as _, Credentials as _, Enrolling, Enrolments as _, Page, Shutout};
+use shorepass_rpc::api::{
+    Administration as _, Credentials as _, Enrolling, Enrolments as _, Page, Shutout, Ticket,
+};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -104,9 +106,9 @@ async fn join(bench: &Bench, runner: &str, replace: bool) -> Result<(), Refused>
     let asked = join_token_asked(runner, replace);
     let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await;
     let id = SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap();
-    let join_token = Zeroizing::new(made.unwrap().text.to_string());
+    let ticket = Ticket::JoinToken(Zeroizing::new(made.unwrap().text.to_string()));
     let certificate_request_pem = shorepass_tls::KeyAndRequest::generate(&id).unwrap().request_pem;
-    let enrolling = Enrolling { join_token, name: name(runner), certificate_request_pem };
+    let enrolling = Enrolling { ticket, name: name(runner), certificate_request_pem };
     bench.use_cases.enroll(enrolling).await.map(|_| ())
 }
 

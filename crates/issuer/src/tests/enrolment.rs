@@ -1,6 +1,8 @@
 //! Join tokens and enrolments.
 
-use shorepass_rpc::api::{Administration as _, Certificate, Enrolling, Enrolments as _, JoinTokenAsked};
+use shorepass_rpc::api::{
+    Administration as _, Certificate, Enrolling, Enrolments as _, JoinTokenAsked, Ticket,
+};
 use shorepass_tls::KeyAndRequest;
 use zeroize::Zeroizing;
 
@@ -24,8 +26,8 @@ async fn enroll_with(
     runner: &str,
     certificate_request_pem: Vec<u8>,
 ) -> Result<Certificate, Refused> {
-    let join_token = Zeroizing::new(token.to_owned());
-    bench.use_cases.enroll(Enrolling { join_token, name: name(runner), certificate_request_pem }).await
+    let ticket = Ticket::JoinToken(Zeroizing::new(token.to_owned()));
+    bench.use_cases.enroll(Enrolling { ticket, name: name(runner), certificate_request_pem }).await
 }
 
 async fn enroll(bench: &Bench, token: &str, runner: &str) -> Result<Certificate, Refused> {

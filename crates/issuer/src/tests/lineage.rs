@@ -1,7 +1,7 @@
 //! The lineage of a runner's certificates: renewals, lost replies, and clones.
 
 use shorepass_core::enrolment::lineage::OVERTAKEN_GRACE;
-use shorepass_rpc::api::{Administration as _, Enrolling, Enrolments as _};
+use shorepass_rpc::api::{Administration as _, Enrolling, Enrolments as _, Ticket};
 use shorepass_tls::{CertificateRequest, KeyAndRequest};
 use zeroize::Zeroizing;
 
@@ -57,8 +57,8 @@ fn count(bench: &Bench, event: &str) -> usize {
 async fn join(bench: &Bench, replace: bool) -> Option<Reason> {
     let asked = join_token_asked("prod-*", replace);
     let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await.unwrap();
-    let join_token = Zeroizing::new(made.text.to_string());
-    let enrolling = Enrolling { join_token, name: name("prod-1"), certificate_request_pem: request() };
+    let ticket = Ticket::JoinToken(Zeroizing::new(made.text.to_string()));
+    let enrolling = Enrolling { ticket, name: name("prod-1"), certificate_request_pem: request() };
     bench.use_cases.enroll(enrolling).await.err().map(|refused| refused.reason)
 }
 

@@ -8,8 +8,10 @@ mod identities;
 mod issuing;
 mod jobs;
 mod lineage;
+mod machines;
 mod model;
 mod modes;
+mod pods;
 mod quotas;
 mod receipts;
 mod rejoin;
@@ -43,12 +45,14 @@ use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
 use shorepass_testing::job_tokens::KnownTokens;
+use shorepass_testing::machines::KnownMachines;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
+use shorepass_testing::pods::KnownPods;
 use shorepass_tls::{Authority, Trust};
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
-use crate::enrol::Lifetimes;
+use crate::enrol::{Lifetimes, Ways};
 use crate::follow::Follow;
 use crate::follow::announce::Announcing;
 use crate::issue::attempts::Attempts;
@@ -73,6 +77,8 @@ struct Bench {
     authority: Arc<Authority>,
     state: tempfile::TempDir,
     tokens: Arc<KnownTokens>,
+    pods: Arc<KnownPods>,
+    machines: Arc<KnownMachines>,
 }
 
 struct PlainSeal;
@@ -195,7 +201,7 @@ impl Bench {
             Authority::open_or_create(state.path(), &domain, clock.now(), entropy.clone()).unwrap();
         let authority = Arc::new(authority);
         let policy = Policy::new([modes::roles(), jobs::roles(), quotas::roles()].concat()).unwrap();
-        let tokens = KnownTokens::new();
+        let (tokens, pods, machines) = (KnownTokens::new(), KnownPods::new(), KnownMachines::new());
         let follow = Arc::new(Follow::new(&policy, clock.clone(), entropy.as_ref()));
         let outside = Arc::new(Outside {
             ledger: Arc::new(Announcing::new(ledger, follow.clone())),
@@ -224,8 +230,9 @@ impl Bench {
         let day = Duration::from_secs(24 * 3600);
         let lifetimes = Lifetimes { certificate: day, rejoin: day * 7 };
         // So rare that no test meets one by chance: only what is revoked gets a receipt.
-        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, u32::MAX);
-        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens }
+        let ways = Ways { pods: pods::rules(&pods), tokens: machines::rules(&machines) };
+        let use_cases = UseCases::new(outside, authority.clone(), domain, lifetimes, ways, u32::MAX);
+        Self { use_cases, clock, entropy, cluster, ledger: memory, authority, state, tokens, pods, machines }
     }
 
     fn caller(&self, id: &str) -> Caller {

@@ -2,7 +2,7 @@
 
 use shorepass_core::ban::BanKey;
 use shorepass_rpc::api::{
-    Administration as _, Certificate, Enrolling as Presented, Enrolments as _, Rejoining,
+    Administration as _, Certificate, Enrolling as Presented, Enrolments as _, Rejoining, Ticket,
 };
 use shorepass_tls::{Identity, KeyAndRequest};
 use zeroize::Zeroizing;
@@ -23,10 +23,10 @@ fn identity(made: KeyAndRequest, certificate: &Certificate) -> Identity {
 async fn enrolled(bench: &Bench, runner: &str) -> Identity {
     let asked = join_token_asked("prod-*", true);
     let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await.unwrap();
-    let join_token = Zeroizing::new(made.text.to_string());
+    let ticket = Ticket::JoinToken(Zeroizing::new(made.text.to_string()));
     let made = KeyAndRequest::generate(&spiffe_id(runner)).unwrap();
     let certificate_request_pem = made.request_pem.clone();
-    let presented = Presented { join_token, name: name(runner), certificate_request_pem };
+    let presented = Presented { ticket, name: name(runner), certificate_request_pem };
     identity(made, &bench.use_cases.enroll(presented).await.unwrap())
 }
 
@@ -170,7 +170,8 @@ async fn after_the_window_and_where_there_is_none_nobody_comes_back() {
     let (outside, ends) = (bench.use_cases.outside.clone(), bench.use_cases.ends.clone());
     let domain = TrustDomain::parse(DOMAIN).unwrap();
     let lifetimes = Lifetimes { certificate: DAY, rejoin: Duration::ZERO };
-    let off = Enrolling::new(outside, ends, bench.authority.clone(), domain, lifetimes);
+    let ways = crate::enrol::Ways { pods: Vec::new(), tokens: super::machines::rules(&bench.machines) };
+    let off = Enrolling::new(outside, ends, bench.authority.clone(), domain, lifetimes, ways);
     let refused = off.begin_rejoin(&enrolled(&bench, "prod-2").await.certificate_pem()).await.err().unwrap();
     assert!(refused.message.contains("rejoinWindow"), "{}", refused.message);
 }

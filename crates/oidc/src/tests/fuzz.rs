@@ -185,7 +185,7 @@ proptest! {
     fn whatever_is_no_token_is_refused_and_not_quoted(token in "[ -~\u{e9}]{0,200}(\\.[ -~]{0,60}){0,3}") {
         match verify(&token) {
             Ok(verified) => prop_assert!(false, "{verified:?}"),
-            Err(TokenError::Rejected { told, explanation }) => {
+            Err(TokenError::Rejected { fault: _, told, explanation }) => {
                 let quoted = token.len() > 120 && (told.contains(&token) || explanation.contains(&token));
                 prop_assert!(!quoted, "{}", explanation);
             }

@@ -16,11 +16,16 @@ use shorepass_proto::v1;
 use zeroize::Zeroizing;
 
 use super::{fields, pages};
-use crate::api::{BlocksAsked, Enrolling, JoinTokenAsked, Presented, Rejoining, RequestKey, Revocation};
+use crate::api::{
+    BlocksAsked, Enrolling, JoinTokenAsked, Presented, Rejoining, RequestKey, Revocation, Ticket,
+};
 use crate::refused::Refused;
 
 /// Longer than any join token.
 const JOIN_TOKEN_LIMIT: usize = 300;
+
+/// Longer than any token that an API server makes.
+const POD_TOKEN_LIMIT: usize = 16 * 1024;
 
 /// Longer than any nonce and any signature.
 const REJOIN_LIMIT: usize = 128;
@@ -106,22 +111,48 @@ pub(crate) fn list_roles(message: v1::ListRolesRequest) -> Result<(Option<Name>,
 }
 
 pub(crate) fn enroll(message: v1::EnrollRequest) -> Result<Enrolling, Refused> {
-    let v1::EnrollRequest { join_token, name, certificate_request_pem } = message;
-    let join_token = Zeroizing::new(join_token);
-    if join_token.is_empty() {
-        return Err(Refused::field("join_token", "is missing"));
-    }
-    if join_token.len() > JOIN_TOKEN_LIMIT {
-        return Err(Refused::field("join_token", "is too long for a join token"));
-    }
-    // Who swaps two arguments should not find the token in an error: the name is not repeated.
-    let name = fields::required("name", &name, |text| {
-        Name::parse(text)
-            .map_err(|_| "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")
-    })?;
+    let v1::EnrollRequest {
+        join_token,
+        name,
+        certificate_request_pem,
+        service_account_token,
+        cluster,
+        oidc_token,
+    } = message;
+    let shown = [join_token, service_account_token, oidc_token].map(Zeroizing::new);
+    let ticket = ticket(shown, &cluster)?;
+    let name = fields::required("name", &name, unrepeated_name)?;
     let certificate_request_pem =
         fields::certificate_request("certificate_request_pem", certificate_request_pem)?;
-    Ok(Enrolling { join_token, name, certificate_request_pem })
+    Ok(Enrolling { ticket, name, certificate_request_pem })
+}
+
+/// Who swaps two arguments should not find the token in an error: the name is not repeated.
+fn unrepeated_name(text: &str) -> Result<Name, &'static str> {
+    Name::parse(text).map_err(|_| "must be 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends")
+}
+
+/// The one that is there.
+fn ticket([join, pod, oidc]: [Zeroizing<String>; 3], cluster: &str) -> Result<Ticket, Refused> {
+    if !cluster.is_empty() && pod.is_empty() {
+        return Err(Refused::field("cluster", "goes with service_account_token only"));
+    }
+    let too_long = |field, of| Err(Refused::field(field, format!("is too long for {of}")));
+    let second = |field| Err(Refused::field(field, "is not shown together with another token: show one"));
+    match (join.len(), pod.len(), oidc.len()) {
+        (0, 0, 0) => Err(Refused::field("join_token", "is missing")),
+        (1..=JOIN_TOKEN_LIMIT, 0, 0) => Ok(Ticket::JoinToken(join)),
+        (_, 0, 0) => too_long("join_token", "a join token"),
+        (0, 1..=POD_TOKEN_LIMIT, 0) => {
+            let cluster = fields::required("cluster", cluster, unrepeated_name)?;
+            Ok(Ticket::Pod { cluster, token: pod })
+        }
+        (0, _, 0) => too_long("service_account_token", "a ServiceAccount's token"),
+        (0, 0, 1..=JOB_TOKEN_LIMIT) => Ok(Ticket::Oidc(oidc)),
+        (0, 0, _) => too_long("oidc_token", "an OIDC token"),
+        (_, _, 0) => second("service_account_token"),
+        (_, _, _) => second("oidc_token"),
+    }
 }
 
 pub(crate) fn begin_rejoin(message: v1::BeginRejoinRequest) -> Result<Vec<u8>, Refused> {

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::fake::{Fake, ID, JOIN_TOKEN, caller, second};
+use crate::fake::{Fake, ID, JOIN_TOKEN, POD_TOKEN, caller, second};
 
 /// A clock that a test sets.
 pub(crate) struct Hands(Mutex<Timestamp>);
@@ -189,6 +189,22 @@ pub(crate) fn enroll() -> v1::EnrollRequest {
         join_token: JOIN_TOKEN.to_owned(),
         name: "prod-1".to_owned(),
         certificate_request_pem: b"request".to_vec(),
+        ..Default::default()
+    }
+}
+
+/// The same with an OIDC token.
+pub(crate) fn enroll_oidc() -> v1::EnrollRequest {
+    v1::EnrollRequest { join_token: String::new(), oidc_token: POD_TOKEN.to_owned(), ..enroll() }
+}
+
+/// The same of a pod.
+pub(crate) fn enroll_pod() -> v1::EnrollRequest {
+    v1::EnrollRequest {
+        join_token: String::new(),
+        service_account_token: POD_TOKEN.to_owned(),
+        cluster: "staging".to_owned(),
+        ..enroll()
     }
 }
 

@@ -37,6 +37,7 @@ pub(crate) use crate::records::view;
 pub(crate) const ID: &str = "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d";
 pub(crate) const START: i64 = 1_790_000_000;
 pub(crate) const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJqdGkiOiJ0b2tlbiJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+pub(crate) const POD_TOKEN: &str = "aGVhZA.cG9kLXNlY3JldC1wb2Qtc2VjcmV0.c2lnbmF0dXJl";
 pub(crate) const JOIN_TOKEN: &str = "spjt1.am9pbi1zZWNyZXQtam9pbi1zZWNyZXQtam9pbg.ZmluZ2VycHJpbnQ.Y2hlY2s";
 
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use shorepass_rpc::server::ListenerKind;
 use shorepass_rpc::status::Code;
 
 use crate::bench::{self, Bench, call, seconds};
-use crate::fake::{ID, JOIN_TOKEN, second};
+use crate::fake::{ID, JOIN_TOKEN, POD_TOKEN, second};
 
 fn refused_field<T>(answer: Result<T, ClientError>) -> String {
     match answer {
@@ -218,9 +218,26 @@ async fn enrolments_are_checked_and_never_repeat_the_join_token() {
             "certificate_request_pem",
         ),
     ];
-    for (request, field) in cases {
+    let of_pods = [
+        (v1::EnrollRequest { cluster: String::new(), ..bench::enroll_pod() }, "cluster"),
+        (v1::EnrollRequest { cluster: POD_TOKEN.to_owned(), ..bench::enroll_pod() }, "cluster"),
+        (v1::EnrollRequest { cluster: "staging".to_owned(), ..bench::enroll() }, "cluster"),
+        (
+            v1::EnrollRequest { service_account_token: "x".repeat(16 * 1024 + 1), ..bench::enroll_pod() },
+            "service_account_token",
+        ),
+        (
+            v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_pod() },
+            "service_account_token",
+        ),
+        (v1::EnrollRequest { oidc_token: "x".repeat(16 * 1024 + 1), ..bench::enroll_oidc() }, "oidc_token"),
+        (v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_oidc() }, "oidc_token"),
+        (v1::EnrollRequest { oidc_token: POD_TOKEN.to_owned(), ..bench::enroll_pod() }, "oidc_token"),
+    ];
+    for (request, field) in cases.into_iter().chain(of_pods) {
         let answer = client.enroll(request).await;
-        assert!(!format!("{answer:?}").contains(JOIN_TOKEN));
+        let shown = format!("{answer:?}");
+        assert!(!shown.contains(JOIN_TOKEN) && !shown.contains(POD_TOKEN), "{shown}");
         assert_eq!(refused_field(answer), field);
     }
     assert_eq!(bench.fake.begun(), 0);

@@ -45,6 +45,10 @@ pub(crate) fn stored_change(change: &Change) -> Option<stored::Change> {
             })
         }
         Change::JoinTokenTaken { join_token } => Kind::JoinTokenTaken(join_token.to_record()),
+        Change::EnrolmentTokenTaken { spent, at } => {
+            let (spent, at) = (Some(spent.to_record()), nanoseconds(*at));
+            Kind::EnrolmentTokenTaken(stored::EnrolmentTokenTaken { spent, at })
+        }
         Change::Enrolled { enrolment } => Kind::Enrolled(enrolment.to_record()),
         Change::Renewed { enrolment, at } => {
             Kind::Renewed(stored::Renewed { enrolment: Some(enrolment.to_record()), at: nanoseconds(*at) })
@@ -102,6 +106,9 @@ pub(crate) fn change(record: stored::Change) -> Result<Change, Malformed> {
         },
         Kind::JoinTokenTaken(join_token) => {
             Change::JoinTokenTaken { join_token: Stored::from_record(join_token)? }
+        }
+        Kind::EnrolmentTokenTaken(taken) => {
+            Change::EnrolmentTokenTaken { spent: inner("spent", taken.spent)?, at: time("at", taken.at)? }
         }
         Kind::Enrolled(enrolment) => Change::Enrolled { enrolment: Stored::from_record(enrolment)? },
         Kind::Renewed(renewed) => {

@@ -3,11 +3,12 @@
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::SpiffeId;
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Origin, Taken};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId};
 use shorepass_core::identity::CreatedIdentity;
 use shorepass_core::labels::Labels;
 use shorepass_core::name::{Name, NamePattern};
+use shorepass_core::pod::Pod;
 use shorepass_proto::store::v1 as stored;
 
 use super::{Malformed, Stored, digest, inner, malformed, nanoseconds, optional_time, parse, revision, time};
@@ -81,6 +82,7 @@ impl Stored for Enrolment {
             next_public_key_digest: self.next.map(|next| next.as_bytes().to_vec()).unwrap_or_default(),
             followed: self.followed.map(nanoseconds),
             cloned: self.cloned.as_ref().map(Stored::to_record),
+            origin: self.origin.as_ref().map(stored_origin),
         }
     }
 
@@ -97,6 +99,7 @@ impl Stored for Enrolment {
             next: read_next(&record.next_public_key_digest)?,
             followed: optional_time("followed", record.followed)?,
             cloned: record.cloned.map(Cloned::from_record).transpose()?,
+            origin: record.origin.map(read_origin).transpose()?,
             revision: revision(record.revision)?,
         })
     }
@@ -104,6 +107,34 @@ impl Stored for Enrolment {
 
 fn read_next(bytes: &[u8]) -> Result<Option<Digest>, Malformed> {
     if bytes.is_empty() { Ok(None) } else { digest("next_public_key_digest", bytes).map(Some) }
+}
+
+fn stored_origin(origin: &Origin) -> stored::enrolment::Origin {
+    match origin {
+        Origin::Pod(pod) => stored::enrolment::Origin::Pod(stored::Pod {
+            cluster: pod.cluster.to_string(),
+            namespace: pod.namespace.to_string(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }),
+        Origin::Token { issuer, subject } => stored::enrolment::Origin::TokenOrigin(stored::EnrolmentToken {
+            issuer: issuer.to_string(),
+            subject: subject.clone(),
+        }),
+    }
+}
+
+fn read_origin(record: stored::enrolment::Origin) -> Result<Origin, Malformed> {
+    match record {
+        stored::enrolment::Origin::Pod(stored::Pod { cluster, namespace, name, uid }) => {
+            let cluster = parse("pod.cluster", Name::parse(&cluster))?;
+            let namespace = parse("pod.namespace", Name::parse(&namespace))?;
+            Ok(Origin::Pod(Pod { cluster, namespace, name, uid }))
+        }
+        stored::enrolment::Origin::TokenOrigin(stored::EnrolmentToken { issuer, subject }) => {
+            Ok(Origin::Token { issuer: parse("token.issuer", Name::parse(&issuer))?, subject })
+        }
+    }
 }
 
 impl Stored for Cloned {

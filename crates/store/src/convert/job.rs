@@ -1,8 +1,8 @@
 //! Job sessions and requests.
 
 use shorepass_core::claims::{Claim, Claims};
-use shorepass_core::id::{JobId, LeaseId, RequestId};
-use shorepass_core::job::{AssertedJob, Evidence, Job, SpentToken, VerifiedJob};
+use shorepass_core::id::{EnrolmentId, JobId, LeaseId, RequestId};
+use shorepass_core::job::{AssertedJob, Evidence, Job, SpentBy, SpentToken, VerifiedJob};
 use shorepass_core::job_issuer::System;
 use shorepass_core::name::Name;
 use shorepass_core::request::{Method, Outcome, Request};
@@ -120,9 +120,14 @@ impl Stored for SpentToken {
     type Record = stored::SpentToken;
 
     fn to_record(&self) -> stored::SpentToken {
+        let (job, enrolment) = match self.by {
+            SpentBy::Job(job) => (Some(job), None),
+            SpentBy::Enrolment(enrolment) => (None, Some(enrolment)),
+        };
         stored::SpentToken {
             replay_digest: self.replay.as_bytes().to_vec(),
-            job: self.job.to_string(),
+            job: job.map(|job| job.to_string()).unwrap_or_default(),
+            enrolment: enrolment.map(|enrolment| enrolment.to_string()).unwrap_or_default(),
             until: nanoseconds(self.until),
         }
     }
@@ -130,7 +135,10 @@ impl Stored for SpentToken {
     fn from_record(record: stored::SpentToken) -> Result<Self, Malformed> {
         Ok(Self {
             replay: digest("replay_digest", &record.replay_digest)?,
-            job: parse("job", JobId::parse(&record.job))?,
+            by: match record.enrolment.as_str() {
+                "" => SpentBy::Job(parse("job", JobId::parse(&record.job))?),
+                enrolment => SpentBy::Enrolment(parse("enrolment", EnrolmentId::parse(enrolment))?),
+            },
             until: time("until", record.until)?,
         })
     }

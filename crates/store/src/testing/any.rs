@@ -7,17 +7,18 @@ use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::claims::{Claim, Claims};
 use shorepass_core::digest::Digest;
-use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Taken};
+use shorepass_core::enrolment::{CloneCause, Cloned, Enrolment, JoinToken, Origin, Taken};
 use shorepass_core::gives::{RbacName, RoleRef};
 use shorepass_core::id::{BlockId, EnrolmentId, JobId, LeaseId, RequestId};
 use shorepass_core::identity::CreatedIdentity;
-use shorepass_core::job::{AssertedJob, Evidence, Job, VerifiedJob};
+use shorepass_core::job::{AssertedJob, Evidence, Job, SpentBy, SpentToken, VerifiedJob};
 use shorepass_core::job_issuer::System;
 use shorepass_core::labels::Labels;
 use shorepass_core::lease::{Activation, AnchorName, Binding, EndCause, Lease, Mode, Pins, State};
 use shorepass_core::ledger::{Change, MintedToken, Revision};
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::not_removed::NotRemoved;
+use shorepass_core::pod::Pod;
 use shorepass_core::policy::edition::Edition;
 use shorepass_core::receipt::{Control, Death, Receipt, Unproved, Verdict, Why};
 use shorepass_core::request::{Method, Outcome, Request};
@@ -327,13 +328,35 @@ fn any_cloned() -> impl Strategy<Value = Cloned> {
     (any_time(), cause, any_digest()).prop_map(|(at, cause, certificate)| Cloned { at, cause, certificate })
 }
 
+fn any_spent() -> impl Strategy<Value = SpentToken> {
+    (any_digest(), any_id!(EnrolmentId), any_time()).prop_map(|(replay, enrolment, until)| SpentToken {
+        replay,
+        by: SpentBy::Enrolment(enrolment),
+        until,
+    })
+}
+
+fn any_enrolment_origin() -> impl Strategy<Value = Origin> {
+    let pod = (any_name(), any_name(), any::<String>(), any::<String>());
+    let pod =
+        pod.prop_map(|(cluster, namespace, name, uid)| Origin::Pod(Pod { cluster, namespace, name, uid }));
+    let token = (any_name(), any::<String>()).prop_map(|(issuer, subject)| Origin::Token { issuer, subject });
+    prop_oneof![pod, token]
+}
+
 fn any_enrolment() -> impl Strategy<Value = Enrolment> {
     let times = (any_time(), any_time(), option::of(any_time()));
     let lineage = (any::<u64>(), option::of(any_digest()), option::of(any_time()), option::of(any_cloned()));
-    let what = (any_id!(EnrolmentId), any_spiffe_id(), any_digest(), any_labels());
+    let what = (
+        any_id!(EnrolmentId),
+        any_spiffe_id(),
+        any_digest(),
+        any_labels(),
+        option::of(any_enrolment_origin()),
+    );
     (what, lineage, times, any_revision()).prop_map(
         |(
-            (id, spiffe_id, key, labels),
+            (id, spiffe_id, key, labels, origin),
             (generation, next, followed, cloned),
             (created, certificate_expires, replaced),
             revision,
@@ -349,6 +372,7 @@ fn any_enrolment() -> impl Strategy<Value = Enrolment> {
             next,
             followed,
             cloned,
+            origin,
             revision,
         },
     )
@@ -388,6 +412,7 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
         (any_join_token(), any_request())
             .prop_map(|(join_token, request)| Change::JoinTokenCreated { join_token, request }),
         any_join_token().prop_map(|join_token| Change::JoinTokenTaken { join_token }),
+        (any_spent(), any_time()).prop_map(|(spent, at)| Change::EnrolmentTokenTaken { spent, at }),
         any_enrolment().prop_map(|enrolment| Change::Enrolled { enrolment }),
         (any_enrolment(), any_time()).prop_map(|(enrolment, at)| Change::Renewed { enrolment, at }),
         any_enrolment().prop_map(|enrolment| Change::EnrolmentReplaced { enrolment }),

@@ -3,6 +3,7 @@
 mod conformance;
 mod conformance_adoption;
 mod conformance_identities;
+mod conformance_tokens;
 mod crash;
 mod disk;
 mod full;

@@ -99,6 +99,7 @@ pub(super) async fn other_trust_domain(stage: &Stage) -> Refusals {
         join_token: stage.issuer.join_token("test-new", false).await?,
         name: "test-new".to_owned(),
         certificate_request_pem: KeyAndRequest::generate(&elsewhere)?.request_pem,
+        ..Default::default()
     };
     Ok(vec![refused(client::enroll_with(&stage.issuer, request).await?)?])
 }

@@ -39,6 +39,15 @@ pub(super) const ROLELESS: Document = Document {
 /// What the CI system that does not answer would say.
 const DOWN: &str = "system: generic, runner: firstUse, jobClaim: build, claims: [{name: build}, {name: project, project: true}]";
 
+/// The pods that are let in besides: there are none.
+const PODS: &str = "    pods: [{cluster: test, audience: \"https://shorepass.test/pods\", serviceAccounts: [{namespace: ci, name: runner}], runners: [test-*]}]\n";
+
+/// What the tokens of machines are for.
+pub(super) const MACHINES: &str = "https://shorepass.test/machines";
+
+/// Which of them let in whom.
+const ADMIT: &str = "admit: [{claims: {sub: vm-1}, runners: [test-*]}]";
+
 /// Dropped in this order.
 pub(super) struct Stage {
     pub(super) issuer: IssuerUnderTest,
@@ -78,7 +87,10 @@ impl Stage {
         let down = CiSystem::start("down", folder.path()).await?;
         down.go_down();
         let job_issuers = gitlab.document("system: gitlab, runner: firstUse") + &down.document(DOWN);
-        let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), job_issuers, ..Knobs::default() };
+        let machines = gitlab.machines(MACHINES, ADMIT) + &down.machines(MACHINES, ADMIT);
+        let enrolment = format!("{PODS}    oidc:\n{machines}");
+        let kubeconfig = Some(proxy.kubeconfig());
+        let knobs = Knobs { kubeconfig, job_issuers, enrolment, ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;
         let operator = issuer.operator()?;
         let lifetime = WireDuration { seconds: SHORTEST.as_secs() as i64, nanos: 0 };

@@ -72,8 +72,8 @@ fn documents_may_be_elsewhere_and_are_named_whole() {
     let placed = GITLAB.replace('}', PLACES);
     let read_placed = &read(&placed).unwrap()[0];
     let discovery = "https://10.0.0.1:6443/.well-known/openid-configuration";
-    assert_eq!(read_placed.discovery_url.as_deref(), Some(discovery));
-    assert_eq!(read_placed.keys_url.as_deref(), Some("https://10.0.0.1:6443/openid/v1/jwks"));
+    assert_eq!(read_placed.documents.discovery_url.as_deref(), Some(discovery));
+    assert_eq!(read_placed.documents.keys_url.as_deref(), Some("https://10.0.0.1:6443/openid/v1/jwks"));
     assert_eq!(read_placed.issuer.url(), "https://gitlab.example.org");
     let beyond = "/.well-known/openid-configuration";
     check(&placed, beyond, "", &["jobIssuers[0].discoveryUrl", "whole URL"]);
