@@ -235,7 +235,7 @@ impl Drop for Place {
                 self.admin.try_kubectl(&["patch", kind, object, "-n", namespace, "-p", release]);
             }
         }
-        let kinds = "secrets,serviceaccounts,roles,rolebindings,configmaps,leases";
+        let kinds = "pods,secrets,serviceaccounts,roles,rolebindings,configmaps,leases";
         self.admin.try_kubectl(&["delete", kinds, "--all", "-n", namespace, "--wait=false"]);
         self.admin.try_kubectl(&["delete", "namespace", namespace, "--wait=false", "--ignore-not-found"]);
         let finished = format!(

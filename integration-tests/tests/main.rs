@@ -5,8 +5,10 @@ mod scenarios {
     mod at_once;
     mod bans;
     mod ca_rotation;
+    mod can_i;
     mod certificates;
     mod clones;
+    mod cluster_as_issuer;
     mod crashes;
     mod descriptors;
     mod disk;
@@ -38,6 +40,7 @@ mod scenarios {
     mod stolen_issuer;
     mod strict;
     mod tls_refusals;
+    mod token_secrets;
     mod two_clusters;
     mod undeletable;
 }

@@ -38,8 +38,24 @@ enum Name {
     Refresh,
     /// The revocation of 1,000 leases, against as many deletes sent directly.
     Revoke,
+    /// A decision among 1,000 roles, on 20 claims and with a condition, against what it may take. Without a Kubernetes.
+    Policy,
     /// Commits, a start with 100,000 live leases, and the space after many leases (`--cycles`).
     Store,
+}
+
+impl Name {
+    /// What is built for it: the loader alone where it starts nothing.
+    fn build(self) -> &'static [&'static str] {
+        match self {
+            Self::Policy => {
+                &["build", "--release", "--package", "integration-tests", "--bin", "shorepass-bench"]
+            }
+            Self::Mint | Self::Refresh | Self::Revoke | Self::Store => {
+                &["build", "--release", "--workspace", "--bins", "--exclude", "xtask"]
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -54,20 +70,23 @@ impl Command {
     /// Runs it.
     pub(crate) fn run(self) -> Result<()> {
         signals::watch()?;
-        control_plane::prepare(self.kubernetes, false)?;
+        if !matches!(self.name, Name::Policy) {
+            control_plane::prepare(self.kubernetes, false)?;
+        }
         eprintln!("building for release (usually 8 min the first time)");
-        cargo::run(&["build", "--release", "--workspace", "--bins", "--exclude", "xtask"])?;
-        let options = Options { name: "bench".to_owned(), release: self.kubernetes, controllers: false };
-        let mut control_plane = control_plane::start(&options)?;
+        cargo::run(self.name.build())?;
         let programs = paths::target().join("release");
         let mut command = process::command(programs.join("shorepass-bench"));
-        command.envs(control_plane.facts().environment()).env(environment::BIN_DIR, &programs);
-        command.env_remove("KUBECONFIG").args(self.arguments());
-        let mut loader = Owned::spawn_visible("shorepass-bench", command)?;
-        let status = loader.wait(|| Ok(()))?;
+        command.env(environment::BIN_DIR, &programs).env_remove("KUBECONFIG").args(self.arguments());
+        if matches!(self.name, Name::Policy) {
+            return measure(command);
+        }
+        let options = Options { name: "bench".to_owned(), release: self.kubernetes, controllers: false };
+        let mut control_plane = control_plane::start(&options)?;
+        command.envs(control_plane.facts().environment());
+        let measured = measure(command);
         control_plane.stop().context("cannot stop the control plane of the benchmark")?;
-        ensure!(status.success(), "the benchmark failed; it says why above");
-        Ok(())
+        measured
     }
 
     fn arguments(&self) -> [OsString; 4] {
@@ -75,6 +94,7 @@ impl Command {
             Name::Mint => "mint",
             Name::Refresh => "refresh",
             Name::Revoke => "revoke",
+            Name::Policy => "policy",
             Name::Store => "store",
         };
         let output = match self.output {
@@ -83,4 +103,11 @@ impl Command {
         };
         [name.into(), output.into(), self.rounds.to_string().into(), self.cycles.to_string().into()]
     }
+}
+
+fn measure(command: std::process::Command) -> Result<()> {
+    let mut loader = Owned::spawn_visible("shorepass-bench", command)?;
+    let status = loader.wait(|| Ok(()))?;
+    ensure!(status.success(), "the benchmark failed; it says why above");
+    Ok(())
 }

@@ -1,8 +1,8 @@
 //! Files that only the agent may read, and directories that only it may write to.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -179,27 +179,11 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, PrivateError
     Ok(text)
 }
 
-/// Replaces a file of mode 0600, durably: after a crash there is the old content or this.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    match fs::remove_file(&temporary) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn chmod(path: &Path, mode: u32) {
@@ -252,7 +236,7 @@ mod tests {
     fn a_secret_that_others_may_read_is_refused_with_the_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("join-token");
-        replace(&path, b"spjt1.x").unwrap();
+        shorepass_files::replace(&path, b"spjt1.x").unwrap();
         assert_eq!(read_secret(&path).unwrap().as_str(), "spjt1.x");
         for mode in [0o640, 0o604, 0o660] {
             chmod(&path, mode);
@@ -260,19 +244,5 @@ mod tests {
             assert!(text.ends_with(&format!("chmod 600 {}", path.display())), "{text}");
         }
         assert!(matches!(read_secret(directory.path()), Err(PrivateError::Shape { .. })));
-    }
-
-    #[test]
-    fn a_replaced_file_is_private_and_leaves_nothing_beside_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sessions.json");
-        for leftover in ["sessions.json", ".sessions.json.new"] {
-            fs::write(directory.path().join(leftover), "old").unwrap();
-            chmod(&directory.path().join(leftover), 0o644);
-        }
-        replace(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -15,8 +15,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::private;
-
 /// The version of the file's form.
 const VERSION: u32 = 1;
 
@@ -182,7 +180,7 @@ impl Sessions {
     pub(crate) fn store(&self, path: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        private::replace(path, &text)
+        shorepass_files::replace(path, &text)
     }
 }
 

@@ -3,6 +3,7 @@
 //! There is no option for the agent's socket: shorepass-exec, which a kubeconfig starts, is told it by SHOREPASS_SOCKET
 //! alone, and an option here would make a kubeconfig that does not work there.
 
+mod can_i;
 mod role;
 mod values;
 
@@ -16,6 +17,7 @@ use shorepass_core::id::{BlockId, JobId, LeaseId};
 use shorepass_core::labels::parse_pair;
 use shorepass_core::name::{Name, NamePattern};
 
+pub(crate) use self::can_i::CanIArgs;
 pub(crate) use self::role::{DocumentArgs, ExplainArgs, RoleCommand, TestArgs};
 pub(crate) use self::values::{Jti, Runner, ServiceAccount};
 use self::values::{context_name, lifetime};
@@ -31,7 +33,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Environment:
-  SHOREPASS_SOCKET  the agent's socket, for kubeconfig, status and job
+  SHOREPASS_SOCKET  the agent's socket, for kubeconfig, status, can-i and job
   SHOREPASS_CONFIG  the operator's config.yaml, for the commands that say (operators)
 Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoked, 6 degraded";
 
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     Kubeconfig(KubeconfigArgs),
     /// Show how this machine's agent is (exit code 6 when it is degraded)
     Status(StatusArgs),
+    /// Ask whether a job may do something, and if not, who says so: RBAC (exit code 1), the API server about the token (5), or
+    /// shorepass (3, 5)
+    CanI(CanIArgs),
     /// Begin and end this machine's job sessions, for roles that ask for a job's token
     #[command(subcommand)]
     Job(JobCommand),

@@ -23,15 +23,16 @@ use shorepass_tls::{ConnectError, IdentityFileError};
 
 use crate::commands::jobs::NoJobToken;
 use crate::kubeconfig::{UnusableCluster, WriteError};
+use crate::output::can_i::NotYes;
 use crate::output::{Incomplete, printable};
 use crate::pasted::Pasted;
 use crate::payload::PayloadError;
 
-const FAILURE: u8 = 1;
+pub(crate) const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 const DENIED: u8 = 3;
-const UNREACHABLE: u8 = 4;
-const LEASE_ENDED: u8 = 5;
+pub(crate) const UNREACHABLE: u8 = 4;
+pub(crate) const LEASE_ENDED: u8 = 5;
 const DEGRADED: u8 = 6;
 
 const NEW_IDENTITY: &str = "make a new identity on the issuer's machine with \
@@ -109,6 +110,9 @@ pub(crate) enum Failure {
     /// Some of the leases that were revoked are not proved to be dead.
     #[error("{0} of the revoked leases are not proved to be dead at every API server of their cluster")]
     Unproved(usize),
+    /// The answer of `can-i` is not yes.
+    #[error(transparent)]
+    CanI(#[from] NotYes),
     /// The agent's answer does not make a kubeconfig.
     #[error(transparent)]
     Cluster(#[from] UnusableCluster),
@@ -134,6 +138,7 @@ impl Failure {
             | Self::Payload(_) => USAGE,
             Self::Call(error) => code_of_call(error),
             Self::Agent(error) => error.exit_code(),
+            Self::CanI(not_yes) => not_yes.exit_code(),
             Self::Degraded(_) => DEGRADED,
             Self::Runtime(_)
             | Self::NoTests
@@ -154,6 +159,7 @@ impl Failure {
     pub(crate) fn report(&self) -> String {
         match self {
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => return String::new(),
+            Self::CanI(NotYes::No) => return String::new(),
             Self::Config(errors) | Self::Documents(errors) => return self.config_report(errors),
             _ => {}
         }
@@ -176,7 +182,9 @@ impl Failure {
     fn found_under(&self) -> String {
         match self {
             Self::Call(ClientError::Refused(refusal)) => decision_or_request(refusal),
-            Self::Agent(error) => error.request_id().map_or_else(String::new, request_line),
+            Self::Agent(error) | Self::CanI(NotYes::NoToken(error)) => {
+                error.request_id().map_or_else(String::new, request_line)
+            }
             _ => String::new(),
         }
     }
@@ -206,6 +214,7 @@ impl Failure {
             Self::Config(_) | Self::Identity(_) | Self::NoIdentity(_) => Some(NEW_IDENTITY.to_owned()),
             Self::Call(error) => self.remedy_of_call(error),
             Self::Incomplete(_) => Some("install the same version of issuer and command line".to_owned()),
+            Self::CanI(not_yes) => not_yes.remedy(),
             Self::Agent(error) => Some(error.remedy()).filter(|remedy| !remedy.is_empty()),
             Self::Degraded(_) => Some("see the log of shorepass-agent".to_owned()),
             Self::StillEnding(_) => {

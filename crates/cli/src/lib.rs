@@ -1,7 +1,7 @@
 //! The command line of users and operators: what the agent keeps, and what the issuer knows.
 //!
 //! Users' commands ask the agent over its socket; operators' commands call the issuer over mTLS; those about role
-//! documents read the documents and ask nobody. It decides nothing about
+//! documents read the documents and ask nobody; one, `can-i`, shows an API server the token that the agent gives it. It decides nothing about
 //! leases, keeps no state, and never edits a file that is not its own.
 //!
 //! Questionable: the arguments are searched for secrets before they are parsed. Whoever finds a leaked token pastes it
@@ -16,6 +16,7 @@ mod output;
 mod pasted;
 mod payload;
 mod progress;
+mod token_claims;
 
 use std::ffi::OsString;
 use std::io::Write as _;

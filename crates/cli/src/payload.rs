@@ -213,7 +213,13 @@ mod tests {
 
     #[test]
     fn the_issuer_is_the_one_of_the_payload_unless_another_is_named() {
-        let all = [JobIssuerConfig { issuer: gitlab(), ca_file: None, keys_host: None }];
+        let all = [JobIssuerConfig {
+            issuer: gitlab(),
+            ca_file: None,
+            discovery_url: None,
+            keys_host: None,
+            keys_url: None,
+        }];
         let of = |payload: Value, named: Option<&str>| {
             let named = named.map(|name| Name::parse(name).unwrap());
             issuer(&object(payload), named.as_ref(), &all).map(|issuer| issuer.name().to_string()).ok()

@@ -23,8 +23,8 @@ use crate::answer;
 use crate::api_server::{ApiError, ApiServer, Call};
 use crate::connection::{ConnectError, Connection};
 use crate::kube_cluster::USER_AGENT;
+use crate::names;
 use crate::own::OwnAccount;
-use crate::{names, private_file};
 
 /// The context in the kubeconfig that is written.
 const CONTEXT: &str = "shorepass-issuer";
@@ -99,7 +99,7 @@ impl Bootstrap {
         let name = &self.admin.name;
         let token_file = self.folder.join(format!("{name}.token"));
         let kubeconfig = self.folder.join(format!("{name}.kubeconfig"));
-        private_file::probe(&token_file).map_err(|source| unwritten(&token_file, source))?;
+        shorepass_files::probe(&token_file).map_err(|source| unwritten(&token_file, source))?;
         let mut made = Vec::new();
         let secret_uid = self.make(&api, &mut made).await?;
         let what = format!("make a token of {}", self.place(&self.account.service_account));
@@ -110,9 +110,9 @@ impl Bootstrap {
         let checked = self.account.check(&granted, &secret_uid, self.life, now);
         checked.map_err(|problem| refused(&what, problem))?;
         let text = kubeconfig_text(&endpoint, &token_file);
-        private_file::replace(&token_file, granted.token.expose().as_bytes())
+        shorepass_files::replace(&token_file, granted.token.expose().as_bytes())
             .map_err(|source| unwritten(&token_file, source))?;
-        private_file::replace(&kubeconfig, text.as_bytes())
+        shorepass_files::replace(&kubeconfig, text.as_bytes())
             .map_err(|source| unwritten(&kubeconfig, source))?;
         Ok(Bootstrapped { kubeconfig, context: CONTEXT, expires: granted.claims.expires, made })
     }

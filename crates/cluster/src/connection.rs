@@ -327,7 +327,7 @@ fn holds_credential(kubeconfig: &Kubeconfig) -> bool {
     })
 }
 
-fn is_https(server: &str) -> bool {
+pub(crate) fn is_https(server: &str) -> bool {
     server.starts_with("https://")
         && server.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
 }
@@ -338,7 +338,10 @@ fn read_authority(file: &Path) -> Result<Vec<u8>, ConnectError> {
     require_certificate(pem, || file.display().to_string())
 }
 
-fn require_certificate(pem: Vec<u8>, what: impl FnOnce() -> String) -> Result<Vec<u8>, ConnectError> {
+pub(crate) fn require_certificate(
+    pem: Vec<u8>,
+    what: impl FnOnce() -> String,
+) -> Result<Vec<u8>, ConnectError> {
     const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
     if pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
         Ok(pem)

@@ -1,4 +1,5 @@
-//! Tokens of real clusters: minting on anchors, cutting anchors, the policy probe, RBAC and policy output.
+//! Tokens of real clusters: minting on anchors, cutting anchors, the policy probe, RBAC and policy output; and what an API server says to
+//! a job's own token ([`AsJob`]), for whoever has that and nothing else.
 //!
 //! The only user of the Kubernetes client. It reads no Secret, watches nothing and lists nothing (but the metadata of anchors,
 //! with another credential, where somebody gives it one): what it may do is what [`rbac::render`] prints (it looks at the Roles that it may bind to, by name), and to read one EndpointSlice where
@@ -7,6 +8,7 @@
 
 mod answer;
 mod api_server;
+mod as_job;
 mod bootstrap;
 mod canary;
 mod connection;
@@ -18,7 +20,6 @@ mod listing;
 pub mod names;
 mod objects;
 mod own;
-mod private_file;
 mod probe;
 pub mod rbac;
 mod refusal;
@@ -27,6 +28,7 @@ mod rules;
 mod strict;
 mod witness;
 
+pub use as_job::{AsJob, Verdict};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped};
 pub use connection::{Advertise, ConnectError, Connection};
 pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};

@@ -3,7 +3,6 @@
 //! Whoever may list Secrets may read them all. So the credential is not the issuer's own, and only their metadata is asked
 //! for: data does not come here. What is to go is deleted with the issuer's own credential, under its policy.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -59,23 +58,6 @@ impl KubeListing {
             .map_err(|_| ListError::Unreachable("the answer is no list of metadata".to_owned()))
     }
 
-    /// An item that is named like no anchor is nobody's lease.
-    async fn list_in(&self, namespace: &Name, found: &mut Vec<FoundAnchor>) -> Result<(), ListError> {
-        let mut go_on = String::new();
-        loop {
-            let page = self.page(namespace, &go_on).await?;
-            let items = page.items.unwrap_or_default();
-            found.extend(items.into_iter().filter_map(|item| item.metadata.found(namespace)));
-            go_on = page.metadata.go_on;
-            if go_on.is_empty() {
-                return Ok(());
-            }
-            if found.len() >= FOUND_LIMIT {
-                return Err(ListError::Unreachable(format!("there are more than {FOUND_LIMIT} anchors")));
-            }
-        }
-    }
-
     async fn remove_now(&self, remains: &Remains) -> Result<(), CutError> {
         let Remains { namespace, anchor, bindings } = remains;
         let mut outcome = Ok(());
@@ -93,12 +75,21 @@ impl KubeListing {
 
 #[async_trait]
 impl Anchors for KubeListing {
-    async fn list(&self, namespaces: &BTreeSet<Name>) -> Result<Vec<FoundAnchor>, ListError> {
-        let mut found = Vec::new();
-        for namespace in namespaces {
-            self.list_in(namespace, &mut found).await?;
+    /// An item that is named like no anchor is nobody's lease.
+    async fn list(&self, namespace: &Name) -> Result<Vec<FoundAnchor>, ListError> {
+        let (mut found, mut go_on) = (Vec::new(), String::new());
+        loop {
+            let page = self.page(namespace, &go_on).await?;
+            let items = page.items.unwrap_or_default();
+            found.extend(items.into_iter().filter_map(|item| item.metadata.found(namespace)));
+            go_on = page.metadata.go_on;
+            if go_on.is_empty() {
+                return Ok(found);
+            }
+            if found.len() >= FOUND_LIMIT {
+                return Err(ListError::Unreachable(format!("there are more than {FOUND_LIMIT} anchors")));
+            }
         }
-        Ok(found)
     }
 
     async fn remove(&self, remains: &Remains) -> Result<(), CutError> {

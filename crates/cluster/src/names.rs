@@ -24,7 +24,12 @@ pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 /// What the names of admission policies of shorepass begin with.
 pub const POLICY_PREFIX: &str = "shorepass-issuer-";
 
-/// The name of the admission policy, and of the roles and bindings of an issuer.
+/// The name of the admission policy that keeps permanent tokens of the roles' ServiceAccounts out of the cluster.
+pub fn token_policy_name(issuer: &Name) -> String {
+    format!("shorepass-token-secrets-{issuer}")
+}
+
+/// The name of the admission policy that bounds an issuer, and of the roles and bindings of an issuer.
 pub fn policy_name(issuer: &Name) -> String {
     format!("{POLICY_PREFIX}{issuer}")
 }

@@ -22,7 +22,6 @@ use crate::answer::{self, Granted};
 use crate::api_server::{ApiError, Call, Refusal};
 use crate::connection::{ConnectError, Connection};
 use crate::kube_cluster::{KubeCluster, MINT_DEADLINE, USER_AGENT, no_answer_within};
-use crate::private_file;
 
 /// How long a token of the issuer's own is to live; the admission policy allows no more.
 pub const OWN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -259,7 +258,7 @@ impl KubeCluster {
     async fn renew_own_now(&self, own: &OwnCredential) -> Result<Renewed, RenewError> {
         let replacing = |source| RenewError::File { act: "replace", file: own.file.clone(), source };
         let (held, claims) = own.held()?;
-        private_file::probe(&own.file).map_err(replacing)?; // before there is a token that cannot be kept
+        shorepass_files::probe(&own.file).map_err(replacing)?; // before there is a token that cannot be kept
         let account = &own.account;
         let call = Call {
             method: Method::POST,
@@ -272,7 +271,7 @@ impl KubeCluster {
         let body = answer.map_err(|error| own.refused(error, claims.expires, now))?;
         let granted = answer::granted(&body).map_err(RenewError::Answer)?;
         account.check(&granted, &claims.secret_uid, OWN_LIFE, now).map_err(RenewError::Answer)?;
-        private_file::replace(&own.file, granted.token.expose().as_bytes()).map_err(replacing)?;
+        shorepass_files::replace(&own.file, granted.token.expose().as_bytes()).map_err(replacing)?;
         let expires = granted.claims.expires;
         Ok(Renewed { life: until(granted.created, expires), expires })
     }

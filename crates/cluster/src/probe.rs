@@ -219,7 +219,8 @@ fn forbidden_request(namespace: &Name, probe: &Probe) -> (String, Value) {
         Probe::Secret => (
             format!("/api/v1/namespaces/{namespace}/secrets?dryRun=All"),
             json!({
-                "metadata": {"name": NAME, "annotations": {"kubernetes.io/service-account.name": "default"}},
+                // Of a ServiceAccount that no role names: only the policy that bounds the issuer has to refuse it.
+                "metadata": {"name": NAME, "annotations": {"kubernetes.io/service-account.name": NAME}},
                 "type": "kubernetes.io/service-account-token",
             }),
         ),

@@ -23,6 +23,7 @@ const HEAD: &str = include_str!("../../../deploy/kubernetes/head.yaml");
 const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
 const COORDINATION: &str = include_str!("../../../deploy/kubernetes/coordination.yaml");
 const POLICY: &str = include_str!("../../../deploy/kubernetes/policy.yaml");
+const TOKEN_SECRETS: &str = include_str!("../../../deploy/kubernetes/token-secrets.yaml");
 
 /// As whom the cluster knows the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +163,15 @@ fn render_with(
             ("LEASE_ID", names::LEASE_ID_ANNOTATION),
             ("AUDIT_KEY", names::AUDIT_KEY),
             // Last: the only value that could itself look like a placeholder.
+            ("USERNAME", &json!(identity.username()).to_string()),
+        ],
+    ));
+    output.push_str(&fill(
+        TOKEN_SECRETS,
+        &[
+            ("TOKEN_POLICY", &json!(names::token_policy_name(issuer)).to_string()),
+            ("GIVEN", &needs.given(own)),
+            ("STRICT", &json!(needs.strict.keys().collect::<Vec<_>>()).to_string()),
             ("USERNAME", &json!(identity.username()).to_string()),
         ],
     ));

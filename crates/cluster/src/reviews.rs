@@ -99,7 +99,7 @@ fn groups(namespace: &Name) -> [String; 3] {
 
 /// As the API has them; what is empty is absent.
 #[derive(Serialize)]
-struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a Name>,
     verb: &'a str,
@@ -111,7 +111,7 @@ struct Attributes<'a> {
     name: Option<&'a str>,
 }
 
-fn attributes(right: &Right) -> Attributes<'_> {
+pub(crate) fn attributes(right: &Right) -> Attributes<'_> {
     let (resource, subresource) = right.parts();
     let namespace = match &right.scope {
         Scope::Namespace(namespace) => Some(namespace),

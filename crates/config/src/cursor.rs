@@ -132,6 +132,8 @@ impl<'a> Cursor<'a> {
 
     /// The value's keys; repeated and unknown ones are reported.
     pub(crate) fn fields(&self, known: &'static [&'static str]) -> Option<Fields<'a>> {
+        #[cfg(test)]
+        crate::role::schema::note(&self.path, known);
         let entries = self.entries(known)?;
         let mut found: BTreeMap<&str, &Entry> = BTreeMap::new();
         for entry in entries {

@@ -7,6 +7,8 @@
 pub mod case;
 mod jobs;
 mod needs;
+#[cfg(test)]
+pub(crate) mod schema;
 mod strict;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,9 @@ use crate::envelope;
 use crate::error::{ConfigError, ConfigErrors, Fault};
 use crate::role::case::Case;
 use crate::yaml::Document;
+
+/// The JSON Schema of role documents, for editors. The reader decides; the schema knows every key that it knows.
+pub const SCHEMA: &str = include_str!("../../../deploy/role.schema.json");
 
 const KIND: &str = "Role";
 const NO_JOBS: &str = "no runner gets the role by this item: say with `jobs` which jobs get it, or write `acceptJobs: \

@@ -3,7 +3,6 @@
 //! Whoever can edit Secrets can edit what an anchor carries, so nothing is believed without the issuer's own MAC. And
 //! records that were lost do not make a lease nobody's: while there is a sign that some were, nothing is removed.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -135,8 +134,8 @@ pub enum ListError {
 /// The port to anchors that are found by listing, with a credential of its own.
 #[async_trait]
 pub trait Anchors: Send + Sync {
-    /// All Secrets of the lease type with this issuer's label in these namespaces. Their data is not asked for.
-    async fn list(&self, namespaces: &BTreeSet<Name>) -> Result<Vec<FoundAnchor>, ListError>;
+    /// All Secrets of the lease type with this issuer's label in the namespace. Their data is not asked for.
+    async fn list(&self, namespace: &Name) -> Result<Vec<FoundAnchor>, ListError>;
 
     /// Deletes all of it: bindings, then anchor, then the ServiceAccount of a strict lease. May repeat: yes.
     async fn remove(&self, remains: &Remains) -> Result<(), CutError>;

@@ -3,6 +3,7 @@
 //! A claim is text, a number, a flag or a list of texts; whatever else a token holds is not read. Claims are compared
 //! byte by byte and never spliced into a name or a pattern.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -67,6 +68,11 @@ impl Claim {
             Self::Text(text) => Some(text),
             Self::Number(_) | Self::Flag(_) | Self::Texts(_) => None,
         }
+    }
+
+    /// As a claim of another issuer, or a label, may say the same: text without quotes.
+    pub fn plain(&self) -> Cow<'_, str> {
+        self.as_text().map_or_else(|| Cow::Owned(self.to_string()), Cow::Borrowed)
     }
 }
 

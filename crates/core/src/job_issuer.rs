@@ -268,10 +268,10 @@ impl JobIssuer {
 
     /// The job's id at its system; none if the token has none.
     pub fn job_id(&self, claims: &Claims) -> Option<String> {
-        match claims.get(&self.job)? {
-            Claim::Text(text) => Some(text.clone()),
-            Claim::Number(number) => Some(number.to_string()),
-            Claim::Flag(_) | Claim::Texts(_) => None,
+        let id = claims.get(&self.job)?;
+        match id.kind() {
+            ClaimKind::Text | ClaimKind::Number => Some(id.plain().into_owned()),
+            ClaimKind::Flag | ClaimKind::Texts => None,
         }
     }
 

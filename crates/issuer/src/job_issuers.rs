@@ -9,7 +9,7 @@ use shorepass_config::IssuerConfig;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::job_token::{JobTokens, NoJobIssuers};
 use shorepass_core::name::Name;
-use shorepass_oidc::{Trusted, Verifier};
+use shorepass_oidc::{Places, Trusted, Verifier};
 
 /// What is known of them, by name.
 pub(crate) fn known(config: &IssuerConfig) -> BTreeMap<Name, JobIssuer> {
@@ -30,7 +30,11 @@ pub(crate) fn verifier(config: &IssuerConfig) -> Result<Arc<dyn JobTokens>> {
         Ok(Trusted {
             issuer: configured.issuer.clone(),
             ca_pem: configured.ca_file.as_ref().map(read).transpose()?,
-            keys_host: configured.keys_host.as_ref().map(ToString::to_string),
+            places: Places {
+                discovery_url: configured.discovery_url.clone(),
+                keys_host: configured.keys_host.as_ref().map(ToString::to_string),
+                keys_url: configured.keys_url.clone(),
+            },
         })
     });
     Ok(Arc::new(Verifier::new(trusted.collect::<Result<_>>()?)?))

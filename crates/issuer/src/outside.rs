@@ -190,12 +190,12 @@ impl Outside {
         .await
     }
 
-    /// The labels that the caller's enrolment gave it; platforms have none.
-    pub fn labels_of(&self, caller: &Caller) -> Result<Labels, LedgerError> {
-        self.labels_of_owner(&caller.owner())
+    /// The labels that the caller's enrolment gave it.
+    pub fn labels_of(&self, caller: &Caller) -> Result<Labels, Refused> {
+        self.labels_of_owner(&caller.owner()).map_err(|cause| ledger_refused(&cause))
     }
 
-    /// As [`Self::labels_of`], of who is not calling now.
+    /// The labels that its enrolment gave a runner; platforms have none.
     pub fn labels_of_owner(&self, owner: &Owner) -> Result<Labels, LedgerError> {
         if owner.spiffe_id.kind != Kind::Runner {
             return Ok(Labels::default());

@@ -15,7 +15,6 @@ use shorepass_core::needs::{Missing, Need, Right};
 use shorepass_core::policy::Policy;
 use shorepass_core::role::{Role, Target};
 use shorepass_core::time::{Clock, for_people};
-use shorepass_daemon::clock::sleep_until_boottime;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
@@ -113,19 +112,12 @@ pub async fn missing_of(
 /// Asks what the ServiceAccounts of a cluster's roles may do that outlives a lease: at start, then hourly, when
 /// roles change, and sooner where they could not be asked about.
 pub(crate) async fn keep(cluster: Arc<dyn Cluster>, outside: Arc<Outside>, stop: CancellationToken) {
-    let mut exchanges = outside.policy.exchanges();
-    loop {
-        let policy = exchanges.borrow_and_update().clone();
-        let look = outside.reviews.look(&policy, cluster.as_ref());
-        let Some(known) = stop.run_until_cancelled(look).await else { return };
-        let due = outside.clock.since_boot() + if known { EVERY } else { AGAIN };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep_until_boottime(outside.clock.as_ref(), due) => {}
-            // It ends only with the policy that is watched, which is held here.
-            _ = exchanges.changed() => {}
-        }
-    }
+    let (cluster, reviews) = (&cluster, &outside.reviews);
+    let look = |policy: Arc<Policy>| async move {
+        let known = reviews.look(&policy, cluster.as_ref()).await;
+        if known { EVERY } else { AGAIN }
+    };
+    outside.policy.follow(outside.clock.as_ref(), &stop, look).await;
 }
 
 /// What is new, for whoever reads the log.

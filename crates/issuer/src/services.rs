@@ -32,7 +32,7 @@ use crate::ban::Banning;
 use crate::enrol::{Enrolling, Lifetimes};
 use crate::issue::Issuing;
 use crate::jobs::Jobs;
-use crate::outside::{Outside, Refusing, ledger_refused};
+use crate::outside::{Outside, Refusing};
 use crate::prove::Proving;
 use crate::revoke::Ends;
 use crate::revoke::operators::Revoking;
@@ -159,7 +159,7 @@ impl Credentials for UseCases {
         limit: usize,
     ) -> Result<Page<OfferedRole, Name>, Refused> {
         let later = |name: &Name| after.as_ref().is_none_or(|after| name > after);
-        let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let labels = self.outside.labels_of(caller)?;
         let asker = Asker { caller, labels: &labels };
         let policy = self.outside.policy.current();
         let mut roles = policy.roles_of(asker).filter(|role| later(role.name()));

@@ -23,6 +23,8 @@ use tokio_rustls::client::TlsStream;
 pub(crate) const BODY_LIMIT: usize = 256 * 1024;
 /// The most that is read at once, and so the longest head of an answer, in bytes.
 const HEAD_LIMIT: usize = 32 * 1024;
+/// What is read. An API server of Kubernetes sends its keys as a key set (RFC 7517, 8.5) and to nobody who does not ask for one.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
 /// The longest that one takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -125,7 +127,7 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         let request = Request::get(place.path.as_str())
             .header(HOST, place.authority())
-            .header(ACCEPT, "application/json")
+            .header(ACCEPT, ACCEPTED)
             .header(USER_AGENT, concat!("shorepass/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close")
             .body(Empty::<Bytes>::new())

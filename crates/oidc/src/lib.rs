@@ -30,6 +30,7 @@ use crate::error::{Fault, shown};
 pub use crate::https::RootsError;
 use crate::https::{Client, DEADLINE};
 use crate::jwt::Jwt;
+pub use crate::source::Places;
 use crate::source::{Pace, Source};
 pub use crate::verify::Verified;
 use crate::verify::{LEEWAY, Unverified};
@@ -41,8 +42,8 @@ pub struct Trusted {
     pub issuer: JobIssuer,
     /// The authorities to trust for its discovery document and keys, PEM; those of the system without.
     pub ca_pem: Option<Vec<u8>>,
-    /// Where its keys may be besides its own host and port: `host:port`.
-    pub keys_host: Option<String>,
+    /// Where its discovery document and keys are, if not where its URL says.
+    pub places: Places,
 }
 
 /// Why an issuer cannot be trusted as it is given.
@@ -56,8 +57,8 @@ pub enum TrustError {
         /// What is wrong.
         source: RootsError,
     },
-    /// Its URL, or the place of its keys.
-    #[error("the URL of job issuer {issuer}: {problem}")]
+    /// Its URL, or the place of its discovery document or keys.
+    #[error("a URL of job issuer {issuer}: {problem}")]
     Url {
         /// Whose.
         issuer: String,
@@ -78,10 +79,10 @@ impl Verifier {
     }
 
     fn at_pace(trusted: Vec<Trusted>, pace: Pace, deadline: std::time::Duration) -> Result<Self, TrustError> {
-        let issuers = trusted.into_iter().map(|Trusted { issuer, ca_pem, keys_host }| {
+        let issuers = trusted.into_iter().map(|Trusted { issuer, ca_pem, places }| {
             let client = Client::new(ca_pem.as_deref(), deadline)
                 .map_err(|source| TrustError::Roots { issuer: issuer.name().to_string(), source })?;
-            let source = Source::new(issuer.name().clone(), issuer.url(), keys_host.as_deref(), client, pace)
+            let source = Source::new(issuer.name().clone(), issuer.url(), &places, client, pace)
                 .map_err(|problem| TrustError::Url { issuer: issuer.name().to_string(), problem })?;
             Ok((issuer, Arc::new(source)))
         });

@@ -1,6 +1,7 @@
 //! Where the keys of one issuer come from: its discovery document and its key set, remembered for a while.
 //!
-//! Keys are fetched when a token needs them, never because a caller names a place. A token that names an unknown key makes
+//! Both may be elsewhere than `iss` says ([`Places`]): only the configuration says where, and the document still has to be of
+//! that `iss`. Keys are fetched when a token needs them, never because a caller names a place. A token that names an unknown key makes
 //! us look again, and as anybody can make such a token, not more often than [`Pace::floor`]. When the issuer does not
 //! answer, the keys that are known go on for [`Pace::longest`]; after that a key that it has withdrawn might still be among
 //! them. One fetch at a time, in a task of its own: a caller who goes away does not take it along.
@@ -39,18 +40,36 @@ impl Pace {
     };
 }
 
+/// Where the documents of one issuer are, if not where its URL says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The whole URL of its discovery document.
+    pub discovery_url: Option<String>,
+    /// Where its keys may be besides the host and port of its discovery document: `host:port`.
+    pub keys_host: Option<String>,
+    /// The whole URL of its keys: what its discovery document says of them is not looked at.
+    pub keys_url: Option<String>,
+}
+
 /// The keys of one issuer.
 pub(crate) struct Source {
     name: Name,
     /// The issuer's URL, as its discovery document must say it.
     url: String,
     discovery: Place,
-    /// Where its keys may be.
-    authorities: Vec<String>,
+    keys: Keys,
     client: Client,
     pace: Pace,
     known: RwLock<Known>,
     flight: Arc<Mutex<()>>,
+}
+
+/// Where the keys are.
+enum Keys {
+    /// There.
+    At(Place),
+    /// Where the discovery document says, at one of these hosts.
+    Among(Vec<String>),
 }
 
 #[derive(Clone, Default)]
@@ -76,22 +95,26 @@ enum Refreshed {
 }
 
 impl Source {
-    /// The keys of the issuer of that URL. `keys_host` is where else than at the issuer's own host and port its keys may be.
+    /// The keys of the issuer of that URL.
     pub(crate) fn new(
         name: Name,
         url: &str,
-        keys_host: Option<&str>,
+        places: &Places,
         client: Client,
         pace: Pace,
     ) -> Result<Self, String> {
-        let discovery =
-            Place::parse(&format!("{}/.well-known/openid-configuration", url.trim_end_matches('/')))?;
-        let mut authorities = vec![discovery.authority()];
-        if let Some(host) = keys_host {
-            authorities.push(Place::parse(&format!("https://{host}/"))?.authority());
-        }
+        let usual = || format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'));
+        let discovery = Place::parse(&places.discovery_url.clone().unwrap_or_else(usual))?;
+        let keys = match &places.keys_url {
+            Some(url) => Keys::At(Place::parse(url)?),
+            None => {
+                let more = places.keys_host.as_ref().map(|host| Place::parse(&format!("https://{host}/")));
+                let places = [Some(discovery.clone()), more.transpose()?];
+                Keys::Among(places.iter().flatten().map(Place::authority).collect())
+            }
+        };
         let (known, flight) = (RwLock::default(), Arc::default());
-        Ok(Self { name, url: url.to_owned(), discovery, authorities, client, pace, known, flight })
+        Ok(Self { name, url: url.to_owned(), discovery, keys, client, pace, known, flight })
     }
 
     /// The key for a token that names this one and was signed in this way.
@@ -192,14 +215,18 @@ impl Source {
             Some(other) => return Err(format!("it is of issuer {}, not of {:?}", shown(other), self.url)),
             None => return Err("it names no issuer".to_owned()),
         }
+        let authorities = match &self.keys {
+            Keys::At(place) => return Ok(place.clone()),
+            Keys::Among(authorities) => authorities,
+        };
         let uri = document.get("jwks_uri").and_then(Json::text).ok_or("it has no jwks_uri")?;
         let place = Place::parse(uri)?;
-        match self.authorities.contains(&place.authority()) {
+        match authorities.contains(&place.authority()) {
             true => Ok(place),
             false => Err(format!(
                 "its keys are said to be at {}, and may only be at {}: if that is right, write it as keysHost",
                 shown(&place.authority()),
-                self.authorities.join(" or ")
+                authorities.join(" or ")
             )),
         }
     }

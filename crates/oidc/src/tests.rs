@@ -78,7 +78,7 @@ fn issuer_at(url: &str, name: &str, runner: RunnerBinding) -> JobIssuer {
 
 fn trusted(server: &TestIssuer, ca_pem: &[u8]) -> Trusted {
     let issuer = issuer_at(server.url(), "ci", RunnerBinding::FirstUse);
-    Trusted { issuer, ca_pem: Some(ca_pem.to_vec()), keys_host: None }
+    Trusted { issuer, ca_pem: Some(ca_pem.to_vec()), places: Places::default() }
 }
 
 async fn bench_with(key: SigningKey) -> Bench {

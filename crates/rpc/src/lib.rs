@@ -16,7 +16,7 @@ pub mod follow;
 pub mod limits;
 pub mod methods;
 mod middleware;
-mod rate;
+pub mod rate;
 pub mod refused;
 mod revocation;
 pub mod server;

@@ -27,7 +27,9 @@ enum Key {
     Network(IpAddr),
 }
 
-struct BootClock(Arc<dyn Clock>);
+/// Time since boot, for `governor`: no change of the wall clock gives anybody a turn.
+#[derive(Clone)]
+pub struct BootClock(pub Arc<dyn Clock>);
 
 impl governor::clock::Clock for BootClock {
     type Instant = Duration;
@@ -49,9 +51,10 @@ pub(crate) struct Rate {
 impl Rate {
     pub(crate) fn new(limits: &Limits, clock: Arc<dyn Clock>) -> Self {
         let quota = Quota::per_second(limits.calls_per_second).allow_burst(limits.calls_burst);
+        let clock = BootClock(clock);
         Self {
-            buckets: RateLimiter::dashmap_with_clock(quota, BootClock(clock.clone())),
-            clock: BootClock(clock),
+            buckets: RateLimiter::dashmap_with_clock(quota, clock.clone()),
+            clock,
             counted: limits.counted_callers,
             checks: AtomicUsize::new(0),
             full: AtomicBool::new(false),

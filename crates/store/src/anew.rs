@@ -8,10 +8,15 @@
 //!
 //! | audit file | copy | leases | security state |
 //! | --- | --- | --- | --- |
-//! | whole from its first line | any | all | all |
+//! | whole from its first line, or its end unknown | whole | all | all |
+//! | whole from its first line to its end | not whole | all | all |
+//! | whole from its first line, its end unknown | not whole | all that it has | [`SecurityLoss`] |
 //! | begins later | whole | those since | all |
 //! | damaged or missing | whole | none | all |
 //! | not whole | not whole | those since, or none | [`SecurityLoss`] |
+//!
+//! The end of an audit file is known after an orderly stop, from the MANIFEST; before one it may have lost lines at its end
+//! that nothing tells of.
 
 use std::io;
 use std::path::Path;
@@ -52,8 +57,11 @@ struct Sources {
 
 /// How much of the audit file there is.
 enum Audit {
-    /// All lines, from the first one.
-    Whole,
+    /// Lines from the first one on.
+    Whole {
+        /// Whether it is known that there were no more.
+        ended: bool,
+    },
     /// The lines from that one on.
     From(u64),
     /// Nothing that can be used; why.
@@ -78,7 +86,7 @@ pub(crate) fn make(
     let told_before = before.and_then(|manifest| manifest.lost);
     let mut manifest = before.cloned().unwrap_or_else(|| Manifest::generate(opening.entropy.as_ref()));
     manifest.generation += u64::from(before.is_some());
-    (manifest.sequence, manifest.clean) = (known, false);
+    manifest.sequence = known;
     manifest.lost = match loss {
         SecurityLoss::Accepted => None,
         SecurityLoss::Told | SecurityLoss::Refused => told_before.or(problem.is_some().then_some(now)),
@@ -140,7 +148,7 @@ fn fill(
     let Beside { manifest: _, audit, copy } = beside;
     let records = Records::open(&opening.place.records())?;
     let replayed = match sources.audit {
-        Audit::Whole => opening.replay(&records, &audit, 0)?,
+        Audit::Whole { .. } => opening.replay(&records, &audit, 0)?,
         Audit::From(first) => opening.replay(&records, &audit, first - 1)?,
         Audit::Unusable(_) => 0,
     };
@@ -156,7 +164,7 @@ fn fill(
     plan::put_progress(sequence, &mut progress);
     opening.write(&records, progress)?;
     let copy = opening.copied(&records, None, &manifest, sequence)?;
-    (manifest.sequence, manifest.security) = (sequence, sequence);
+    (manifest.sequence, manifest.security, manifest.clean) = (sequence, sequence, false);
     opening.stamp(&records, &manifest)?;
     opening.write_manifest(&manifest)?;
     opening.forget_making()?;
@@ -195,7 +203,9 @@ impl Sources {
     fn look(beside: &mut Beside) -> Result<Self, OpenError> {
         let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
         let audit = match read_audit(beside) {
-            Ok(Some(1)) if beside.audit.last() >= marked => Audit::Whole,
+            Ok(Some(1)) if beside.audit.last() >= marked => {
+                Audit::Whole { ended: beside.manifest.manifest().is_some_and(|manifest| manifest.clean) }
+            }
             Ok(Some(1)) => Audit::Unusable(format!(
                 "the audit file ends with line {} and had line {marked} once",
                 beside.audit.last()
@@ -212,7 +222,10 @@ impl Sources {
     fn security_problem(&self) -> Option<String> {
         let copy = self.copy.as_ref()?;
         match &self.audit {
-            Audit::Whole => None,
+            Audit::Whole { ended: true } => None,
+            Audit::Whole { ended: false } => {
+                Some(format!("the audit file may have lost lines at its end, and {copy}"))
+            }
             Audit::From(first) => Some(format!("the audit file begins with line {first}, and {copy}")),
             Audit::Unusable(problem) => Some(format!("{problem}, and {copy}")),
         }
@@ -221,7 +234,7 @@ impl Sources {
     fn tell(&self, cause: &str, aside: Option<&str>, now: &str) -> String {
         let aside = aside.map(|aside| format!(", are in {aside}")).unwrap_or_default();
         let leases = match &self.audit {
-            Audit::Whole => "all of them came back from the audit file".to_owned(),
+            Audit::Whole { .. } => "all of them came back from the audit file".to_owned(),
             Audit::From(first) => format!("leases from before line {first} of the audit file are missing"),
             Audit::Unusable(problem) => format!("leases of before are missing, because {problem}"),
         };
@@ -272,7 +285,7 @@ fn copy_problem(beside: &Beside, audit: &Audit) -> Result<Option<String>, OpenEr
     }
     let next = contents.sequence + 1;
     let goes_on = match audit {
-        Audit::Whole | Audit::From(_) => beside.audit.spans(next, next)?,
+        Audit::Whole { .. } | Audit::From(_) => beside.audit.spans(next, next)?,
         Audit::Unusable(_) => false,
     };
     if contents.torn && !goes_on {

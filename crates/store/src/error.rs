@@ -66,6 +66,16 @@ pub enum OpenError {
         /// A line that was in them once.
         known: u64,
     },
+    /// There were records, and there are none.
+    #[error(
+        "the records in {} are gone, and this directory has had some: restore them from a copy, or run `shorepass-issuer \
+         store rebuild`, which makes them anew",
+        directory.display()
+    )]
+    Gone {
+        /// Which directory.
+        directory: PathBuf,
+    },
     /// A later version wrote it.
     #[error("{} was written by a newer version ({found}): run that version or a newer one; nothing was changed", path.display())]
     Newer {
@@ -148,7 +158,7 @@ impl OpenError {
     /// Whether going on without the records is an answer.
     pub(crate) fn loses_records(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::CutShort { .. } => true,
+            Self::Damaged { .. } | Self::CutShort { .. } | Self::Gone { .. } => true,
             Self::Locked { .. }
             | Self::Exposed { .. }
             | Self::File { .. }

@@ -7,7 +7,7 @@
 //!
 //! `sequence` is the high-water mark: audit line `sequence` was in the records once. sled opens a file that was cut short
 //! with fewer rows, or none, and no error; records behind the mark are such a file, and never a new ledger. The mark moves
-//! at start, at shutdown and every [`EVERY`] lines, because each move costs two syncs: of records that lost less than that
+//! at start, after the first line, at shutdown and every [`EVERY`] lines, because each move costs two syncs: of records that lost less than that
 //! at their end it proves nothing (the audit file, which is compared too, does). `security` is the same for the second
 //! copy of the security state; `id` tells whether files belong together, `generation` counts how often the records were
 //! begun anew. `clean` is set by an orderly stop: only after one may the audit file be gone, because it was rotated.

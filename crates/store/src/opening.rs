@@ -5,7 +5,8 @@
 //! | records behind the audit file | its tail is brought in: a crash leaves that |
 //! | records behind the MANIFEST; or behind copy or audit file, and no audit lines between | [`OpenError::CutShort`] |
 //! | records that cannot be read | [`OpenError::Damaged`] |
-//! | either of these, and [`OnFailure::Continue`] | made anew by [`crate::anew`] |
+//! | no records where there were some, whatever is left beside them | [`OpenError::Gone`] |
+//! | one of these, and [`OnFailure::Continue`] | made anew by [`crate::anew`] |
 //! | something that a newer version wrote; another ledger's MANIFEST; no right | refused, nothing changed |
 //! | no room | closed until there is, nothing changed ([`crate::storage`]) |
 //! | no copy of the security state, or another | written anew from the records |
@@ -94,10 +95,9 @@ pub(crate) struct Beside {
 impl Opening {
     /// Opens the ledger, whose lock is held.
     pub(crate) fn open(&self, on_failure: OnFailure) -> Result<Opened, OpenError> {
-        let gone = self.place.has_begun() && self.place.is_bare();
         let beside = Beside::look(&self.place)?;
         match self.sound(&beside) {
-            Ok((records, look)) => self.go_on(beside, records, look, gone),
+            Ok((records, look)) => self.go_on(beside, records, look),
             Err(cause) if cause.loses_records() && on_failure == OnFailure::Continue => {
                 tracing::error!(error = %cause, "the records are lost; they are made anew as far as that goes");
                 anew::make(self, beside, &cause.to_string(), anew::SecurityLoss::Told)
@@ -123,11 +123,15 @@ impl Opening {
         if look.progress < marked || lacking {
             return Err(OpenError::CutShort { directory, records: look.progress, known });
         }
+        // What they are is written into them before anything tells that they have begun.
+        let begun = self.place.has_begun() || beside.manifest != manifest::Found::Nothing;
+        if begun && look.progress == 0 && look.identity.is_none() {
+            return Err(OpenError::Gone { directory });
+        }
         Ok((records, look))
     }
 
-    /// `gone` if there were records here once, and nothing is left of them.
-    fn go_on(&self, beside: Beside, records: Records, look: Look, gone: bool) -> Result<Opened, OpenError> {
+    fn go_on(&self, beside: Beside, records: Records, look: Look) -> Result<Opened, OpenError> {
         let known = beside.known()?;
         let Beside { manifest: found, mut audit, copy } = beside;
         // A crash at the very end of making them anew leaves it; what lies there next is not to be taken for unfinished.
@@ -151,10 +155,6 @@ impl Opening {
         let sequence = self.replay(&records, &audit, look.progress)?;
         let held = self.merge(&records, copy)?;
         let mut manifest = self.manifest_of(found.manifest(), &look)?;
-        if gone {
-            tracing::error!("all records are gone, and the security state with them");
-            manifest.lost = Some(moment(self.clock.as_ref()));
-        }
         let copy = self.copied(&records, held, &manifest, sequence)?;
         (manifest.sequence, manifest.security, manifest.clean) = (sequence, copy.sequence(), false);
         self.stamp(&records, &manifest)?;

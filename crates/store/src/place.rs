@@ -48,7 +48,8 @@ impl Place {
         self.0.join("security.log")
     }
 
-    /// There since records were begun: tells a directory that lost all of them from one that never had any.
+    /// There since records were begun: tells a directory that lost them, and whatever is left beside, from one that
+    /// never had any.
     fn begun(&self) -> PathBuf {
         self.0.join("ledger.begun")
     }
@@ -58,11 +59,6 @@ impl Place {
         self.begun().exists()
     }
 
-    /// Whether nothing is left of them.
-    pub(crate) fn is_bare(&self) -> bool {
-        ![self.records(), self.manifest(), self.copy(), self.audit()].iter().any(|path| path.exists())
-    }
-
     /// Remembers that there are records here.
     pub(crate) fn begin(&self) -> io::Result<()> {
         if self.has_begun() {
@@ -70,6 +66,13 @@ impl Place {
         }
         let path = self.begun();
         files::open_or_create(&path)?.sync_all()?;
+        files::sync_parent(&path)
+    }
+
+    /// Forgets that, where nothing came of it.
+    pub(crate) fn undo_begin(&self) -> io::Result<()> {
+        let path = self.begun();
+        std::fs::remove_file(&path)?;
         files::sync_parent(&path)
     }
 

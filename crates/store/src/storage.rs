@@ -349,7 +349,9 @@ impl Storage<'_> {
                 Failed(format!("the copy of the security state cannot be compacted: {error}"))
             })?;
         }
-        if self.opened.sequence >= self.opened.manifest.sequence + manifest::EVERY {
+        let marked = self.opened.manifest.sequence;
+        // The first line at once: a mark of 0 proves nothing.
+        if self.opened.sequence >= marked + if marked == 0 { 1 } else { manifest::EVERY } {
             self.mark(false);
         }
         Ok(())

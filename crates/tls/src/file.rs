@@ -1,11 +1,11 @@
 //! Files that only their owner may read: checked when read, replaced by rename when written.
 //!
 //! The checks are made on the open file, not on its name, so that it cannot be swapped in between. A crash leaves the
-//! old file or the new one, complete; a leftover temporary file is overwritten by the next write.
+//! old file or the new one, complete.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -93,61 +93,25 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fi
 
 /// Writes a file that only we may read, durably, in place of an older one.
 pub(crate) fn replace_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    write(path, content).map_err(|source| FileError::Write { path: path.to_owned(), source })
+    shorepass_files::replace(path, content)
+        .map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
 /// Removes a file, durably; one that is not there is removed already.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
-    let removed = match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => sync_parent(path),
-    };
-    removed.map_err(|source| FileError::Write { path: path.to_owned(), source })
+    shorepass_files::remove(path).map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
-/// Finds out whether files can be made beside `path`.
+/// Finds out whether the file could be written.
 pub(crate) fn probe(path: &Path) -> Result<(), FileError> {
-    let temporary = temporary(path);
-    create(&temporary)
-        .and_then(|_| fs::remove_file(&temporary))
-        .map_err(|source| FileError::Write { path: path.to_owned(), source })
-}
-
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    let mut file = create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn create(temporary: &Path) -> io::Result<File> {
-    match fs::remove_file(temporary) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
-    // Again, against an access control list that the directory hands down.
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".new");
-    path.with_file_name(name)
+    shorepass_files::probe(path).map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -163,19 +127,6 @@ mod tests {
         assert_eq!(read_private(&path).unwrap().unwrap().as_slice(), b"two");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
-    }
-
-    #[test]
-    fn a_replaced_file_is_private_whatever_was_there_before() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        for leftover in [path.clone(), temporary(&path)] {
-            fs::write(&leftover, b"old and longer").unwrap();
-            fs::set_permissions(&leftover, Permissions::from_mode(0o644)).unwrap();
-        }
-        replace_private(&path, b"new").unwrap();
-        assert_eq!(mode(&path), 0o600);
-        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod cluster;
 mod measure;
 mod mint;
+mod policy;
 mod progress;
 mod revoke;
 mod store;
@@ -37,6 +38,7 @@ fn run() -> Result<()> {
             "mint" => mint::mint(rounds).await,
             "refresh" => mint::refresh(rounds).await,
             "revoke" => revoke::revoke(rounds).await,
+            "policy" => policy::policy(rounds),
             "store" => store::store(rounds, cycles).await,
             other => bail!("there is no benchmark {other}"),
         }

@@ -259,7 +259,8 @@ fn changed_metadata(letter: &str, field: &str, value: Value) -> Value {
 
 fn permanent_token() -> Value {
     let mut secret = changed_lease("f", "type", json!("kubernetes.io/service-account-token"));
-    secret["metadata"]["annotations"] = json!({"kubernetes.io/service-account.name": "deployer"});
+    // Of one that no role names: for those of roles nobody makes one.
+    secret["metadata"]["annotations"] = json!({"kubernetes.io/service-account.name": "admin"});
     secret
 }
 

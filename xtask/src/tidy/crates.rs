@@ -1,6 +1,6 @@
 //! Which of our crates may depend on which, and which heavy dependency lives in which room.
 //!
-//! `core` and `proto` depend on nothing of ours; the rooms depend on those two and never on each other; `issuer`,
+//! `core`, `proto` and `files` depend on nothing of ours; the rooms depend on those three and never on each other; `issuer`,
 //! `agent` and `cli` are the only places where rooms meet. Direct dependencies of every kind are looked at, also
 //! those of tests; for the two programs on the runner also everything that is linked into them.
 
@@ -13,8 +13,9 @@ use crate::cargo::{Dependency, Kind, Package};
 const ROOMS: &[(&str, Ours)] = &[
     ("shorepass-core", Ours::Only(&[])),
     ("shorepass-proto", Ours::Only(&[])),
-    ("shorepass-tls", Ours::Only(&[CORE])),
-    ("shorepass-cluster", Ours::Only(&[CORE])),
+    ("shorepass-files", Ours::Only(&[])),
+    ("shorepass-tls", Ours::Only(&[CORE, FILES])),
+    ("shorepass-cluster", Ours::Only(&[CORE, FILES])),
     ("shorepass-conditions", Ours::Only(&[CORE])),
     ("shorepass-config", Ours::Only(&[CORE])),
     ("shorepass-daemon", Ours::Only(&[CORE])),
@@ -31,6 +32,7 @@ const ROOMS: &[(&str, Ours)] = &[
 ];
 
 const CORE: &str = "shorepass-core";
+const FILES: &str = "shorepass-files";
 const PROTO: &str = "shorepass-proto";
 const TESTING: &str = "shorepass-testing";
 const INTEGRATION: &str = "integration-tests";

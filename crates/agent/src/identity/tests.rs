@@ -117,7 +117,7 @@ impl World {
         });
         let join_token_file = directory.path().join("join-token");
         let text = JoinTokenText::generate(authority.authority.key_digest(), &*entropy).expose();
-        private::replace(&join_token_file, text.as_bytes()).unwrap();
+        shorepass_files::replace(&join_token_file, text.as_bytes()).unwrap();
         let (sender, standing) = watch::channel(Standing::default());
         let keeper = Keeper {
             spiffe_id,

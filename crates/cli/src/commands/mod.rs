@@ -2,6 +2,7 @@
 
 mod agent;
 mod bans;
+mod can_i;
 pub(crate) mod jobs;
 mod leases;
 mod others;
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Kubeconfig(args) => agent::kubeconfig(agent::local(), &args, &mut out).await,
         Command::Status(args) => agent::status(agent::local(), &args, &mut out).await,
+        Command::CanI(args) => can_i::can_i(agent::local(), args, &mut out).await,
         Command::Job(JobCommand::Start(args)) => jobs::start(agent::local(), args, &mut out).await,
         Command::Job(JobCommand::End(args)) => jobs::end(agent::local(), args, &mut out).await,
         Command::Lease(LeaseCommand::List(args)) => leases::list(&args, &mut out).await,

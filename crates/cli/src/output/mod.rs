@@ -7,6 +7,7 @@ mod adopted;
 pub(crate) mod agent;
 pub(crate) mod ban;
 pub(crate) mod block;
+pub(crate) mod can_i;
 pub(crate) mod cause;
 mod escapes;
 mod job;

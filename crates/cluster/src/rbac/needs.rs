@@ -11,6 +11,7 @@ use shorepass_core::role::{Role, Target};
 
 use super::{RenderError, fill};
 use crate::names;
+use crate::own::OwnAccount;
 
 const TARGET: &str = include_str!("../../../../deploy/kubernetes/target.yaml");
 const UNBOUND: &str = include_str!("../../../../deploy/kubernetes/unbound.yaml");
@@ -173,6 +174,18 @@ impl<'a> Needs<'a> {
 
     pub(super) fn longest_unbound(&self) -> String {
         entries(&self.unbound)
+    }
+
+    /// The ServiceAccounts that are given out, by namespace; the issuer's own is as dear where a Secret ends its tokens.
+    pub(super) fn given(&self, own: Option<&OwnAccount>) -> String {
+        let mut given: BTreeMap<&Name, BTreeSet<&str>> = BTreeMap::new();
+        for (namespace, accounts) in self.bound.iter().chain(&self.unbound) {
+            given.entry(namespace).or_default().extend(accounts.keys());
+        }
+        if let Some(own) = own {
+            given.entry(&own.namespace).or_default().insert(own.service_account.as_str());
+        }
+        lines(given.iter().map(|(namespace, accounts)| format!("\"{namespace}\": {}", json!(accounts))))
     }
 
     pub(super) fn longest_strict(&self) -> String {

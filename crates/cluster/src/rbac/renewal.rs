@@ -118,6 +118,12 @@ mod tests {
     }
 
     #[test]
+    fn nobody_makes_a_token_of_the_issuer_that_the_kill_switch_does_not_end() {
+        let given = r#""shorepass": ["issuer"]"#;
+        assert!(renewing("own").unwrap().contains(given));
+    }
+
+    #[test]
     fn a_secret_that_the_issuer_could_make_is_refused() {
         let lease = format!("shorepass-{}", "a".repeat(26));
         assert_eq!(renewing(&lease), Err(RenderError::RenewSecret(name(&lease))));

@@ -172,6 +172,17 @@ fn the_rights_are_create_and_delete_and_the_own_lease() {
 }
 
 #[test]
+fn token_secrets_are_refused_for_the_accounts_of_the_roles_and_no_others() {
+    let of = |output: &str| output.split_once("shorepass-token-secrets-main").unwrap().1.to_owned();
+    let (bound, all) = (of(GOLDEN), of(ALL_MODES));
+    let given =
+        "        {\n        \"true\": [\"0\"],\n        \"web\": [\"deployer\",\"reader.v1\"]\n        }";
+    assert!(bound.contains(given) && bound.contains("        []\n"), "{bound}");
+    assert!(all.contains(r#""web": ["deployer","reader.v1","status"]"#), "{all}");
+    assert!(all.contains(r#"["own-strict","shorepass-strict"]"#), "{all}");
+}
+
+#[test]
 fn other_clusters_roles_give_no_rights() {
     assert!(!rendered(&service_account()).contains("pay"));
 }

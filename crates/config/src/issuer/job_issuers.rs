@@ -22,8 +22,12 @@ pub struct JobIssuerConfig {
     pub issuer: JobIssuer,
     /// A PEM file with the certificate authorities to trust for its discovery document and keys; the system's without.
     pub ca_file: Option<PathBuf>,
-    /// Where its keys are, if not where its discovery document is.
+    /// Where its discovery document is, if not below its URL.
+    pub discovery_url: Option<String>,
+    /// At which host its keys may be, besides that of its discovery document.
     pub keys_host: Option<HostPort>,
+    /// Where its keys are, whatever its discovery document says.
+    pub keys_url: Option<String>,
 }
 
 pub(super) fn job_issuers(cursor: &Cursor<'_>) -> Option<Vec<JobIssuerConfig>> {
@@ -50,7 +54,9 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
         "runner",
         "runnerLabel",
         "caFile",
+        "discoveryUrl",
         "keysHost",
+        "keysUrl",
         "jobClaim",
         "claims",
         "longestJob",
@@ -62,7 +68,15 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     let label = fields.optional("runnerLabel", |label| label.text().map(str::to_owned));
     let runner = fields.required("runner", |runner| binding(runner, label));
     let ca_file = fields.optional("caFile", Cursor::file_path);
+    let discovery_url = fields.optional("discoveryUrl", |url| url.parsed(document_url));
     let keys_host = fields.optional("keysHost", |host| host.parsed(HostPort::parse));
+    let keys_url = fields.optional("keysUrl", |url| url.parsed(document_url));
+    if keys_host.is_some() && keys_url.is_some() {
+        return cursor.fault_below(
+            "keysHost",
+            "keysUrl stands here too: where that says where the keys are, no host is looked for",
+        );
+    }
     let job = fields.optional("jobClaim", |claim| claim.text().map(str::to_owned));
     let claims = fields.optional("claims", |claims| claims.list(claim)).unwrap_or_default();
     let longest =
@@ -71,7 +85,7 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     match JobIssuer::new(name?, system?, url?, audience?, runner?, declared) {
         Ok(issuer) => {
             let issuer = longest.map_or(issuer.clone(), |longest| issuer.with_longest_job(longest));
-            Some(JobIssuerConfig { issuer, ca_file, keys_host })
+            Some(JobIssuerConfig { issuer, ca_file, discovery_url, keys_host, keys_url })
         }
         Err(unfit) => cursor.fault_below(unfit.field, unfit.problem),
     }
@@ -142,6 +156,21 @@ fn issuer_url(text: &str) -> Result<String, String> {
         format!("{text:?} is not the URL of a token issuer, such as https://gitlab.example.org")
     })?;
     Ok(text.to_owned())
+}
+
+/// Where one document of an issuer is, whole: a folder below which it might be is none.
+fn document_url(text: &str) -> Result<String, String> {
+    let well_formed = crate::scalar::parse_server_url(text).is_ok()
+        && text
+            .strip_prefix("https://")
+            .and_then(|rest| rest.split_once('/'))
+            .is_some_and(|(_, path)| !path.is_empty());
+    if well_formed {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not the whole URL of a document, such as https://kubernetes.example.org:6443/.well-known/openid-configuration"
+    ))
 }
 
 /// An audience of tokens.

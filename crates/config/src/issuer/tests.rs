@@ -202,7 +202,7 @@ fn a_role_of_an_unknown_cluster_is_refused_where_it_stands() {
     assert_eq!(config.load_roles(&NoConditions).unwrap().roles.len(), 1);
     config.clusters[0].name = Name::parse("stagin").unwrap();
     let errors = config.load_roles(&NoConditions).unwrap_err().to_string();
-    for fragment in ["web.yaml:7:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {
+    for fragment in ["web.yaml:8:12: spec.cluster", "no cluster staging", "did you mean stagin?"] {
         assert!(errors.contains(fragment), "{fragment}\n{errors}");
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `config check`, `rbac`, `cluster bootstrap`, `identity create`, `ca`, `store`.
+//! The command line: `serve`, `config check`, `config schema`, `rbac`, `cluster bootstrap`, `identity create`, `ca`, `store`.
 
 mod against;
 mod ca;
@@ -53,6 +53,8 @@ enum Command {
 enum ConfigCommand {
     /// Check the config file and the role documents; prints every problem with its place.
     Check(check::Check),
+    /// Print the JSON Schema of role documents, for editors.
+    Schema,
 }
 
 /// Which configuration.
@@ -76,6 +78,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(file) => serve::run(&file.config),
         Command::Config(ConfigCommand::Check(command)) => command.run(),
+        Command::Config(ConfigCommand::Schema) => say(shorepass_config::role::SCHEMA),
         Command::Rbac(command) => command.run(),
         Command::Cluster(command) => command.run(),
         Command::Identity(command) => command.run(),

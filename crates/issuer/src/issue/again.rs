@@ -91,7 +91,7 @@ impl Issuing {
         let (blocks, lease) = read().map_err(|cause: LedgerError| ledger_refused(&cause))?;
         let (job, role) = (self.jobs.current(job.id)?, ask.role.clone());
         let now = outside.clock.now();
-        let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let labels = outside.labels_of(caller)?;
         let asker = Asker { caller, labels: &labels };
         let policy = outside.policy.current();
         match policy.decide_again(asker, Some(&job), lease, ask.token_lifetime, &blocks, now) {

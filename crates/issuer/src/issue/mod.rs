@@ -61,8 +61,10 @@ impl Issuing {
         if let Some(lease) = self.answered(caller, job.id, request).await? {
             return self.answer_again(caller, call, &job, lease, ask).await; // same lease, new token
         }
-        let (_place, turn) = self.admit(caller, &job, &ask).await?; // who gets none leaves nothing on record
-        let (order, _attempt) = self.decide_and_record(caller, &job, request, ask).await?; // durable before the cluster knows
+        let labels = self.outside.labels_of(caller)?;
+        let asker = Asker { caller, labels: &labels };
+        let (_place, turn) = self.admit(asker, &job, &ask).await?; // who gets none leaves nothing on record
+        let (order, _attempt) = self.decide_and_record(asker, &job, request, ask).await?; // durable before the cluster knows
         let verified = self.mint_and_check(order, call, turn).await?; // anchor, token, and what was really granted
         let recorded = self.record(&verified).await?; // with its audit line, fsynced
         self.deliver(caller, verified, &recorded) // the only way out for a token
@@ -105,7 +107,7 @@ impl Issuing {
         let lease = Lease { owner: caller.owner().into(), ..lease };
         let lease = if mutants::is(Mutant::NewAnchorOnRefresh) { mutants::anew(lease) } else { lease };
         let (policy, now) = (self.outside.policy.current(), self.outside.clock.now());
-        let labels = self.outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
+        let labels = self.outside.labels_of(caller)?;
         let asker = Asker { caller, labels: &labels };
         let decided = match job {
             Some(_) => policy.decide_refresh(asker, job, lease, token_lifetime, now),
@@ -134,8 +136,9 @@ impl Issuing {
 
     /// A place among the role's leases and a turn at its cluster, for who would be granted a lease now. They are taken before the gate, in which nobody waits
     /// for a cluster, so that the decision is made again in there.
-    async fn admit(&self, caller: &Caller, job: &Job, ask: &Ask) -> Result<(Place, Turn), Refused> {
-        match self.decide(caller, job.id, ask)? {
+    async fn admit(&self, asker: Asker<'_>, job: &Job, ask: &Ask) -> Result<(Place, Turn), Refused> {
+        let caller = asker.caller;
+        match self.decide(asker, job.id, ask)? {
             Ok(grant) => {
                 let (outside, role) = (&self.outside, grant.role());
                 let place = outside.quotas.place(role, || outside.follow.living(role.name()))?;
@@ -148,15 +151,14 @@ impl Issuing {
         }
     }
 
-    fn decide(&self, caller: &Caller, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
+    fn decide(&self, asker: Asker<'_>, job: JobId, ask: &Ask) -> Result<Result<Grant, Denial>, Refused> {
         let outside = &self.outside;
-        let mut blocks = outside.blocks_on(caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
+        let mut blocks =
+            outside.blocks_on(asker.caller, &ask.role, job).map_err(|cause| ledger_refused(&cause))?;
         if mutants::is(Mutant::IgnoreBlocks) {
             blocks.clear();
         }
         let job = self.jobs.current(job)?;
-        let labels = outside.labels_of(caller).map_err(|cause| ledger_refused(&cause))?;
-        let asker = Asker { caller, labels: &labels };
         Ok(outside.policy.current().decide(asker, &job, ask, &blocks, outside.clock.now()))
     }
 
@@ -170,14 +172,15 @@ impl Issuing {
     /// From the decision until *pending* is durable, no end may come in between: see [`Outside::gate`].
     async fn decide_and_record(
         &self,
-        caller: &Caller,
+        asker: Asker<'_>,
         job: &Job,
         request: RequestKey,
         ask: Ask,
     ) -> Result<(Order, Attempt), Refused> {
+        let caller = asker.caller;
         let _together = self.outside.gate.read().await;
         self.not_banned(caller, "Issue", &ask.role).await?; // the middleware has asked before the gate
-        match self.decide(caller, job.id, &ask)? {
+        match self.decide(asker, job.id, &ask)? {
             Ok(grant) => self.record_pending(caller, job.id, request, grant).await,
             Err(denial) => Err(self.deny(caller, "Issue", &ask.role, Some(job.id), denial).await),
         }

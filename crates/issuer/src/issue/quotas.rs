@@ -14,23 +14,13 @@ use governor::{Quota, RateLimiter};
 use shorepass_core::name::Name;
 use shorepass_core::role::{Limits, Role};
 use shorepass_core::time::Clock;
+use shorepass_rpc::rate::BootClock;
 use shorepass_rpc::refused::{Reason, Refused};
 
 /// When somebody comes back for whom there was no lease left: one has to end first.
 const LEASE_RETRY: Duration = Duration::from_secs(5);
 /// The least that anybody is told to wait.
 const RETRY_LEAST: Duration = Duration::from_millis(200);
-
-#[derive(Clone)]
-struct BootClock(Arc<dyn Clock>);
-
-impl governor::clock::Clock for BootClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.since_boot()
-    }
-}
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, BootClock, NoOpMiddleware<Duration>>;
 

@@ -26,10 +26,9 @@ impl Jobs {
                 return Err(self.refuse_token(caller, token_refused(&cause), explained(cause)).await);
             }
         };
-        if let Err((told, explanation)) = self.admit(caller, &verified) {
-            return Err(self
-                .refuse_token(caller, Refused::new(Reason::JobTokenRejected, told), explanation)
-                .await);
+        if let Err(Unfit { told, explanation }) = self.admit(caller, &verified) {
+            let refused = Refused::new(Reason::JobTokenRejected, told);
+            return Err(self.refuse_token(caller, refused, explanation).await);
         }
         let longest = self.issuer_of(&verified).map_or(Duration::ZERO, JobIssuer::longest_job);
         Ok((verified, longest))
@@ -57,21 +56,21 @@ impl Jobs {
     }
 
     /// Whether the token is for this runner, as far as it names one; and whether it can be known that it was not used.
-    fn admit(&self, caller: &Caller, verified: &VerifiedJob) -> Result<(), (String, String)> {
+    fn admit(&self, caller: &Caller, verified: &VerifiedJob) -> Result<(), Unfit> {
         let security = self.outside.ledger.security();
         if !security.admits(verified.issued) {
             let told = "the issuer has lost its record of which job tokens were used: ask the CI system for a new one";
-            return Err((told.to_owned(), security.problem().unwrap_or_default()));
+            return Err(Unfit { told: told.to_owned(), explanation: security.problem().unwrap_or_default() });
         }
         let Some(issuer) = self.issuer_of(verified) else {
-            let told =
-                "the issuer does not know the CI system of this token any more; ask its operators".to_owned();
-            return Err((told.clone(), format!("there is no job issuer {}", verified.issuer)));
+            let told = "the issuer does not know the CI system of this token any more; ask its operators";
+            let explanation = format!("there is no job issuer {}", verified.issuer);
+            return Err(Unfit { told: told.to_owned(), explanation });
         };
         match (issuer.runner(), issuer.system().runner_claim()) {
             (RunnerBinding::Label { label }, Some(claim)) => {
-                let labels =
-                    self.outside.labels_of(caller).map_err(|cause| (cause.to_string(), cause.to_string()))?;
+                let labels = self.outside.labels_of_owner(&caller.owner());
+                let labels = labels.map_err(|cause| Unfit::alike(cause.to_string()))?;
                 is_its_runner(labels.get(label), verified, label, claim)
             }
             // The audience names a runner of ours: one of the same name elsewhere is another.
@@ -80,7 +79,7 @@ impl Jobs {
                     "job tokens of {} are for runners that this issuer has enrolled, whose names end their audiences",
                     verified.issuer
                 );
-                Err((told, format!("{} is of a trust bundle", caller.spiffe_id())))
+                Err(Unfit { told, explanation: format!("{} is of a trust bundle", caller.spiffe_id()) })
             }
             (RunnerBinding::Label { .. } | RunnerBinding::FirstUse | RunnerBinding::Audience, _) => Ok(()),
         }
@@ -94,25 +93,36 @@ impl Jobs {
     }
 }
 
+/// Why a token that was verified opens no session for this caller.
+struct Unfit {
+    /// What the caller is told.
+    told: String,
+    /// What the operator is told.
+    explanation: String,
+}
+
+impl Unfit {
+    fn alike(told: String) -> Self {
+        Self { explanation: told.clone(), told }
+    }
+}
+
 /// Whether the token names this runner.
 fn is_its_runner(
     label: Option<&str>,
     verified: &VerifiedJob,
     label_name: &str,
     claim: &str,
-) -> Result<(), (String, String)> {
+) -> Result<(), Unfit> {
     let Some(label) = label else {
         let told = format!(
             "job tokens of {} are bound to their runner, and this one was enrolled without the label {label_name}: enrol it \
              again with a join token that gives it",
             verified.issuer
         );
-        return Err((told.clone(), told));
+        return Err(Unfit::alike(told));
     };
-    let named = verified.claims.get(claim).map(|claim| match claim {
-        Claim::Text(text) => text.clone(),
-        Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => claim.to_string(),
-    });
+    let named = verified.claims.get(claim).map(Claim::plain);
     if named.as_deref() == Some(label) {
         return Ok(());
     }
@@ -122,7 +132,7 @@ fn is_its_runner(
     );
     let explanation =
         format!("the token's {claim} is {named:?}, and the runner's label {label_name} is {label:?}");
-    Err((told, explanation))
+    Err(Unfit { told, explanation })
 }
 
 fn token_refused(cause: &JobTokenError) -> Refused {

@@ -88,6 +88,16 @@ pub enum Obstacle {
 /// Why an anchor is not deleted, as metrics say it.
 pub const CUT_CAUSES: [&str; 4] = ["forbidden", "unreachable", "finalizer", "unrecorded"];
 
+impl Obstacle {
+    /// Whether it may be gone in a moment, without a person.
+    fn passes(&self) -> bool {
+        match self {
+            Self::MintInFlight | Self::Busy(_) => true,
+            Self::Cluster { why, .. } => matches!(*why, "unreachable" | "unrecorded"),
+        }
+    }
+}
+
 impl From<CutError> for Obstacle {
     fn from(cause: CutError) -> Self {
         match cause {

@@ -20,9 +20,9 @@ use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
+use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
@@ -35,6 +35,11 @@ const PACE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// When the last lease has ended there, ready or not.
 pub(crate) const LEISURE: Duration = Duration::from_secs(10);
+
+/// How long who waits is not told of a lease whose anchor may be deleted in a moment.
+const FOLLOWED: Duration = Duration::from_secs(25);
+/// How often such a lease is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Revokes for operators.
 #[derive(Clone)]
@@ -118,11 +123,12 @@ impl Revoking {
         mut receipts: Option<&mut Receipts>,
     ) -> Result<(), Refused> {
         while let Some((lease, obstacle)) = cuts.recv().await {
+            let passes = obstacle.as_ref().is_some_and(Obstacle::passes);
             let outcome = match obstacle {
                 Some(obstacle) => Outcome::Ending(obstacle.to_string()),
                 None => self.outcome(&lease, Outcome::Revoked),
             };
-            let told = Told::new(outcome, blocked.contains(&lease.id));
+            let told = Told { passes, ..Told::new(outcome, blocked.contains(&lease.id)) };
             let mut awaited = Awaited::No;
             if let Some(receipts) = &mut receipts
                 && self.receipt_follows(&lease, receipts)?
@@ -150,24 +156,30 @@ impl Revoking {
         self.current(id)?.ok_or_else(missing)
     }
 
-    /// Each as it comes. Proofs end by themselves, so this does.
+    /// Each as it comes. Proofs end by themselves, so this does. Where the sweeper may delete an anchor in a moment, the
+    /// receipt of that is the one to wait for.
     async fn tell_receipts(&self, teller: &Teller<'_>, mut receipts: Receipts) -> Result<(), Refused> {
+        let last = Instant::now() + FOLLOWED;
         loop {
             receipts.ends.borrow_and_update();
-            for (id, told) in std::mem::take(&mut receipts.awaited) {
+            for (id, mut told) in std::mem::take(&mut receipts.awaited) {
                 let at_work = self.ends.proving.is_at_work(id); // before the lease is read: who is done has recorded
                 let lease = self.known(id)?;
-                if receipts.is_new(&lease) {
-                    teller.tell(lease, told, Awaited::Arrived).await?;
-                } else if at_work {
+                let ended = matches!(lease.state, State::Ended { .. });
+                if at_work || told.passes && !ended && Instant::now() < last {
                     receipts.awaited.push((id, told));
-                } else {
-                    teller.tell(lease, told, Awaited::Missing).await?;
+                    continue;
                 }
+                if ended && matches!(told.outcome, Outcome::Ending(_)) {
+                    told.outcome = self.outcome(&lease, Outcome::Revoked);
+                }
+                let receipt = if receipts.is_new(&lease) { Awaited::Arrived } else { Awaited::Missing };
+                teller.tell(lease, told, receipt).await?;
             }
-            if receipts.awaited.is_empty() || receipts.ends.changed().await.is_err() {
+            if receipts.awaited.is_empty() {
                 return Ok(());
             }
+            let _ = timeout(LOOK, receipts.ends.changed()).await;
         }
     }
 
@@ -373,11 +385,13 @@ impl Hit {
 struct Told {
     outcome: Outcome,
     block_set: bool,
+    /// Whether what stands in the way of its end may be gone in a moment.
+    passes: bool,
 }
 
 impl Told {
     fn new(outcome: Outcome, block_set: bool) -> Self {
-        Self { outcome, block_set }
+        Self { outcome, block_set, passes: false }
     }
 }
 
@@ -394,7 +408,7 @@ impl Teller<'_> {
     async fn tell(&self, lease: Lease, told: Told, receipt: Awaited) -> Result<(), Refused> {
         let view =
             self.views.of(lease, 1, &mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let Told { outcome, block_set } = told;
+        let Told { outcome, block_set, passes: _ } = told;
         // The receiver may be gone; the revocation is not undone by that.
         let _ =
             self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set, receipt })).await;
@@ -432,5 +446,6 @@ mod tests {
     #[test]
     fn the_limits_are_these() {
         assert_eq!((PACE, PATIENCE.as_secs(), LEISURE.as_secs(), LEASES_IN_A_COMMIT), (8, 2, 10, 100));
+        assert_eq!((FOLLOWED.as_secs(), LOOK.as_secs()), (25, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! The sweeper: settles what a crash left, ends leases at their deadline, and repeats cuts that failed.
+//! The sweeper: settles what a crash left, also of a revocation, ends leases at their deadline, and repeats cuts that failed.
 //!
 //! It works from the issuer's own records: without the right to list Secrets there is nothing else. There is one for each
 //! cluster, so that a cluster that hangs holds up no other. It looks every [`PERIOD`]: first it records what ends, then it
@@ -17,6 +17,7 @@ use shorepass_core::time::{Timestamp, after};
 use tokio_util::sync::CancellationToken;
 
 use super::{CUT_CAUSES, Ends, Obstacle, RETRY_WINDOW};
+use crate::admin::Blocks;
 use crate::issue::attempts::Standing;
 
 /// How often it looks.
@@ -32,8 +33,10 @@ const FAILURES_IN_A_ROUND: usize = 3;
 pub struct Sweeper {
     ends: Ends,
     cluster: Name,
-    /// What is pending and older was left by a crash.
+    /// What is pending and older was left by a crash, and so is a revocation that has blocked and not ended.
     started: Timestamp,
+    /// Whether leases of such revocations were looked for.
+    resumed: bool,
     retries: HashMap<Left, Retry>,
     /// Until when the cluster wants to be left alone.
     busy_until: Timestamp,
@@ -59,7 +62,8 @@ impl Sweeper {
     /// Over the ends, before the issuer serves anybody.
     pub fn new(ends: Ends, cluster: Name) -> Self {
         let started = ends.outside.clock.now();
-        Self { ends, cluster, started, retries: HashMap::new(), busy_until: Timestamp::UNIX_EPOCH }
+        let busy_until = Timestamp::UNIX_EPOCH;
+        Self { ends, cluster, started, resumed: false, retries: HashMap::new(), busy_until }
     }
 
     /// Sweeps every [`PERIOD`].
@@ -82,8 +86,13 @@ impl Sweeper {
         let known: HashSet<Left> =
             unfinished.iter().map(Left::of).chain(controls.iter().map(Left::control)).collect();
         self.retries.retain(|left, _| known.contains(left));
+        let mut revoked = self.left_revoked(&unfinished)?;
         for lease in &mut unfinished {
-            if let Some(cause) = self.cause_to_end(lease)? {
+            let cause = match revoked.remove(&lease.id) {
+                Some(cause) => Some(cause),
+                None => self.cause_to_end(lease)?,
+            };
+            if let Some(cause) = cause {
                 match self.ends.record_ending(lease.clone(), cause).await {
                     Ok(ending) => {
                         *lease = ending;
@@ -99,6 +108,24 @@ impl Sweeper {
         let settled = self.settle(controls).await;
         self.show_undeletable();
         settled
+    }
+
+    /// Leases whose revocation was cut off between its blocks and its ends, and how they end: asked once, because each
+    /// revocation since the start ends what it has blocked.
+    fn left_revoked(&mut self, unfinished: &[Lease]) -> Result<HashMap<LeaseId, EndCause>, LedgerError> {
+        let mut revoked = HashMap::new();
+        if self.resumed {
+            return Ok(revoked);
+        }
+        let mut blocks = Blocks::now(&self.ends.outside);
+        for lease in unfinished.iter().filter(|lease| lease.is_live()) {
+            if let Some(block) = blocks.of(lease)?.filter(|block| block.set < self.started) {
+                let cause = EndCause::Revoked { by: block.by.clone(), reason: block.reason.clone() };
+                revoked.insert(lease.id, cause);
+            }
+        }
+        self.resumed = true;
+        Ok(revoked)
     }
 
     fn show(&self, unfinished: &[Lease]) {

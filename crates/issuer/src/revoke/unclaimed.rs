@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shorepass_core::anchors::{Anchors, FoundAnchor, Remains, Sealed, Standing, stand};
+use shorepass_core::anchors::{Anchors, FoundAnchor, ListError, Remains, Sealed, Standing, stand};
 use shorepass_core::gives::Gives;
 use shorepass_core::lease::Lease;
 use shorepass_core::ledger::{LeaseFilter, Ledger, LedgerError};
@@ -43,6 +43,8 @@ pub struct Counts {
     pub undeletable: usize,
     /// Removed.
     pub removed: usize,
+    /// Namespaces in which the credential may not list.
+    pub unlisted: usize,
 }
 
 /// What was found, by what is to be done with it.
@@ -124,8 +126,9 @@ impl Unclaimed {
 
     /// What there is, and what of it may go: nothing while there is a lease that was lost, adopted or not.
     async fn find_and_adopt(&self) -> anyhow::Result<(Counts, Vec<Remains>)> {
-        let found = self.anchors.list(&self.namespaces()).await?;
+        let (found, unlisted) = self.list().await?;
         let Sorted { mut counts, mut unclaimed, lost, strange } = self.sort(&found)?;
+        counts.unlisted = unlisted;
         if !lost.is_empty() {
             tracing::warn!(cluster = %self.cluster, lost = lost.len(), "there are anchors of live leases that no record has: records were lost, or a backup was restored; the leases are adopted, and no unclaimed anchor is removed while they live");
             counts.adopted += adoption::adopt(&self.outside, &self.cluster, &lost).await?;
@@ -135,6 +138,22 @@ impl Unclaimed {
             unclaimed.clear();
         }
         Ok((counts, unclaimed))
+    }
+
+    /// What is in the namespaces, and in how many of them nobody may look: that hides nothing of the others.
+    async fn list(&self) -> Result<(Vec<FoundAnchor>, usize), ListError> {
+        let (mut found, mut unlisted) = (Vec::new(), 0);
+        for namespace in self.namespaces() {
+            match self.anchors.list(&namespace).await {
+                Ok(some) => found.extend(some),
+                Err(cause @ ListError::Forbidden(_)) => {
+                    tracing::warn!(cluster = %self.cluster, error = %cause, "nobody looks for unclaimed anchors and lost leases in this namespace");
+                    unlisted += 1;
+                }
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok((found, unlisted))
     }
 
     fn sort<'f>(&self, found: &'f [FoundAnchor]) -> Result<Sorted<'f>, LedgerError> {
@@ -207,7 +226,9 @@ impl Unclaimed {
     }
 
     fn show(&self, counts: Counts) {
-        let Counts { waiting, unauthenticated, adopted, kept, undeletable, removed } = counts;
+        let Counts { waiting, unauthenticated, adopted, kept, undeletable, removed, unlisted } = counts;
+        metrics::gauge!("shorepass_unlisted_namespaces", "cluster" => self.cluster.to_string())
+            .set(unlisted as f64);
         let states = BTreeMap::from([
             ("waiting", waiting),
             ("unauthenticated", unauthenticated),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shorepass_cluster::{KubeCluster, Places};
 use shorepass_core::name::Name;
-use shorepass_daemon::clock::sleep_until_boottime;
+use shorepass_core::policy::Policy;
 use tokio_util::sync::CancellationToken;
 
 use crate::outside::Outside;
@@ -21,20 +21,13 @@ pub(crate) async fn probe(
     outside: Arc<Outside>,
     stop: CancellationToken,
 ) {
-    let mut exchanges = outside.policy.exchanges();
-    loop {
-        let policy = exchanges.borrow_and_update().clone();
-        let places = Places::of(policy.roles(), &name);
-        let Some(missing) = stop.run_until_cancelled(cluster.warm_up(&places)).await else { return };
-        for (namespace, cause) in missing {
+    let (name, cluster) = (&name, &cluster);
+    let look = |policy: Arc<Policy>| async move {
+        let places = Places::of(policy.roles(), name);
+        for (namespace, cause) in cluster.warm_up(&places).await {
             tracing::warn!(cluster = %name, %namespace, error = %cause, "nothing is minted in this namespace");
         }
-        let due = outside.clock.since_boot() + EVERY;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep_until_boottime(outside.clock.as_ref(), due) => {}
-            // It ends only with the policy that is watched, which is held here.
-            _ = exchanges.changed() => {}
-        }
-    }
+        EVERY
+    };
+    outside.policy.follow(outside.clock.as_ref(), &stop, look).await;
 }

@@ -229,6 +229,23 @@ async fn what_is_not_deleted_is_not_proved_and_asked_anew_when_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_is_told_of_the_delete_that_succeeds_a_moment_later() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    old_lease(&bench).await;
+    bench.cluster.fail_next_cut(CutError::Unreachable("on purpose".to_owned()));
+    let mut sweeper = Sweeper::new(bench.use_cases.ends.clone(), name("staging"));
+    let sweeping = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        sweeper.sweep().await.unwrap();
+    };
+    let (steps, ()) = tokio::join!(revoke(&bench), sweeping);
+    assert!(matches!(steps[0].outcome, Outcome::Ending(_)));
+    assert_eq!(steps[1].outcome, Outcome::Revoked, "{steps:?}");
+    assert_eq!(steps[1].view.lease.receipt.as_ref().unwrap().verdict.word(), "proved");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_finalizer_is_named() {
     let bench = Bench::new();
     old_lease(&bench).await;

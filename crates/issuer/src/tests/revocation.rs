@@ -1,7 +1,10 @@
 //! How leases end, and what cannot slip through.
 
+use shorepass_core::block::Block;
 use shorepass_core::cluster::CutError;
-use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::id::BlockId;
+use shorepass_core::lease::EndCause;
+use shorepass_core::ledger::{LeaseFilter, Revision};
 use shorepass_rpc::api::{
     Administration as _, BlocksAsked, Credentials as _, Outcome, Revocation, RevokeStep,
 };
@@ -323,4 +326,37 @@ async fn the_sweeper_ends_what_a_replaced_enrolment_left() {
     bench.ledger.commit(vec![Change::EnrolmentReplaced { enrolment: replaced }]).await.unwrap();
     sweeper(&bench).sweep().await.unwrap();
     assert_eq!(bench.lease(delivery.issued.lease.id).state_name(), "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_a_crash_cut_off_after_its_blocks_is_finished_at_the_next_start() {
+    let bench = Bench::new();
+    let (caller, job, delivery) = bench.leased().await;
+    let other = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease;
+    let lease = delivery.issued.lease;
+    let (now, by) = (bench.clock.now(), bench.operator().spiffe_id().clone());
+    let block = Block {
+        id: BlockId::generate(now, bench.entropy.as_ref()),
+        caller: caller.spiffe_id().clone(),
+        role: name("deploy"),
+        job: None,
+        set: now,
+        until: lease.deadline,
+        by: by.clone(),
+        reason: "leaked".to_owned(),
+        lease: lease.id,
+        lifted: None,
+        revision: Revision::FIRST,
+    };
+    bench.ledger.commit(vec![Change::BlockSet { block }]).await.unwrap();
+    // Of a revocation that is still at work nothing is taken out of its hands.
+    Sweeper::new(bench.use_cases.ends.clone(), name("staging")).sweep().await.unwrap();
+    assert!(bench.lease(lease.id).is_live());
+    bench.clock.advance(Duration::from_secs(1));
+    let bench = bench.restarted();
+    Sweeper::new(bench.use_cases.ends.clone(), name("staging")).sweep().await.unwrap();
+    let ended = bench.lease(lease.id);
+    assert_eq!(ended.state_name(), "ended");
+    assert_eq!(ended.end_cause().unwrap().0, &EndCause::Revoked { by, reason: "leaked".to_owned() });
+    assert!(bench.lease(other.id).is_live());
 }

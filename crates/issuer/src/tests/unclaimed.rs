@@ -18,13 +18,19 @@ pub(super) struct Found {
     pub(super) anchors: Mutex<Vec<FoundAnchor>>,
     asked: Mutex<BTreeSet<Name>>,
     held: Mutex<bool>,
+    forbidden: Mutex<BTreeSet<Name>>,
 }
 
 #[async_trait]
 impl Anchors for Found {
-    async fn list(&self, namespaces: &BTreeSet<Name>) -> Result<Vec<FoundAnchor>, ListError> {
-        self.asked.lock().unwrap().extend(namespaces.iter().cloned());
-        Ok(self.anchors.lock().unwrap().clone())
+    async fn list(&self, namespace: &Name) -> Result<Vec<FoundAnchor>, ListError> {
+        self.asked.lock().unwrap().insert(namespace.clone());
+        if self.forbidden.lock().unwrap().contains(namespace) {
+            return Err(ListError::Forbidden(namespace.clone()));
+        }
+        let mut anchors = self.anchors.lock().unwrap().clone();
+        anchors.retain(|found| found.namespace == *namespace);
+        Ok(anchors)
     }
 
     async fn remove(&self, remains: &Remains) -> Result<(), CutError> {
@@ -132,4 +138,29 @@ async fn one_live_lease_that_no_record_has_keeps_all_others() {
     assert_eq!(found.left(), [over.clone(), lost]);
     found.anchors.lock().unwrap().retain(|found| found.name.as_str() == over);
     assert_eq!(unclaimed.look().await.unwrap(), Counts { removed: 1, ..Counts::default() });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_may_not_be_listed_hides_nothing_of_the_others() {
+    let bench = Bench::new();
+    bench.leased().await;
+    let elsewhere = Target { namespace: name("api"), ..role().gives().existing().unwrap().clone() };
+    let (token, lease) = (role().token(), role().lease());
+    let other = Role::new(
+        name("other"),
+        elsewhere,
+        token,
+        lease,
+        role().subjects().to_vec(),
+        Digest::of_bytes(b"other"),
+    )
+    .unwrap();
+    bench.use_cases.outside.policy.exchange(Policy::new(vec![role(), other]).unwrap());
+    let found = Arc::new(Found::default());
+    found.forbidden.lock().unwrap().insert(name("api"));
+    found.add(&bench, 1, nobodys(&bench, true));
+    bench.clock.advance(GRACE);
+    let removed = Counts { removed: 1, unlisted: 1, ..Counts::default() };
+    assert_eq!(unclaimed(&bench, &found).look().await.unwrap(), removed);
+    assert!(found.left().is_empty());
 }

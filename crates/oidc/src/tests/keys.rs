@@ -238,9 +238,78 @@ async fn keys_at_another_host_are_taken_where_the_configuration_names_it() {
     bench.server.answer(DISCOVERY, Answer::Body(document.to_string()));
     elsewhere.server.serve_keys(&[&bench.key]);
     let mut trusted = trusted(&bench.server, &[bench.ca_pem.clone(), elsewhere.ca_pem.clone()].concat());
-    trusted.keys_host = elsewhere.server.url().strip_prefix("https://").map(str::to_owned);
+    trusted.places.keys_host = elsewhere.server.url().strip_prefix("https://").map(str::to_owned);
     let verifier = Verifier::new(vec![trusted]).unwrap();
     verifier.verify(&JobToken::new(bench.token()), &runner("prod-1"), now()).await.unwrap();
+}
+
+/// An issuer whose `iss` is a name that leads nowhere, as that of a cluster is, with its documents at this server.
+fn elsewhere(bench: &Bench, places: Places) -> Trusted {
+    let issuer = issuer_at(INSIDE, "cluster", RunnerBinding::FirstUse);
+    Trusted { issuer, places, ..trusted(&bench.server, &bench.ca_pem) }
+}
+
+const INSIDE: &str = "https://kubernetes.default.svc";
+
+/// What is said of a good token of that issuer.
+async fn verify_inside(bench: &Bench, places: Places) -> Result<VerifiedJob, JobTokenError> {
+    let verifier = Verifier::new(vec![elsewhere(bench, places)]).unwrap();
+    let token = bench.key.sign(&bench.with(json!({"iss": INSIDE})));
+    verifier.verify(&JobToken::new(token), &runner("prod-1"), now()).await
+}
+
+fn discovery_of(bench: &Bench, changes: &[(&str, Value)]) -> Answer {
+    let mut document = bench.server.discovery();
+    for (name, value) in changes {
+        document[*name] = value.clone();
+    }
+    Answer::Body(document.to_string())
+}
+
+#[tokio::test]
+async fn a_discovery_document_elsewhere_is_still_of_the_issuer_and_its_keys_beside_it() {
+    let bench = bench().await;
+    let at = |path: &str| Some(format!("{}{path}", bench.server.url()));
+    let places = Places { discovery_url: at("/discovery"), ..Places::default() };
+    bench.server.answer("/discovery", discovery_of(&bench, &[("issuer", json!(INSIDE))]));
+    verify_inside(&bench, places.clone()).await.unwrap();
+    assert_eq!((bench.server.requests("/discovery"), bench.requests()), (1, (0, 1)));
+
+    // What is true of the token stays so: its `iss` is that of the configuration and not the place of the document.
+    let verifier = Verifier::new(vec![elsewhere(&bench, places.clone())]).unwrap();
+    let (_, explanation) =
+        rejected(verifier.verify(&JobToken::new(bench.token()), &runner("prod-1"), now()).await);
+    assert!(explanation.contains("its iss is"), "{explanation}");
+
+    for (changes, part) in [
+        (vec![], "it is of issuer \"https://localhost"),
+        (vec![("issuer", json!(INSIDE)), ("jwks_uri", json!(format!("{INSIDE}{KEYS}")))], "may only be at"),
+    ] {
+        bench.server.answer("/discovery", discovery_of(&bench, &changes));
+        let (why, _) = unavailable(verify_inside(&bench, places.clone()).await);
+        assert!(why.contains(part), "{why}\n  should say {part}");
+    }
+    bench.server.answer("/discovery", Answer::Redirect(format!("{}{DISCOVERY}", bench.server.url())));
+    let (why, _) = unavailable(verify_inside(&bench, places).await);
+    assert!(why.contains("redirects are not followed"), "{why}");
+    assert_eq!(bench.requests(), (0, 1));
+}
+
+#[tokio::test]
+async fn keys_at_a_url_of_their_own_are_fetched_there_whatever_the_document_says() {
+    let bench = bench().await;
+    let at = |path: &str| Some(format!("{}{path}", bench.server.url()));
+    let places = Places { discovery_url: at(DISCOVERY), keys_url: at("/set"), keys_host: None };
+    bench.server.answer("/set", Answer::Body(key_set(&[&bench.key]).to_string()));
+    let unreachable = ("jwks_uri", json!("https://10.0.0.1:6443/openid/v1/jwks"));
+    bench.server.answer(DISCOVERY, discovery_of(&bench, &[("issuer", json!(INSIDE)), unreachable.clone()]));
+    verify_inside(&bench, places.clone()).await.unwrap();
+    assert_eq!((bench.requests(), bench.server.requests("/set")), ((1, 0), 1));
+
+    bench.server.answer(DISCOVERY, discovery_of(&bench, &[unreachable]));
+    let (why, _) = unavailable(verify_inside(&bench, places).await);
+    assert!(why.contains("it is of issuer"), "{why}");
+    assert_eq!(bench.server.requests("/set"), 1);
 }
 
 #[tokio::test]
@@ -264,7 +333,7 @@ fn what_cannot_be_trusted_is_no_verifier() {
     let trusted = |url: &str, ca_pem: &str, keys_host: Option<&str>| Trusted {
         issuer: issuer_at(url, "ci", RunnerBinding::FirstUse),
         ca_pem: Some(ca_pem.as_bytes().to_vec()),
-        keys_host: keys_host.map(str::to_owned),
+        places: Places { keys_host: keys_host.map(str::to_owned), ..Places::default() },
     };
     let ca = TestCa::new(&runner("oidc").trust_domain);
     for (one, part) in [

@@ -63,7 +63,8 @@ async fn verified(system: System, bench: &Bench) -> VerifiedJob {
     let name = Name::parse(system.as_str()).unwrap();
     let issuer =
         JobIssuer::new(name, system, url.clone(), AUDIENCE.to_owned(), RunnerBinding::FirstUse, declared);
-    let trusted = Trusted { issuer: issuer.unwrap(), ca_pem: Some(bench.ca_pem.clone()), keys_host: None };
+    let trusted =
+        Trusted { issuer: issuer.unwrap(), ca_pem: Some(bench.ca_pem.clone()), places: Places::default() };
     let mut claims = payload(system);
     claims["iss"] = json!(url);
     claims["aud"] = json!(AUDIENCE);

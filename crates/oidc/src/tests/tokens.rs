@@ -226,7 +226,7 @@ async fn an_audience_is_exactly_ours_and_nobody_elses() {
 async fn a_token_that_names_its_runner_in_the_audience_is_for_that_runner() {
     let bench = bench().await;
     let issuer = issuer_at(bench.server.url(), "ci", RunnerBinding::Audience);
-    let bound = Trusted { issuer, ca_pem: Some(bench.ca_pem.clone()), keys_host: None };
+    let bound = Trusted { issuer, ca_pem: Some(bench.ca_pem.clone()), places: Places::default() };
     let bench = Bench { verifier: Verifier::new(vec![bound]).unwrap(), ..bench };
     let token = |audience: String| bench.key.sign(&bench.with(json!({"aud": audience})));
     bench.verify(&token(format!("{AUDIENCE}/prod-1"))).await.unwrap();

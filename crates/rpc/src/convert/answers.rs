@@ -8,7 +8,6 @@ use std::time::Duration;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::claims::Claim;
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::enrolment::{Enrolment, Standing};
 use shorepass_core::escape::Escapes;
@@ -66,10 +65,6 @@ fn asserted_job(asserted: &AssertedJob) -> v1::AssertedJob {
 }
 
 fn verified_job(verified: &VerifiedJob) -> v1::VerifiedJob {
-    let value = |claim: &Claim| match claim {
-        Claim::Text(text) => text.clone(),
-        Claim::Number(_) | Claim::Flag(_) | Claim::Texts(_) => claim.to_string(),
-    };
     v1::VerifiedJob {
         issuer: verified.issuer.to_string(),
         system: verified.system.as_str().to_owned(),
@@ -77,7 +72,7 @@ fn verified_job(verified: &VerifiedJob) -> v1::VerifiedJob {
         claims: verified
             .claims
             .iter()
-            .map(|(name, claim)| v1::Claim { name: name.to_owned(), value: value(claim) })
+            .map(|(name, claim)| v1::Claim { name: name.to_owned(), value: claim.plain().into_owned() })
             .collect(),
     }
 }

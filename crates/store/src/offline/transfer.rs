@@ -135,9 +135,18 @@ impl Offline {
             return Err(TransferError::NotEmpty { path });
         }
         // Whoever imports had records: a start before they are whole must not take itself for the first.
+        let had_begun = place.has_begun();
         place.begin().map_err(|source| OpenError::file(place.directory(), source))?;
         // All of it is read before anything is made.
-        let sequence = self.read_export(path, |_| Ok(()))?.0;
+        let sequence = match self.read_export(path, |_| Ok(())) {
+            Ok((sequence, _)) => sequence,
+            Err(cause) => {
+                if !had_begun {
+                    place.undo_begin().map_err(|source| OpenError::file(place.directory(), source))?;
+                }
+                return Err(cause);
+            }
+        };
         let mut manifest = Manifest::generate(self.opening.entropy.as_ref());
         manifest.sequence = sequence.max(1);
         self.opening.write_manifest(&manifest)?;

@@ -67,6 +67,28 @@ fn what_would_take_anybodys_tokens_is_refused() {
 }
 
 #[test]
+fn documents_may_be_elsewhere_and_are_named_whole() {
+    const PLACES: &str = ", discoveryUrl: https://10.0.0.1:6443/.well-known/openid-configuration, keysUrl: https://10.0.0.1:6443/openid/v1/jwks}";
+    let placed = GITLAB.replace('}', PLACES);
+    let read_placed = &read(&placed).unwrap()[0];
+    let discovery = "https://10.0.0.1:6443/.well-known/openid-configuration";
+    assert_eq!(read_placed.discovery_url.as_deref(), Some(discovery));
+    assert_eq!(read_placed.keys_url.as_deref(), Some("https://10.0.0.1:6443/openid/v1/jwks"));
+    assert_eq!(read_placed.issuer.url(), "https://gitlab.example.org");
+    let beyond = "/.well-known/openid-configuration";
+    check(&placed, beyond, "", &["jobIssuers[0].discoveryUrl", "whole URL"]);
+    check(&placed, beyond, "/", &["jobIssuers[0].discoveryUrl", "whole URL"]);
+    check(&placed, "discoveryUrl: https:", "discoveryUrl: http:", &["jobIssuers[0].discoveryUrl"]);
+    check(&placed, "/openid/v1/jwks", "/jwks?x=1", &["jobIssuers[0].keysUrl"]);
+    check(
+        &placed,
+        "keysUrl:",
+        "keysHost: a:1, keysUrl:",
+        &["jobIssuers[0].keysHost", "keysUrl stands here too"],
+    );
+}
+
+#[test]
 fn tokens_of_one_issuer_are_taken_by_one_entry() {
     for second in
         [GITLAB.replace("name: gitlab", "name: other"), GITLAB.replace("https://gitlab", "https://other")]
