@@ -14,7 +14,7 @@ use serde_json::Value;
 /// A role whose token nobody has used when it dies: an API server believes one that was for 10 s.
 const UNUSED: RoleDocument = RoleDocument { name: "unused", ..DEPLOY };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API server tells everybody whose tokens it takes.
 const ANYBODY_MAY_DISCOVER: &str = "\
