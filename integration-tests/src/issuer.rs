@@ -24,6 +24,7 @@ use crate::client::{self, Client};
 use crate::issuer_identity::InstalledIssuer;
 use crate::pod;
 use crate::process::{Done, Process};
+use crate::second_cluster;
 use crate::site::{CLUSTER, Site};
 use crate::wait::{self, Seen};
 
@@ -32,9 +33,6 @@ const FAIL_POINT: &str = "SHOREPASS_FAIL_POINT";
 
 /// The trust domain of all scenarios.
 pub const TRUST_DOMAIN: &str = "test.shorepass.dev";
-
-/// What the second cluster is called.
-pub const SECOND_CLUSTER: &str = "other";
 
 /// How long an issuer may take to bring an identity into its audit file; it looks every two seconds.
 const AUDITED: Duration = Duration::from_secs(15);
@@ -49,7 +47,7 @@ pub struct Knobs {
     pub kubeconfig: Option<PathBuf>,
     /// What `connect` says, if it is not just a kubeconfig: YAML in one line.
     pub connect: Option<String>,
-    /// The kubeconfig of a second cluster, [`SECOND_CLUSTER`], with all roles once more under names that begin with `other-`.
+    /// The kubeconfig of a second cluster, [`SECOND_CLUSTER`](second_cluster::SECOND_CLUSTER), with all roles once more under names that begin with `other-`.
     pub second_cluster: Option<PathBuf>,
     /// Mints of one cluster at once.
     pub mints_in_flight: u32,
@@ -142,14 +140,14 @@ impl IssuerUnderTest {
             roles += &format!("---\n{}", knobs.roles.replace("@NAMESPACE@", site.place.namespace.as_str()));
         }
         if knobs.second_cluster.is_some() {
-            roles = format!("{roles}---\n{}", of_second_cluster(&roles));
+            roles = format!("{roles}---\n{}", second_cluster::documents_of(&roles));
         }
         fs::write(folder.path().join("roles/roles.yaml"), roles)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut clusters = cluster(site, identity, &knobs)?;
         if let Some(second) = &knobs.second_cluster {
             let by_it = Knobs { kubeconfig: Some(second.clone()), listing: None, ..knobs.clone() };
-            clusters += &of_second_cluster(&cluster(site, identity, &by_it)?);
+            clusters += &second_cluster::documents_of(&cluster(site, identity, &by_it)?);
         }
         let issuer = Self {
             folder,
@@ -432,16 +430,13 @@ impl IssuerUnderTest {
     fn write_config(&self) -> Result<()> {
         let Addresses { api, enroll, admin } = self.addresses;
         let (calls, burst) = self.knobs.rate;
-        let items = |key: &str, items: &str| match items {
+        let section = |key: &str, text: &str| match text {
             "" => String::new(),
-            items => format!("  {key}:\n{items}"),
+            text => format!("  {key}:\n{text}"),
         };
-        let job_issuers = items("jobIssuers", &self.knobs.job_issuers);
-        let trust_bundles = items("trustBundles", &self.knobs.trust_bundles);
-        let enrolment = match self.knobs.enrolment.as_str() {
-            "" => String::new(),
-            keys => format!("  enrolment:\n{keys}"),
-        };
+        let job_issuers = section("jobIssuers", &self.knobs.job_issuers);
+        let trust_bundles = section("trustBundles", &self.knobs.trust_bundles);
+        let enrolment = section("enrolment", &self.knobs.enrolment);
         let text = format!(
             "\
 apiVersion: shorepass.dev/v1
@@ -486,14 +481,6 @@ fn cluster(site: &Site, identity: &InstalledIssuer, knobs: &Knobs) -> Result<Str
         knobs.lag_bound,
         identity.home.namespace,
     ) + &listing)
-}
-
-/// Documents of the first cluster, made out for the second.
-fn of_second_cluster(documents: &str) -> String {
-    documents
-        .replace(&format!("cluster: {CLUSTER}\n"), &format!("cluster: {SECOND_CLUSTER}\n"))
-        .replace(&format!("- name: {CLUSTER}\n"), &format!("- name: {SECOND_CLUSTER}\n"))
-        .replace("metadata: {name: ", "metadata: {name: other-")
 }
 
 /// The addresses in the log line that has them all.

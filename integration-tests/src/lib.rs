@@ -26,6 +26,7 @@ pub mod reasons;
 pub mod runner_pod;
 pub mod scene;
 pub mod second_api_server;
+pub mod second_cluster;
 pub mod secrets;
 pub mod site;
 pub mod use_of_tokens;
