@@ -135,6 +135,11 @@ mod tests {
     use crate::claims::ClaimKind;
     use crate::job_issuer::KnownClaim;
 
+    /// Claims of a token.
+    type Shown = &'static [(&'static str, &'static str)];
+    /// Claims of a rule.
+    type Wanted = &'static [(&'static str, &'static [&'static str])];
+
     fn issuer() -> JobIssuer {
         let known = |name: &str, kind| KnownClaim {
             name: name.to_owned(),
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn all_claims_have_to_be_there_with_one_of_their_values() {
         let rule = rule(&[("sub", &["vm-1"]), ("zone", &["a", "b"])]).unwrap();
-        let table: &[(&[(&str, &str)], Option<&str>)] = &[
+        let table: &[(Shown, Option<&str>)] = &[
             (&[("sub", "vm-1"), ("zone", "b")], None),
             (&[("sub", "vm-1"), ("zone", "c")], Some("zone")),
             (&[("sub", "vm-1")], Some("zone")),
@@ -185,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_tells_nobody_apart_is_none() {
-        let table: &[(&[(&str, &[&str])], &str)] = &[
+        let table: &[(Wanted, &str)] = &[
             (&[], "every token of cloud"),
             (&[("role", &["x"])], "have no claim \"role\""),
             (&[("groups", &["x"])], "is a list"),
