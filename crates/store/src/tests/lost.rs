@@ -246,7 +246,7 @@ async fn what_is_acknowledged_is_in_the_copy_already() {
     }
     // As after a power failure that took all but the two small files, and all lines of a third.
     let left = Place::new();
-    ["security.log", "MANIFEST"].map(|file| fs::copy(place.path(file), left.path(file)).unwrap());
+    let _ = ["security.log", "MANIFEST"].map(|file| fs::copy(place.path(file), left.path(file)).unwrap());
     assert!(matches!(left.open(OnFailure::Continue), Err(OpenError::Audit(AuditError::Missing { .. }))));
     fs::write(left.path("audit.jsonl"), "").unwrap();
     assert_security(&left.go_on());
