@@ -37,7 +37,7 @@ use crate::trim;
 /// How many audit lines are brought in together at most.
 const REPLAY: u64 = 1024;
 /// Which indices records have that this version wrote.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 
 /// What to do when the records cannot be read or were cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ impl Revoking {
             return self.tell_ended(&revocation, steps).await;
         }
         let teller = self.teller(steps, begun.total);
-        let Begun { hit, to_end, mut receipts, wishes, total: _ } = begun;
+        let Begun { hit, to_end, outliving, mut receipts, wishes, total: _ } = begun;
         let (sender, cuts) = mpsc::unbounded_channel(); // one message for each lease at most
         // An operator's slow terminal holds up no delete: most go out before anything is told, and no end waits for that.
         self.ends.cut_into(hit.ending, &sender);
@@ -72,7 +72,7 @@ impl Revoking {
         let telling = self.tell_cuts(&teller, cuts, &hit.blocked, revocation.wait.then_some(&mut receipts));
         let (ended, told) = tokio::join!(ending, telling);
         drop(wishes);
-        for lease in hit.ended.into_iter().chain(ended?) {
+        for lease in hit.ended.into_iter().chain(ended?).chain(outliving) {
             let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
             teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
         }
@@ -89,15 +89,29 @@ impl Revoking {
         revocation: &Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        if found.is_empty() {
+        let (found, outliving) = self.find(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        let total = found.len() + outliving.len();
+        if total == 0 {
             return self.tell_ended(revocation, steps).await;
         }
-        let teller = self.teller(steps, found.len());
+        let teller = self.teller(steps, total);
         for lease in found {
             teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
+        for lease in outliving {
+            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
+            teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
+        }
         Ok(())
+    }
+
+    /// The leases to end, and those that have ended and are not over: their tokens go on working.
+    fn find(&self, filter: &LeaseFilter) -> Result<(Vec<Lease>, Vec<Lease>), LedgerError> {
+        let found = self.ends.unfinished(filter)?;
+        let mut outliving = self.ends.outliving(filter)?;
+        // One may have ended in between.
+        outliving.retain(|lease| found.iter().all(|unfinished| unfinished.id != lease.id));
+        Ok((found, outliving))
     }
 
     /// What is told of a lease that has ended: first of all that its tokens work all the same.
@@ -197,12 +211,13 @@ impl Revoking {
     async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        let (found, outliving) = self.find(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
         let at_a_pace = revocation.wait && found.len() <= SAMPLE;
         let mut begun = Begun {
-            total: found.len(),
+            total: found.len() + outliving.len(),
             hit: Hit::default(),
             to_end: Vec::new(),
+            outliving,
             receipts: Receipts::new(&self.ends, &found),
             wishes: self.ends.proving.wish(&found), // before the sweeper can see that they are ending
         };
@@ -345,6 +360,8 @@ struct Begun {
     hit: Hit,
     /// Those that end at a pace.
     to_end: Vec<Lease>,
+    /// Those that had ended, and whose tokens go on working.
+    outliving: Vec<Lease>,
     receipts: Receipts,
     wishes: Wishes,
 }
