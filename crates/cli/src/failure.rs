@@ -106,8 +106,8 @@ pub(crate) enum Failure {
         "{0} of the ended leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
     )]
     TokensRemain(usize),
-    /// Some of the leases that were revoked are not proved to be dead.
-    #[error("{0} of the revoked leases are not proved to be dead at every API server of their cluster")]
+    /// Some of the leases that were revoked, now or before, are not proved to be dead.
+    #[error("{0} of the leases are not proved to be dead at every API server of their cluster")]
     Unproved(usize),
     /// The agent's answer does not make a kubeconfig.
     #[error(transparent)]

@@ -73,8 +73,7 @@ impl Revoking {
         let (ended, told) = tokio::join!(ending, telling);
         drop(wishes);
         for lease in hit.ended.into_iter().chain(ended?).chain(outliving) {
-            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
-            teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
+            self.tell_as_ended(&teller, lease, revocation.wait.then_some(&mut receipts)).await?;
         }
         told?;
         self.tell_receipts(&teller, receipts).await
@@ -99,8 +98,7 @@ impl Revoking {
             teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
         for lease in outliving {
-            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
-            teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
+            self.tell_as_ended(&teller, lease, None).await?;
         }
         Ok(())
     }
@@ -112,6 +110,25 @@ impl Revoking {
         // One may have ended in between.
         outliving.retain(|lease| found.iter().all(|unfinished| unfinished.id != lease.id));
         Ok((found, outliving))
+    }
+
+    /// A lease that had ended before; who waits for receipts gets the one that it has, or that is being made.
+    async fn tell_as_ended(
+        &self,
+        teller: &Teller<'_>,
+        lease: Lease,
+        receipts: Option<&mut Receipts>,
+    ) -> Result<(), Refused> {
+        let told = Told::new(self.outcome(&lease, Outcome::AlreadyEnded), false);
+        let mut awaited = Awaited::No;
+        if let Some(receipts) = receipts {
+            receipts.earlier.remove(&lease.id);
+            if self.receipt_follows(&lease, receipts)? {
+                receipts.awaited.push((lease.id, told.clone()));
+                awaited = Awaited::Follows;
+            }
+        }
+        teller.tell(lease, told, awaited).await
     }
 
     /// What is told of a lease that has ended: first of all that its tokens work all the same.
@@ -195,9 +212,9 @@ impl Revoking {
         let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
         match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
             Some(lease) => {
-                let teller = self.teller(steps, 1);
-                let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
-                teller.tell(lease, Told::new(outcome, false), Awaited::No).await
+                let (teller, mut receipts) = (self.teller(steps, 1), Receipts::new(&self.ends, &[]));
+                self.tell_as_ended(&teller, lease, revocation.wait.then_some(&mut receipts)).await?;
+                self.tell_receipts(&teller, receipts).await
             }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
