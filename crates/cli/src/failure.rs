@@ -248,6 +248,8 @@ impl Failure {
                     ConnectError::Unreachable { .. }
                     | ConnectError::NotTheIssuer { .. }
                     | ConnectError::OtherAuthority { .. }
+                    | ConnectError::TooMany { .. }
+                    | ConnectError::Closed { .. }
                     | ConnectError::Broken { .. },
                 )
                 | None => None,
@@ -289,6 +291,8 @@ fn code_of_call(error: &ClientError) -> u8 {
                 | ConnectError::NotTheIssuer { .. }
                 | ConnectError::OtherAuthority { .. }
                 | ConnectError::Timeout { .. }
+                | ConnectError::TooMany { .. }
+                | ConnectError::Closed { .. }
                 | ConnectError::Broken { .. },
             )
             | None => UNREACHABLE,
