@@ -72,6 +72,26 @@ async fn strict_leases_end_at_their_deadline_too() {
 }
 
 #[tokio::test]
+async fn a_generated_service_account_that_somebody_deleted_has_ended_its_lease_and_nobody_is_to_create_it() {
+    for (role, expected, says) in [
+        ("release", Reason::LeaseEnded, "was deleted or replaced: ask for a new one"),
+        ("deploy", Reason::ServiceAccountMissing, "create it, or correct the role"),
+    ] {
+        let bench = Bench::new();
+        let caller = bench.caller("runner/prod-1");
+        let job = bench.job(&caller).await;
+        let lease = bench.issue_of(role, &caller, &job, bench.request()).await.unwrap().issued.lease;
+        let (namespace, name) = (lease.target.namespace.to_string(), lease.target.service_account.clone());
+        bench.cluster.fail_next_mint(MintError::ServiceAccountMissing { namespace, name });
+        let refused = bench.refresh(&caller, lease.id).await.unwrap_err();
+        assert_eq!(refused.reason, expected);
+        assert!(refused.message.contains(says), "{refused}");
+        bench.until("the lease to end", || !bench.lease(lease.id).is_live()).await;
+        assert_eq!(bench.lease(lease.id).end_cause().unwrap().0, &EndCause::ServiceAccountReplaced);
+    }
+}
+
+#[tokio::test]
 async fn a_mint_for_which_nothing_was_made_ends_at_once_and_any_other_is_cut() {
     let early = MintError::ForbiddenToBegin { rule: "get roles".to_owned() };
     let late = MintError::Forbidden { rule: "create secrets in namespace \"shorepass-strict\"".to_owned() };
