@@ -6,6 +6,7 @@
 //! when its tokens go on working.
 
 mod adoption;
+mod names;
 pub mod operators;
 pub mod sweeper;
 pub mod unclaimed;

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::{CutResult, Ends, LEASES_IN_A_COMMIT};
+use super::{CutResult, Ends, LEASES_IN_A_COMMIT, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
@@ -202,12 +202,13 @@ impl Revoking {
         }
     }
 
-    /// Nothing lives: a lease that was named is shown as it ended.
+    /// Nothing lives: a lease that was named is shown as it ended, and no slip in a name looks like success.
     async fn tell_ended(
         &self,
         revocation: &Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
+        names::known(&self.ends.outside, &revocation.filter)?;
         let Some(id) = revocation.filter.lease else { return Ok(()) };
         let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
         match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
