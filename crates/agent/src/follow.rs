@@ -75,7 +75,7 @@ impl Ended {
             EndCause::Deadline => "over: it reached its deadline",
             EndCause::Abandoned => "given up before its first token",
             EndCause::AnchorLost => "over: somebody deleted its anchor",
-            EndCause::ServiceAccountReplaced => "over: its ServiceAccount was replaced",
+            EndCause::ServiceAccountReplaced => "over: its ServiceAccount was deleted or replaced",
             EndCause::EnrolmentReplaced => "over: the runner was enrolled anew",
             EndCause::EnrolmentCloned => "over: this runner's identity was in use at two places",
             EndCause::Silent => "over: the issuer had not heard of this agent for too long",

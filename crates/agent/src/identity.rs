@@ -34,6 +34,9 @@ pub(crate) use self::ticket::{Ticket, TicketSource};
 use crate::issuer::IssuerError;
 use crate::private::PrivateError;
 
+/// Before the issuer was asked, or has answered, for the first time.
+const NOT_YET: &str = "not enrolled yet: the issuer is being asked";
+
 /// The share of half a certificate's life by which a renewal may come early.
 const JITTER_SHARE: f64 = 0.2;
 
@@ -164,6 +167,15 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// With an identity there is nothing wrong.
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self {
+            spiffe_id: Some(identity.spiffe_id().clone()),
+            expires: Some(identity.expires()),
+            problem: None,
+        }
+    }
+
     /// What is wrong, if anything.
     pub(crate) fn problem_at(&self, now: Timestamp) -> Option<String> {
         match self.expires {
@@ -171,7 +183,8 @@ impl Standing {
                 let problem = self.problem.as_deref().unwrap_or("asking the issuer for the next one");
                 Some(format!("the certificate of this runner expired at {expires}: {problem}"))
             }
-            Some(_) | None => self.problem.clone(),
+            Some(_) => self.problem.clone(),
+            None => Some(self.problem.clone().unwrap_or_else(|| NOT_YET.to_owned())),
         }
     }
 }
@@ -310,11 +323,7 @@ impl Keeper {
     }
 
     fn stand(&self, identity: &Identity) {
-        self.standing.send_replace(Standing {
-            spiffe_id: Some(identity.spiffe_id().clone()),
-            expires: Some(identity.expires()),
-            problem: None,
-        });
+        self.standing.send_replace(Standing::of(identity));
     }
 
     async fn pause(&self, attempt: &mut u32, error: &IssuerError) {

@@ -295,6 +295,8 @@ fn is_stranger(error: &ConnectError) -> bool {
         ConnectError::Unreachable { .. }
         | ConnectError::Refused { .. }
         | ConnectError::Timeout { .. }
+        | ConnectError::TooMany { .. }
+        | ConnectError::Closed { .. }
         | ConnectError::Broken { .. } => false,
     }
 }

@@ -227,7 +227,8 @@ impl Opened {
         let sessions_path = state.file("sessions.json");
         let sessions = load_sessions(&sessions_path, identity.is_some())
             .map_err(|source| AgentError::Sessions { path: sessions_path.clone(), source })?;
-        let (standing_sender, standing) = watch::channel(Standing::default());
+        let standing = identity.as_ref().map(Standing::of).unwrap_or_default();
+        let (standing_sender, standing) = watch::channel(standing);
         let address = Address {
             issuer: spiffe(Kind::Issuer, &config.issuer.name),
             api: config.issuer.api.to_string(),

@@ -107,8 +107,8 @@ pub(crate) enum Failure {
         "{0} of the ended leases are unbound: nothing ends their tokens before they expire, and up to 70 s later"
     )]
     TokensRemain(usize),
-    /// Some of the leases that were revoked are not proved to be dead.
-    #[error("{0} of the revoked leases are not proved to be dead at every API server of their cluster")]
+    /// Some of the leases that were revoked, now or before, are not proved to be dead.
+    #[error("{0} of the leases are not proved to be dead at every API server of their cluster")]
     Unproved(usize),
     /// The answer of `can-i` is not yes.
     #[error(transparent)]
@@ -257,6 +257,8 @@ impl Failure {
                     ConnectError::Unreachable { .. }
                     | ConnectError::NotTheIssuer { .. }
                     | ConnectError::OtherAuthority { .. }
+                    | ConnectError::TooMany { .. }
+                    | ConnectError::Closed { .. }
                     | ConnectError::Broken { .. },
                 )
                 | None => None,
@@ -298,6 +300,8 @@ fn code_of_call(error: &ClientError) -> u8 {
                 | ConnectError::NotTheIssuer { .. }
                 | ConnectError::OtherAuthority { .. }
                 | ConnectError::Timeout { .. }
+                | ConnectError::TooMany { .. }
+                | ConnectError::Closed { .. }
                 | ConnectError::Broken { .. },
             )
             | None => UNREACHABLE,

@@ -66,6 +66,10 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Resul
 
 /// Reads the payload of a JWT (RFC 7519).
 pub(crate) fn claims(token: &str) -> Result<Claims, String> {
+    let of_a_jwt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !token.bytes().all(of_a_jwt) {
+        return Err("the token holds what no JWT does".to_owned());
+    }
     let mut parts = token.split('.');
     let (Some(header), Some(payload), Some(signature), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -276,6 +280,10 @@ mod tests {
             answer(".e30.s"),
             answer("h.e30="),
             answer("h.!!.s"),
+            answer(&format!("{}\\n", jwt(PAYLOAD))),
+            answer(&format!(" {}", jwt(PAYLOAD))),
+            answer(&format!("{}=", jwt(PAYLOAD))),
+            answer(&jwt(PAYLOAD).replacen('.', "é.", 1)),
             of("{}"),
             of(&PAYLOAD.replace("1600", "\"1600\"")),
             of(&PAYLOAD.replace("1600", "99999999999999999999")),

@@ -176,7 +176,9 @@ impl EndCause {
             Self::Deadline => "reached its deadline".to_owned(),
             Self::Abandoned => "never became active".to_owned(),
             Self::AnchorLost => "lost its anchor: somebody deleted the Secret".to_owned(),
-            Self::ServiceAccountReplaced => "ended because its ServiceAccount was replaced".to_owned(),
+            Self::ServiceAccountReplaced => {
+                "ended because its ServiceAccount was deleted or replaced".to_owned()
+            }
             Self::EnrolmentReplaced => "ended because its runner was enrolled anew".to_owned(),
             Self::EnrolmentCloned => {
                 "ended because its runner's identity was in use at two places".to_owned()

@@ -361,6 +361,9 @@ pub trait Ledger: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Lease>, LedgerError>;
 
+    /// The unbound leases that match and have ended, but whose last token is refused only after `now`; in no order.
+    fn outliving(&self, filter: &LeaseFilter, now: Timestamp) -> Result<Vec<Lease>, LedgerError>;
+
     /// The tokens of a lease, newest first, at most `limit`.
     fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError>;
 

@@ -308,6 +308,10 @@ pub struct Shutout {
     pub leases: usize,
     /// How many of those are unbound, so that their tokens live on.
     pub unbound: usize,
+    /// How many unbound leases had ended before whose tokens live on all the same.
+    pub outliving: usize,
+    /// When the last token of all these is refused.
+    pub tokens_until: Option<Timestamp>,
     /// How many connections it closed.
     pub connections: usize,
 }

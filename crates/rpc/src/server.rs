@@ -3,7 +3,7 @@
 //! TLS, the accept loop and the number of all connections are elsewhere: here comes a stream of [`Peered`]. Each
 //! connection is a task that this function owns. It ends when the peer hangs up, when no call of it is admitted, at a
 //! drawn age (first GOAWAY, then after a grace for good), at once when its caller is shut out, or when the listener is shut
-//! down and drained. A connection of a caller that has enough of them is closed instead: who calls is known here first.
+//! down and drained. A connection of a caller that has enough of them is told so and closed: who calls is known here first.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use shorepass_core::caller::Caller;
 use shorepass_core::time::{Clock, Entropy};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::{Stream, StreamExt as _};
@@ -29,6 +29,13 @@ use crate::limits::Limits;
 use crate::middleware::{Connection, Listener, describe_metrics};
 use crate::rate::Rate;
 use crate::services::{Routes, Work};
+
+/// The frames that a connection too many gets: empty SETTINGS, as every server begins, and a GOAWAY before any stream with
+/// ENHANCE_YOUR_CALM (RFC 9113).
+const TOO_MANY: [u8; 26] =
+    [0, 0, 0, 4, 0, 0, 0, 0, 0, /* GOAWAY */ 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+/// How long telling that may take.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// Which of the two listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +148,9 @@ where
                     Some(place) => {
                         connections.spawn(converse(peered, place, listener.clone()));
                     }
-                    None => refuse(&peered),
+                    None => {
+                        connections.spawn(refuse(peered));
+                    }
                 },
                 None => return Err(ServeError::AcceptEnded),
             },
@@ -149,10 +158,22 @@ where
     }
 }
 
-fn refuse<IO, P>(peered: &Peered<IO, P>) {
-    let caller = peered.caller.as_ref().map(|caller| tracing::field::display(caller.spiffe_id()));
-    info!(caller, peer = %peered.peer, "closed: too many connections of this caller");
+/// Tells a peer that has enough connections why this one is closed. One that does not read is not waited for.
+async fn refuse<IO, P>(peered: Peered<IO, P>)
+where
+    IO: AsyncWrite + Unpin,
+{
+    let Peered { mut io, caller, peer, permit: _permit } = peered;
+    let caller = caller.as_ref().map(|caller| tracing::field::display(caller.spiffe_id()));
+    info!(caller, %peer, "closed: too many connections of this caller");
     refused_connections().increment(1);
+    let telling = async {
+        io.write_all(&TOO_MANY).await?;
+        io.shutdown().await
+    };
+    if !matches!(timeout(TELLING, telling).await, Ok(Ok(()))) {
+        debug!(%peer, "it was not told why");
+    }
 }
 
 fn refused_connections() -> metrics::Counter {

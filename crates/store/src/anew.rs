@@ -32,6 +32,7 @@ use crate::error::OpenError;
 use crate::files;
 use crate::manifest::{EVERY, Manifest};
 use crate::opening::{Beside, Opened, Opening, moment};
+use crate::place::Place;
 use crate::plan;
 use crate::records::Records;
 use crate::rows;
@@ -98,6 +99,9 @@ pub(crate) fn make(
     let mut opened = fill(opening, beside, manifest, &sources)?;
     let alarm = sources.tell(cause, aside.as_deref(), &now.to_string());
     tracing::error!(alarm, "the records were made anew");
+    if let Some(Err(error)) = aside.as_ref().map(|aside| Place::tell_of(Path::new(aside), &alarm)) {
+        tracing::warn!(%error, "the next start cannot repeat what came back");
+    }
     opened.alarm = Some(alarm);
     Ok(opened)
 }

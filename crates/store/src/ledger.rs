@@ -29,6 +29,14 @@ macro_rules! ledger_over {
                 self.read(|view| rows::leases(view, filter, before, limit))
             }
 
+            fn outliving(
+                &self,
+                filter: &LeaseFilter,
+                now: shorepass_core::time::Timestamp,
+            ) -> Result<Vec<Lease>, LedgerError> {
+                self.read(|view| crate::trim::outliving(view, filter, now))
+            }
+
             fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError> {
                 self.read_tokens(|view| rows::tokens(view, lease, limit))
             }

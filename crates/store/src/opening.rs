@@ -37,7 +37,7 @@ use crate::trim;
 /// How many audit lines are brought in together at most.
 const REPLAY: u64 = 1024;
 /// Which indices records have that this version wrote.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 
 /// What to do when the records cannot be read or were cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,14 +160,20 @@ impl Opening {
         self.stamp(&records, &manifest)?;
         self.write_manifest(&manifest)?;
         self.place.begin().map_err(|source| OpenError::file(self.place.directory(), source))?;
-        let aside = self.place.moved_aside();
-        let alarm = (!aside.is_empty()).then(|| {
-            format!(
-                "damaged records were moved aside to {}, and leases of before may be missing: look at them, then remove them",
-                aside.join(", ")
-            )
-        });
+        let aside: Vec<_> = self.place.moved_aside().iter().map(|aside| self.told_of(aside)).collect();
+        let alarm = (!aside.is_empty()).then(|| aside.join("; "));
         Ok(Opened { records, audit, copy, manifest, sequence, alarm, read })
+    }
+
+    /// What is told, at each start until they are removed, of records that were moved aside: what was told when that was done.
+    fn told_of(&self, aside: &str) -> String {
+        match self.place.told_of(aside) {
+            Some(told) => format!("{told}: look at {aside}, then remove it"),
+            None => format!(
+                "damaged records were moved aside to {aside}, and leases of before may be missing: look at them, then \
+                 remove them"
+            ),
+        }
     }
 
     /// Brings in what the audit file has and the records do not; gives the last line.

@@ -12,6 +12,8 @@ use crate::files;
 
 /// What the directory of damaged records is called, before the time when they were moved aside.
 const ASIDE: &str = "ledger.damaged-";
+/// Says in a directory of such records what came back of them.
+const CAME_BACK: &str = "came-back.txt";
 
 /// The directory of a ledger.
 #[derive(Clone, Debug)]
@@ -119,6 +121,17 @@ impl Place {
         let mut aside: Vec<String> = names.filter(|name| name.starts_with(ASIDE)).collect();
         aside.sort();
         aside
+    }
+
+    /// Writes beside records that were moved aside what came back of them.
+    pub(crate) fn tell_of(aside: &Path, told: &str) -> io::Result<()> {
+        std::fs::write(aside.join(CAME_BACK), told)
+    }
+
+    /// What was written there; none where that is not known.
+    pub(crate) fn told_of(&self, aside: &str) -> Option<String> {
+        let told = std::fs::read_to_string(self.0.join(aside).join(CAME_BACK)).ok()?;
+        told.lines().next().map(str::to_owned)
     }
 
     /// Makes the ledger ours alone: nobody else may look into it, and no other process opens it.

@@ -195,9 +195,7 @@ fn put_request(request: &Request, over: Timestamp, rows: &mut Writes) {
 fn put_lease(lease: &Lease, rows: &mut Writes) {
     put(lease, rows);
     index_lease(lease, rows);
-    if let State::Ended { gone, .. } = lease.state {
-        trim::put(trim::Kind::Lease, gone, &lease.key(), rows);
-    }
+    trim::put_ended(lease, rows);
 }
 
 /// Writes where a lease is found. The row alone says so, whatever change it came with.

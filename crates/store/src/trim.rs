@@ -14,20 +14,24 @@
 //! and lose them again.
 //!
 //! A request that is asked again after its row is gone is decided as a new one.
+//!
+//! One queue removes nothing but its own entries: unbound leases that have ended, by when the last of their tokens is
+//! refused. It answers which of them still have tokens that work, whatever ended long ago.
 
 use std::time::Duration;
 
 use shorepass_core::block::Block;
 use shorepass_core::enrolment::{Enrolment, JoinToken};
 use shorepass_core::job::{Job, SpentToken};
-use shorepass_core::lease::{Lease, State};
+use shorepass_core::lease::{Lease, Mode, State};
+use shorepass_core::ledger::LeaseFilter;
 use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Timestamp, after, until as time_until};
 
 use crate::convert::{nanoseconds, time_of};
 use crate::rows;
 use crate::tables::{
-    Overlay, ReadError, Table, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
+    Overlay, ReadError, Table, View, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
 };
 
 /// How long a request is kept after what came of it ended.
@@ -46,6 +50,8 @@ pub(crate) enum Kind {
     Block = 4,
     Enrolment = 5,
     SpentToken = 6,
+    /// An ended lease whose tokens go on working.
+    Outliving = 7,
 }
 
 const HISTORY: [Kind; 5] = [Kind::Lease, Kind::Job, Kind::JoinToken, Kind::Block, Kind::Enrolment];
@@ -53,6 +59,37 @@ const HISTORY: [Kind; 5] = [Kind::Lease, Kind::Job, Kind::JoinToken, Kind::Block
 /// Puts a row into the queue, by when it is over as far as is known now.
 pub(crate) fn put(kind: Kind, over: Timestamp, key: &[u8], rows: &mut Writes) {
     rows.put(Table::Due.key(&due_key(kind, over, key)), Vec::new());
+}
+
+/// Puts a lease into the queues that it is in once it has ended.
+pub(crate) fn put_ended(lease: &Lease, rows: &mut Writes) {
+    let State::Ended { gone, .. } = lease.state else { return };
+    put(Kind::Lease, gone, lease.id.as_bytes(), rows);
+    match lease.mode {
+        Mode::Unbound { tokens_until: Some(until) } => {
+            put(Kind::Outliving, until, lease.id.as_bytes(), rows);
+        }
+        Mode::Bound | Mode::Strict { .. } | Mode::Unbound { tokens_until: None } => {}
+    }
+}
+
+/// The unbound leases that match and have ended, and whose last token is refused after `now`: what is over costs nothing.
+pub(crate) fn outliving(
+    view: &dyn View,
+    filter: &LeaseFilter,
+    now: Timestamp,
+) -> Result<Vec<Lease>, ReadError> {
+    let filter = LeaseFilter { include_ended: true, ..filter.clone() };
+    let mut found = Vec::new();
+    for entry in view.newest_first(Table::Due, &[Kind::Outliving as u8], None) {
+        let (due, _) = entry?;
+        let (Some(key), Some(until)) = (due.get(9..), over_of(&due)) else { continue };
+        if until <= now {
+            break;
+        }
+        found.extend(rows::fetch::<Lease>(view, key)?.filter(|lease| filter.matches(lease)));
+    }
+    Ok(found)
 }
 
 fn due_key(kind: Kind, over: Timestamp, key: &[u8]) -> Vec<u8> {
@@ -73,6 +110,7 @@ pub(crate) fn trim(batch: &mut Overlay<'_>, now: Timestamp, retention: Option<Du
     let mut trimming = Trimming { batch, now, left: AT_ONCE };
     trimming.queue(Kind::Request, ANSWERS_KEPT);
     trimming.queue(Kind::SpentToken, Duration::ZERO); // it is good for nothing any more, whoever has it
+    trimming.queue(Kind::Outliving, Duration::ZERO);
     for kind in HISTORY {
         if let Some(retention) = retention {
             trimming.queue(kind, retention);
@@ -119,6 +157,7 @@ impl Trimming<'_, '_> {
                 Ok(())
             }
             Kind::Enrolment => self.enrolment(key, until),
+            Kind::Outliving => Ok(()), // the lease stays
         }
     }
 
@@ -220,11 +259,7 @@ pub(crate) fn put_for(table: Table, key: &[u8], value: &[u8], rows: &mut Writes)
             let enrolment = rows::read::<Enrolment>(key, value)?;
             put(Kind::Enrolment, enrolment.certificate_expires, key, rows);
         }
-        Table::Lease => {
-            if let State::Ended { gone, .. } = rows::read::<Lease>(key, value)?.state {
-                put(Kind::Lease, gone, key, rows);
-            }
-        }
+        Table::Lease => put_ended(&rows::read(key, value)?, rows),
         Table::Meta
         | Table::Token
         | Table::TokensOfLease

@@ -33,6 +33,10 @@ use crate::stream::IssuerStream;
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// An HTTP/2 server begins with SETTINGS, which fit.
 const FIRST_BYTES: usize = 256;
+/// The type of the frame that ends an HTTP/2 connection.
+const GOAWAY: u8 = 7;
+/// Its error code for peers that ask for too much.
+const ENHANCE_YOUR_CALM: [u8; 4] = 11_u32.to_be_bytes();
 
 /// Connects to one issuer, whatever its address.
 pub struct Connector {
@@ -129,6 +133,23 @@ pub enum ConnectError {
         /// The deadline.
         after: Duration,
     },
+    /// The issuer takes no more of ours.
+    #[error(
+        "the issuer at {address} has enough open connections of this identity; try again when some of them have ended"
+    )]
+    TooMany {
+        /// Where.
+        address: String,
+    },
+    /// The server hung up before its first byte.
+    #[error(
+        "the server at {address} closed the connection at once: it may have too many connections from here, or be \
+         stopping; try again, and if it stays so, check the address and the port"
+    )]
+    Closed {
+        /// Where.
+        address: String,
+    },
     /// The connection broke, or the server does not speak TLS as we do.
     #[error(
         "the server at {address} broke off or does not speak TLS 1.3 with HTTP/2; check the address and the port"
@@ -185,6 +206,9 @@ impl Connector {
             return Err(describe(io::ErrorKind::UnexpectedEof.into()));
         }
         first.truncate(read);
+        if too_many(&first) {
+            return Err(ConnectError::TooMany { address: address.to_owned() });
+        }
         Ok(IssuerStream::new(first, stream))
     }
 
@@ -226,10 +250,34 @@ impl Connector {
                 Some(rustls::Error::AlertReceived(alert)) => {
                     ConnectError::Refused { address, alert: Alert::new(*alert) }
                 }
+                None if hung_up(&error) => ConnectError::Closed { address },
                 Some(_) | None => ConnectError::Broken { address, source: error },
             },
         }
     }
+}
+
+/// Whether the server's first frames say that it has enough connections of this peer: GOAWAY with ENHANCE_YOUR_CALM (RFC 9113).
+fn too_many(mut frames: &[u8]) -> bool {
+    while let Some((header, rest)) = frames.split_first_chunk::<9>() {
+        let [high, middle, low, kind, ..] = *header;
+        if kind == GOAWAY {
+            return rest.get(4..8) == Some(&ENHANCE_YOUR_CALM);
+        }
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        frames = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// The host of `host:port`, which is sent in the clear for balancers that route by it and proves nothing.
@@ -244,6 +292,19 @@ fn server_name(address: &str) -> Result<ServerName<'static>, io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_goaway_of_its_kind_says_that_there_are_too_many() {
+        let settings = [[0_u8, 0, 6, 4, 0, 0, 0, 0, 0].as_slice(), &[0, 3, 0, 0, 0, 64]].concat();
+        let goaway =
+            |code| [[0_u8, 0, 8, 7, 0, 0, 0, 0, 0].as_slice(), &[0, 0, 0, 0, 0, 0, 0, code]].concat();
+        assert!(too_many(&[settings.clone(), goaway(11)].concat()) && too_many(&goaway(11)));
+        let cut = goaway(11)[..16].to_vec();
+        for other in [settings.clone(), [settings, goaway(0)].concat(), cut, b"hello".to_vec(), vec![]] {
+            assert!(!too_many(&other), "{other:?}");
+        }
+        assert!(!too_many(&[0xff; 256]));
+    }
 
     #[test]
     fn hosts_are_names_and_addresses() {

@@ -43,6 +43,7 @@ async fn each_condition_hits_its_leases_and_no_others() -> Result<()> {
     let issuer = IssuerUnderTest::start(&site, Knobs::default()).await?;
     let scene = Scene { issuer, site };
     let (one, two) = (scene.issuer.runner("test-1").await?, scene.issuer.runner("test-2").await?);
+    scene.issuer.runner("test-3").await?; // which holds nothing
     let portal = scene.issuer.platform("test-portal")?;
     let job = one.start_job().await?;
     let a = one.issue(&job, "deploy").await?.lease.id;
@@ -64,7 +65,6 @@ async fn each_condition_hits_its_leases_and_no_others() -> Result<()> {
         (&["--service-account", &deployer], &[&a, &c, &d]),
         (&["--service-account", &nobody], &[]),
         (&["--cluster", CLUSTER], &[&a, &b, &c, &d]),
-        (&["--cluster", "other"], &[]),
         (&["--runner", "test-1", "--role", "deploy"], &[&a]),
         (&["--service-account", &deployer, "--runner", "test-2"], &[&c]),
         (&["--all"], &[&a, &b, &c, &d]),
@@ -79,6 +79,15 @@ async fn each_condition_hits_its_leases_and_no_others() -> Result<()> {
         let expected: BTreeSet<&str> = expected.iter().map(|id| id.as_str()).collect();
         ensure!(hit(&document)? == expected, "{conditions:?}: {:?} and not {expected:?}", hit(&document)?);
         ensure!(document["summary"]["wouldRevoke"] == expected.len(), "{conditions:?}: {document:#}");
+    }
+    // What nobody knows is a slip, and no success.
+    for (conditions, says) in [
+        (["--cluster", "other"], format!("no cluster other, and no lease in one lives; it has {CLUSTER}")),
+        (["--role", "secund"], "no role secund, and no lease of one lives; it has deploy, second".to_owned()),
+        (["--runner", "test-4"], "runner/test-4 is not known to this issuer".to_owned()),
+    ] {
+        let arguments = [&["lease", "revoke", "--reason", "leaked"], &conditions as &[_]].concat();
+        as_operator(&scene.issuer, &arguments)?.failed(2, &[&says])?;
     }
     assert_eq!(scene.issuer.audit()?.len(), before, "a dry run changed something");
     assert_eq!(scene.anchors().await?, 4);

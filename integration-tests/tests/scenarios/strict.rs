@@ -370,6 +370,9 @@ async fn an_unbound_token_is_bound_to_nothing_and_outlives_its_lease() -> Result
     let revoke = as_operator(&scene.issuer, &["lease", "revoke", &issued.lease.id, "--reason", "leaked"])?;
     ensure!(revoke.code == Some(1) && revoke.stdout.contains("tokens remain"), "{revoke:?}");
     ensure!(revoke.stdout.contains("UNBOUND: nothing ends its tokens, which work until"), "{revoke:?}");
+    let again =
+        as_operator(&scene.issuer, &["lease", "revoke", "--role", STATUS.name, "--reason", "leaked"])?;
+    ensure!(again.code == Some(1) && again.stdout.contains("1 tokens remain"), "it had ended: {again:?}");
     let ended = scene.issuer.audit()?.into_iter().find(|line| line["event"] == "lease.ended");
     let ended = ended.context("no end in the audit file")?;
     ensure!(ended["mode"] == "unbound" && ended["tokensUntil"].is_string(), "{ended}");

@@ -166,6 +166,17 @@ async fn a_join_token_becomes_an_identity_that_is_stored_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_without_an_identity_is_not_well_before_the_issuer_has_answered() {
+    let mut world = World::new();
+    let problem = || world.standing.borrow().problem_at(world.clock.now());
+    assert!(problem().unwrap().contains("not enrolled yet"), "{:?}", problem());
+    world.start();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.standing.borrow().problem_at(world.clock.now()), None);
+    assert_eq!(Standing::of(&world.stored()).problem_at(world.clock.now()), None, "after a restart");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_issuer_that_is_not_ready_is_asked_again_with_the_same_key() {
     let mut world = World::with(Counting::with_full_jitter());
     world.fail(Some(Reason::ShuttingDown));

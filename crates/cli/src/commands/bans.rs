@@ -29,9 +29,9 @@ async fn set(args: &BanArgs, whom: &BanKey, reason: &str, out: &mut dyn Write) -
     let answer = progress::during("the issuer", operator.client.ban(request)).await?;
     let shutout = Shutout::of(answer)?;
     emit_as(out, args.operator.output, || shutout.document(), || shutout.sentences())?;
-    match shutout.unbound() {
+    match shutout.tokens_remain() {
         0 => Ok(()),
-        unbound => Err(Failure::TokensRemain(unbound)),
+        leases => Err(Failure::TokensRemain(leases)),
     }
 }
 

@@ -135,9 +135,28 @@ mod tests {
         assert!(outcome.is_ok() && told.ends_with("receipts: 1 proved\n"), "{told}");
         let (_, outcome) = followed(vec![arrived(unproved())], None, Format::Table, true).await;
         assert!(matches!(outcome, Err(Failure::Unproved(1))), "{outcome:?}");
-        let outside = step(v1::LeaseRecord { receipt: None, ..revoked() }, v1::RevokeOutcome::Revoked);
-        let (_, outcome) = followed(vec![outside], None, Format::Table, true).await;
-        assert!(matches!(outcome, Err(Failure::Unproved(1))), "{outcome:?}");
+        for ended in [v1::RevokeOutcome::Revoked, v1::RevokeOutcome::AlreadyEnded] {
+            let outside = step(v1::LeaseRecord { receipt: None, ..revoked() }, ended);
+            let (_, outcome) = followed(vec![outside], None, Format::Table, true).await;
+            assert!(matches!(outcome, Err(Failure::Unproved(1))), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_had_ended_before_counts_by_its_receipt_where_that_is_waited_for() {
+        for (receipt, dead) in [(proved(), true), (unproved(), false)] {
+            let lease = v1::LeaseRecord { receipt: Some(receipt), ..revoked() };
+            let told = |receipt: v1::RevokeReceipt| v1::RevokeLeasesResponse {
+                receipt: receipt.into(),
+                ..step(lease.clone(), v1::RevokeOutcome::AlreadyEnded)
+            };
+            let steps = vec![told(v1::RevokeReceipt::Follows), told(v1::RevokeReceipt::Arrived)];
+            let (told, outcome) = followed(steps, None, Format::Table, true).await;
+            assert_eq!(outcome.is_ok(), dead, "{outcome:?}");
+            assert!(told.starts_with("ended before") && told.contains("proved: "), "{told}");
+            let steps = vec![step(lease, v1::RevokeOutcome::AlreadyEnded)];
+            assert!(followed(steps, None, Format::Table, false).await.1.is_ok(), "nobody waited");
+        }
     }
 
     #[tokio::test]

@@ -64,6 +64,9 @@ pub(crate) struct Shutout {
     ban: BanView,
     leases: u32,
     unbound: u32,
+    /// Unbound ones that had ended before.
+    outliving: u32,
+    tokens_until: Option<Timestamp>,
     connections: u32,
 }
 
@@ -71,27 +74,25 @@ impl Shutout {
     /// From the wire.
     pub(crate) fn of(answer: v1::BanResponse) -> Result<Self, Incomplete> {
         let ban = BanView::of(answer.ban.ok_or(Incomplete("the ban"))?);
-        let (leases, unbound) = (answer.lease_count, answer.unbound_lease_count);
-        Ok(Self { ban, leases, unbound, connections: answer.connection_count })
+        Ok(Self {
+            ban,
+            leases: answer.lease_count,
+            unbound: answer.unbound_lease_count,
+            outliving: answer.outliving_lease_count,
+            tokens_until: time(answer.tokens_until),
+            connections: answer.connection_count,
+        })
     }
 
-    /// How many of the leases have tokens that nothing can end.
-    pub(crate) fn unbound(&self) -> usize {
-        usize::try_from(self.unbound).unwrap_or(usize::MAX)
+    /// How many leases have tokens that nothing can end, whenever they ended.
+    pub(crate) fn tokens_remain(&self) -> usize {
+        usize::try_from(self.unbound.saturating_add(self.outliving)).unwrap_or(usize::MAX)
     }
 
     /// For people.
     pub(crate) fn sentences(&self) -> String {
-        let Self { ban, leases, unbound, connections } = self;
-        let outlived = match unbound {
-            0 => String::new(),
-            _ => format!(
-                "{} of them UNBOUND: nothing ends their tokens; `shorepass lease list --all --runner {}` names them, \
-                 `shorepass lease show` says until when they work\n",
-                unbound,
-                printable(&ban.spiffe_id)
-            ),
-        };
+        let Self { ban, leases, unbound: _, outliving: _, tokens_until: _, connections } = self;
+        let outlived = self.outlived();
         format!(
             "banned: {} (by {} at {})\nended {}, closed {}; `shorepass lease list --runner {}` shows what is still ending\n\
              {outlived}until somebody runs: shorepass unban {}\n",
@@ -105,6 +106,28 @@ impl Shutout {
         )
     }
 
+    /// What the ban does not end.
+    fn outlived(&self) -> String {
+        let mut lines = String::new();
+        if self.unbound > 0 {
+            lines.push_str(&format!("{} of them UNBOUND: nothing ends their tokens\n", self.unbound));
+        }
+        if self.outliving > 0 {
+            let which = counted(self.outliving, "UNBOUND lease");
+            lines.push_str(&format!("besides, {which} had ended before: nothing ends their tokens either\n"));
+        }
+        if !lines.is_empty() {
+            let until = self.tokens_until.map_or_else(String::new, |until| {
+                format!(" until {} (their expiry and 70 s)", to_the_second(Some(until)))
+            });
+            lines.push_str(&format!(
+                "tokens remain{until}; `shorepass lease list --all --runner {}` names the leases\n",
+                printable(&self.ban.spiffe_id)
+            ));
+        }
+        lines
+    }
+
     /// For programs.
     pub(crate) fn document(&self) -> String {
         #[derive(Serialize)]
@@ -113,10 +136,20 @@ impl Shutout {
             ban: &'a BanView,
             leases_ended: u32,
             unbound_leases: u32,
+            unbound_leases_ended_before: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tokens_until: Option<Timestamp>,
             connections_closed: u32,
         }
-        let (ban, leases_ended, unbound_leases) = (&self.ban, self.leases, self.unbound);
-        let body = Body { ban, leases_ended, unbound_leases, connections_closed: self.connections };
+        let Self { ban, leases, unbound, outliving, tokens_until, connections } = self;
+        let body = Body {
+            ban,
+            leases_ended: *leases,
+            unbound_leases: *unbound,
+            unbound_leases_ended_before: *outliving,
+            tokens_until: *tokens_until,
+            connections_closed: *connections,
+        };
         document("BanResult", body)
     }
 }
@@ -165,12 +198,8 @@ mod tests {
 
     #[test]
     fn a_ban_for_people_and_for_programs() {
-        let answer = v1::BanResponse {
-            ban: Some(ban("")),
-            lease_count: 1,
-            connection_count: 2,
-            unbound_lease_count: 0,
-        };
+        let answer =
+            v1::BanResponse { ban: Some(ban("")), lease_count: 1, connection_count: 2, ..Default::default() };
         let shutout = Shutout::of(answer.clone()).unwrap();
         let shown = shutout.sentences();
         assert!(!shown.contains("UNBOUND"), "{shown}");
@@ -182,11 +211,42 @@ mod tests {
         assert_eq!(document["ban"]["reason"], "laptop stolen");
         assert!(Shutout::of(v1::BanResponse::default()).is_err());
 
-        let outlived = Shutout::of(v1::BanResponse { unbound_lease_count: 1, ..answer }).unwrap();
-        let shown = outlived.sentences();
-        assert!(shown.contains("\n1 of them UNBOUND: nothing ends their tokens"), "{shown}");
-        let document: serde_json::Value = serde_json::from_str(&outlived.document()).unwrap();
-        assert_eq!((&document["unboundLeases"], outlived.unbound()), (&1.into(), 1));
+        assert!(document.get("tokensUntil").is_none());
+    }
+
+    #[test]
+    fn tokens_that_a_ban_does_not_end_are_told_whenever_their_leases_ended() {
+        let told = |unbound_lease_count, outliving_lease_count| {
+            let answer = v1::BanResponse {
+                ban: Some(ban("")),
+                lease_count: unbound_lease_count,
+                unbound_lease_count,
+                outliving_lease_count,
+                tokens_until: at(1_870),
+                ..Default::default()
+            };
+            Shutout::of(answer).unwrap()
+        };
+        let (now, before) = (
+            "1 of them UNBOUND: nothing ends their tokens\n",
+            "besides, 2 UNBOUND leases had ended before: nothing ends their tokens either\n",
+        );
+        for (unbound, outliving) in [(1, 0), (0, 2), (1, 2)] {
+            let shutout = told(unbound, outliving);
+            let shown = shutout.sentences();
+            assert_eq!(
+                (shown.contains(now), shown.contains(before)),
+                (unbound > 0, outliving > 0),
+                "{shown}"
+            );
+            assert!(shown.contains("\ntokens remain until 2026-09-21T14:44:30Z (their expiry"), "{shown}");
+            let document: serde_json::Value = serde_json::from_str(&shutout.document()).unwrap();
+            assert_eq!(
+                (&document["unboundLeases"], &document["unboundLeasesEndedBefore"], &document["tokensUntil"]),
+                (&unbound.into(), &outliving.into(), &"2026-09-21T14:44:30.25Z".into())
+            );
+            assert_eq!(shutout.tokens_remain(), usize::try_from(unbound + outliving).unwrap());
+        }
     }
 
     #[test]

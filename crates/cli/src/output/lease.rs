@@ -52,6 +52,9 @@ pub(crate) struct LeaseView {
     silence_limit_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     without_issuer_until: Option<Timestamp>,
+    /// The same of an unbound lease, whose token no issuer ends.
+    #[serde(skip)]
+    past_deadline_until: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,8 +126,10 @@ impl LeaseView {
         let tokens: Vec<_> = record.tokens.into_iter().map(TokenView::of).collect();
         let (deadline, newest) = (time(lease.deadline), tokens.first().and_then(|token| token.expires_at));
         let outlives = outliving::without_issuer(deadline, newest).filter(|_| lease.end.is_none());
+        let unbound = lease.mode() == v1::LeaseMode::Unbound;
         Ok(Self {
-            without_issuer_until: outlives,
+            without_issuer_until: outlives.filter(|_| !unbound),
+            past_deadline_until: outlives.filter(|_| unbound),
             state: state(lease.state()),
             mode: mode(lease.mode()),
             id: lease.id,
@@ -272,6 +277,10 @@ impl LeaseView {
                 format!("token until {}", to_the_second(self.without_issuer_until)),
             ));
         }
+        if self.past_deadline_until.is_some() {
+            let until = to_the_second(self.past_deadline_until);
+            fields.push(("PAST DEADLINE", format!("token until {until}: nothing can end it")));
+        }
         if let Some(end) = &self.end {
             fields.push(("END", end.sentence()));
             let none = || "none: nothing was asked".to_owned();
@@ -351,10 +360,13 @@ pub(crate) fn list_table(items: &[LeaseView]) -> String {
         ["LEASE", "STATE", "RUNNER", "JOB", "ROLE", "CLUSTER", "SERVICEACCOUNT", "MODE", "REMAINING", "JTI"];
     let rows: Vec<_> = items.iter().map(LeaseView::row).collect();
     let mut text = table(headings, &rows);
-    match items.iter().filter(|lease| lease.without_issuer_until.is_some()).count() {
-        0 => {}
-        count => text.push_str(&outliving::note(count)),
-    }
+    let with = |until: fn(&LeaseView) -> Option<Timestamp>| {
+        items.iter().filter(|lease| until(lease).is_some()).count()
+    };
+    text.push_str(&outliving::note(
+        with(|lease| lease.without_issuer_until),
+        with(|lease| lease.past_deadline_until),
+    ));
     match items.iter().filter(|lease| lease.adopted).count() {
         0 => {}
         count => text.push_str(&adopted::note(count)),

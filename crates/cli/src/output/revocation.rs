@@ -161,14 +161,17 @@ impl Revocation {
         }
     }
 
-    /// How many are not proved to be dead, though that was waited for. What had ended before has its receipt from then.
+    /// How many are not proved to be dead, though that was waited for: also by the receipt of one that had ended before.
     pub(crate) fn unproved(&self) -> usize {
-        let acted = |step: &&Step| matches!(step.outcome, Outcome::Revoked | Outcome::Ending);
+        let dead = |step: &&Step| match step.outcome {
+            Outcome::Revoked | Outcome::Ending | Outcome::AlreadyEnded => true,
+            Outcome::WouldRevoke | Outcome::TokensRemain => false,
+        };
         let proved = |step: &Step| {
             let now = step.receipt == v1::RevokeReceipt::Arrived;
             now && step.lease.receipt.as_ref().is_some_and(|receipt| receipt.verdict() == "proved")
         };
-        if self.waits { self.steps.iter().filter(acted).filter(|step| !proved(step)).count() } else { 0 }
+        if self.waits { self.steps.iter().filter(dead).filter(|step| !proved(step)).count() } else { 0 }
     }
 
     /// How many are still ending.

@@ -18,6 +18,7 @@ use crate::name::Name;
 use crate::receipt::Control;
 use crate::request::{Method, Request};
 use crate::security::SecurityState;
+use crate::time::Timestamp;
 
 /// Sees every commit on its way to the ledger below; what is read comes from there as it is. Whoever is one is a [`Ledger`].
 #[async_trait]
@@ -55,6 +56,10 @@ impl<L: Layer> Ledger for L {
         limit: usize,
     ) -> Result<Vec<Lease>, LedgerError> {
         self.below().leases(filter, before, limit)
+    }
+
+    fn outliving(&self, filter: &LeaseFilter, now: Timestamp) -> Result<Vec<Lease>, LedgerError> {
+        self.below().outliving(filter, now)
     }
 
     fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError> {

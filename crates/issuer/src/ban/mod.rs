@@ -12,8 +12,9 @@ use std::time::Duration;
 use shorepass_core::ban::{Ban, BanError, BanKey, Banned};
 use shorepass_core::caller::{Caller, Owner};
 use shorepass_core::id::EnrolmentId;
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::ledger::{Change, LeaseFilter};
+use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Page, Shutout};
 use shorepass_rpc::refused::{Reason, Refused};
 
@@ -52,10 +53,13 @@ impl Banning {
         tokio::time::sleep(TOLD).await;
         let connections = self.outside.connections.close(|owner| ban.banned.covers(owner));
         let leases = ending.len();
-        let unbound = ending.iter().filter(|lease| !lease.has_anchor()).count();
+        let unbound: Vec<_> = ending.iter().filter(|lease| !lease.has_anchor()).cloned().collect();
         ending.into_iter().for_each(|lease| self.ends.cut_in_background(lease));
-        tracing::info!(banned = %ban.banned, by = %ban.by, leases, unbound, connections, "banned");
-        Ok(Shutout { ban, leases, unbound, connections })
+        let outliving = self.outliving(&ban, &unbound)?;
+        let tokens_until = self.tokens_until(unbound.iter().chain(&outliving))?;
+        let (unbound, outliving) = (unbound.len(), outliving.len());
+        tracing::info!(banned = %ban.banned, by = %ban.by, leases, unbound, outliving, connections, "banned");
+        Ok(Shutout { ban, leases, unbound, outliving, tokens_until, connections })
     }
 
     /// Lets somebody in again. What has ended stays ended.
@@ -151,16 +155,59 @@ impl Banning {
         }
     }
 
+    /// The unbound leases whose end was recorded before the ban, and whose tokens work all the same: whoever gives a lease
+    /// back keeps its tokens.
+    fn outliving(&self, ban: &Ban, ended_now: &[Lease]) -> Result<Vec<Lease>, Refused> {
+        let filter = leases_of(ban);
+        let find = || {
+            let mut found = self.ends.unfinished(&filter)?;
+            found.extend(self.ends.outliving(&filter)?); // in this order: one may end in between
+            Ok(found)
+        };
+        let mut found = find().map_err(|cause| ledger_refused(&cause))?;
+        found.retain(|lease| {
+            let now = ended_now.iter().any(|ended| ended.id == lease.id);
+            !lease.has_anchor() && !lease.is_live() && !now && covers(ban, lease)
+        });
+        found.sort_by_key(|lease| lease.id);
+        found.dedup_by_key(|lease| lease.id);
+        Ok(found)
+    }
+
+    /// When the last token of unbound leases is refused.
+    fn tokens_until<'a>(
+        &self,
+        unbound: impl Iterator<Item = &'a Lease>,
+    ) -> Result<Option<Timestamp>, Refused> {
+        let mut last = None;
+        for lease in unbound {
+            last = last.max(match lease.mode {
+                Mode::Unbound { tokens_until: Some(until) } => Some(until),
+                Mode::Bound | Mode::Strict { .. } | Mode::Unbound { tokens_until: None } => {
+                    self.ends.last_token(lease)?
+                }
+            });
+        }
+        Ok(last)
+    }
+
     /// In commits of a bounded size.
     async fn end_leases(&self, ban: &Ban) -> Result<Vec<Lease>, Refused> {
-        let caller = Some(ban.banned.spiffe_id().clone());
-        let filter = LeaseFilter { caller, ..LeaseFilter::default() };
-        let mut live = self.ends.live(&filter).map_err(|cause| ledger_refused(&cause))?;
-        live.retain(|lease| lease.owner.known().is_some_and(|owner| ban.banned.covers(owner)));
+        let mut live = self.ends.live(&leases_of(ban)).map_err(|cause| ledger_refused(&cause))?;
+        live.retain(|lease| covers(ban, lease));
         let mut ending = Vec::with_capacity(live.len());
         for some in live.chunks(LEASES_IN_A_COMMIT) {
             ending.extend(self.ends.again_on_conflict(|| self.ends.plan_ends(some, &ban.cause())).await?);
         }
         Ok(ending)
     }
+}
+
+/// Those that may be of whom it is about.
+fn leases_of(ban: &Ban) -> LeaseFilter {
+    LeaseFilter { caller: Some(ban.banned.spiffe_id().clone()), ..LeaseFilter::default() }
+}
+
+fn covers(ban: &Ban, lease: &Lease) -> bool {
+    lease.owner.known().is_some_and(|owner| ban.banned.covers(owner))
 }

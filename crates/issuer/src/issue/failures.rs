@@ -7,7 +7,7 @@
 use shorepass_core::caller::{Caller, Owner};
 use shorepass_core::cluster::MintError;
 use shorepass_core::id::{JobId, LeaseId};
-use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::lease::{EndCause, Lease, Mode};
 use shorepass_core::ledger::LedgerError;
 use shorepass_core::mint::{Lie, Order, Rejected, Verified};
 use shorepass_core::name::Name;
@@ -196,9 +196,22 @@ impl Issuing {
             caller: lease.owner.spiffe_id(),
             method: "mint",
             subject: lease.role_name(),
-            refused: mint_refused(cause).with("lease_id", lease.id.to_string()),
+            refused: refused_for(lease, cause).with("lease_id", lease.id.to_string()),
             explanation: cause.to_string(),
         };
         self.outside.refuse(refusing).await
+    }
+}
+
+/// A ServiceAccount that was made for a lease is gone with it: nobody can make that one again.
+fn refused_for(lease: &Lease, cause: &MintError) -> Refused {
+    let own = matches!(lease.mode, Mode::Strict { .. }) && lease.pins().is_some();
+    match cause {
+        MintError::ServiceAccountMissing { .. } if own => {
+            let message =
+                format!("the lease {}: ask for a new one", EndCause::ServiceAccountReplaced.describe());
+            Refused::new(Reason::LeaseEnded, message)
+        }
+        cause => mint_refused(cause),
     }
 }

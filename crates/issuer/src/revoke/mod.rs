@@ -6,6 +6,7 @@
 //! when its tokens go on working.
 
 mod adoption;
+mod names;
 pub mod operators;
 pub mod sweeper;
 pub mod unclaimed;
@@ -351,7 +352,7 @@ impl Ends {
     }
 
     /// When the last token of an unbound lease is refused: what its end cannot undo.
-    fn last_token(&self, lease: &Lease) -> Result<Option<Timestamp>, Refused> {
+    pub(crate) fn last_token(&self, lease: &Lease) -> Result<Option<Timestamp>, Refused> {
         if lease.has_anchor() {
             return Ok(None);
         }
@@ -399,6 +400,11 @@ impl Ends {
     /// All leases that match and yield tokens.
     pub(crate) fn live(&self, filter: &LeaseFilter) -> Result<Vec<Lease>, LedgerError> {
         Ok(self.unfinished(filter)?.into_iter().filter(Lease::is_live).collect())
+    }
+
+    /// The unbound leases that match and have ended, whose tokens go on working: no revocation changes that.
+    pub(crate) fn outliving(&self, filter: &LeaseFilter) -> Result<Vec<Lease>, LedgerError> {
+        self.outside.ledger.outliving(filter, self.outside.clock.now())
     }
 
     /// All leases that match and have not ended, whatever the filter says about ended ones.

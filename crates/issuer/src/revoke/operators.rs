@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle};
+use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
@@ -69,7 +69,7 @@ impl Revoking {
             return self.tell_ended(&revocation, steps).await;
         }
         let teller = self.teller(steps, begun.total);
-        let Begun { hit, to_end, mut receipts, wishes, total: _ } = begun;
+        let Begun { hit, to_end, outliving, mut receipts, wishes, total: _ } = begun;
         let (sender, cuts) = mpsc::unbounded_channel(); // one message for each lease at most
         // An operator's slow terminal holds up no delete: most go out before anything is told, and no end waits for that.
         self.ends.cut_into(hit.ending, &sender);
@@ -77,9 +77,8 @@ impl Revoking {
         let telling = self.tell_cuts(&teller, cuts, &hit.blocked, revocation.wait.then_some(&mut receipts));
         let (ended, told) = tokio::join!(ending, telling);
         drop(wishes);
-        for lease in hit.ended.into_iter().chain(ended?) {
-            let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
-            teller.tell(lease, Told::new(outcome, false), Awaited::No).await?;
+        for lease in hit.ended.into_iter().chain(ended?).chain(outliving) {
+            self.tell_as_ended(&teller, lease, revocation.wait.then_some(&mut receipts)).await?;
         }
         told?;
         self.tell_receipts(&teller, receipts).await
@@ -94,15 +93,47 @@ impl Revoking {
         revocation: &Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        if found.is_empty() {
+        let (found, outliving) = self.find(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        let total = found.len() + outliving.len();
+        if total == 0 {
             return self.tell_ended(revocation, steps).await;
         }
-        let teller = self.teller(steps, found.len());
+        let teller = self.teller(steps, total);
         for lease in found {
             teller.tell(lease, Told::new(Outcome::WouldRevoke, false), Awaited::No).await?;
         }
+        for lease in outliving {
+            self.tell_as_ended(&teller, lease, None).await?;
+        }
         Ok(())
+    }
+
+    /// The leases to end, and those that have ended and are not over: their tokens go on working.
+    fn find(&self, filter: &LeaseFilter) -> Result<(Vec<Lease>, Vec<Lease>), LedgerError> {
+        let found = self.ends.unfinished(filter)?;
+        let mut outliving = self.ends.outliving(filter)?;
+        // One may have ended in between.
+        outliving.retain(|lease| found.iter().all(|unfinished| unfinished.id != lease.id));
+        Ok((found, outliving))
+    }
+
+    /// A lease that had ended before; who waits for receipts gets the one that it has, or that is being made.
+    async fn tell_as_ended(
+        &self,
+        teller: &Teller<'_>,
+        lease: Lease,
+        receipts: Option<&mut Receipts>,
+    ) -> Result<(), Refused> {
+        let told = Told::new(self.outcome(&lease, Outcome::AlreadyEnded), false);
+        let mut awaited = Awaited::No;
+        if let Some(receipts) = receipts {
+            receipts.earlier.remove(&lease.id);
+            if self.receipt_follows(&lease, receipts)? {
+                receipts.awaited.push((lease.id, told.clone()));
+                awaited = Awaited::Follows;
+            }
+        }
+        teller.tell(lease, told, awaited).await
     }
 
     /// What is told of a lease that has ended: first of all that its tokens work all the same.
@@ -183,19 +214,20 @@ impl Revoking {
         }
     }
 
-    /// Nothing lives: a lease that was named is shown as it ended.
+    /// Nothing lives: a lease that was named is shown as it ended, and no slip in a name looks like success.
     async fn tell_ended(
         &self,
         revocation: &Revocation,
         steps: mpsc::Sender<Result<RevokeStep, Refused>>,
     ) -> Result<(), Refused> {
+        names::known(&self.ends.outside, &revocation.filter)?;
         let Some(id) = revocation.filter.lease else { return Ok(()) };
         let with_ended = LeaseFilter { include_ended: true, ..revocation.filter.clone() };
         match self.current(id)?.filter(|lease| with_ended.matches(lease)) {
             Some(lease) => {
-                let teller = self.teller(steps, 1);
-                let outcome = self.outcome(&lease, Outcome::AlreadyEnded);
-                teller.tell(lease, Told::new(outcome, false), Awaited::No).await
+                let (teller, mut receipts) = (self.teller(steps, 1), Receipts::new(&self.ends, &[]));
+                self.tell_as_ended(&teller, lease, revocation.wait.then_some(&mut receipts)).await?;
+                self.tell_receipts(&teller, receipts).await
             }
             None => Err(Refused::new(
                 Reason::RecordNotFound,
@@ -209,12 +241,13 @@ impl Revoking {
     async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
-        let found = self.ends.unfinished(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
+        let (found, outliving) = self.find(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
         let at_a_pace = revocation.wait && found.len() <= SAMPLE;
         let mut begun = Begun {
-            total: found.len(),
+            total: found.len() + outliving.len(),
             hit: Hit::default(),
             to_end: Vec::new(),
+            outliving,
             receipts: Receipts::new(&self.ends, &found),
             wishes: self.ends.proving.wish(&found), // before the sweeper can see that they are ending
         };
@@ -357,6 +390,8 @@ struct Begun {
     hit: Hit,
     /// Those that end at a pace.
     to_end: Vec<Lease>,
+    /// Those that had ended, and whose tokens go on working.
+    outliving: Vec<Lease>,
     receipts: Receipts,
     wishes: Wishes,
 }

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::ban::BanKey;
+use shorepass_core::caller::Caller;
 use shorepass_core::cluster::MintError;
 use shorepass_core::gives::{Gives, RbacName, Rights, RoleRef, Strict, StrictBinding};
+use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{EndCause, Mode, State};
 use shorepass_core::ledger::{LeaseFilter, Ledger};
 use shorepass_core::role::{Role, Target};
-use shorepass_core::time::after;
+use shorepass_core::time::{Timestamp, after};
 use shorepass_rpc::api::{Administration, Credentials, Outcome, Revocation};
 use shorepass_rpc::refused::Reason;
 use tokio::sync::mpsc;
 
+use super::revocation::revoke;
 use super::{Bench, name, reason, role};
 use crate::revoke::sweeper::Sweeper;
 
@@ -66,6 +69,26 @@ async fn strict_leases_end_at_their_deadline_too() {
     assert_eq!(bench.lease(lease.id).end_cause().unwrap().0, &EndCause::Deadline);
     bench.until("the end", || matches!(bench.lease(lease.id).state, State::Ended { .. })).await;
     assert!(bench.cluster.anchors().is_empty());
+}
+
+#[tokio::test]
+async fn a_generated_service_account_that_somebody_deleted_has_ended_its_lease_and_nobody_is_to_create_it() {
+    for (role, expected, says) in [
+        ("release", Reason::LeaseEnded, "was deleted or replaced: ask for a new one"),
+        ("deploy", Reason::ServiceAccountMissing, "create it, or correct the role"),
+    ] {
+        let bench = Bench::new();
+        let caller = bench.caller("runner/prod-1");
+        let job = bench.job(&caller).await;
+        let lease = bench.issue_of(role, &caller, &job, bench.request()).await.unwrap().issued.lease;
+        let (namespace, name) = (lease.target.namespace.to_string(), lease.target.service_account.clone());
+        bench.cluster.fail_next_mint(MintError::ServiceAccountMissing { namespace, name });
+        let refused = bench.refresh(&caller, lease.id).await.unwrap_err();
+        assert_eq!(refused.reason, expected);
+        assert!(refused.message.contains(says), "{refused}");
+        bench.until("the lease to end", || !bench.lease(lease.id).is_live()).await;
+        assert_eq!(bench.lease(lease.id).end_cause().unwrap().0, &EndCause::ServiceAccountReplaced);
+    }
 }
 
 #[tokio::test]
@@ -123,6 +146,65 @@ async fn revoking_an_unbound_lease_that_ended_before_says_that_its_tokens_work_u
     }
 }
 
+/// Caller `prod-1` has given an unbound lease back; its token works until then.
+async fn given_back(bench: &Bench) -> (Caller, LeaseId, Timestamp) {
+    let caller = bench.caller("runner/prod-1");
+    bench.enrol(&caller).await;
+    let job = bench.job(&caller).await;
+    let bound = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease;
+    let issued = bench.issue_of("status", &caller, &job, bench.request()).await.unwrap().issued;
+    for lease in [bound.id, issued.lease.id] {
+        bench.use_cases.release(&caller, lease).await.unwrap();
+    }
+    (caller, issued.lease.id, after(issued.record.expires, Duration::from_secs(70)))
+}
+
+#[tokio::test]
+async fn a_ban_tells_of_unbound_leases_that_were_given_back_before_while_their_tokens_work() {
+    for enrolment in [false, true] {
+        let bench = Bench::new();
+        let (caller, _, until) = given_back(&bench).await;
+        let bench = bench.restarted();
+        let whom = match enrolment {
+            true => BanKey::Enrolment(caller.enrolment()),
+            false => BanKey::Name(caller.spiffe_id().clone()),
+        };
+        for (passed, outliving, tokens_until) in [(0, 1, Some(until)), (1800 + 70, 0, None)] {
+            bench.clock.advance(Duration::from_secs(passed));
+            let shutout =
+                bench.use_cases.ban(&bench.operator(), whom.clone(), "stolen".to_owned()).await.unwrap();
+            assert_eq!((shutout.leases, shutout.unbound, shutout.outliving), (0, 0, outliving));
+            assert_eq!(shutout.tokens_until, tokens_until);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_by_any_selector_tells_of_unbound_leases_that_were_given_back_before() {
+    let bench = Bench::new();
+    let (caller, lease, until) = given_back(&bench).await;
+    let bench = bench.restarted();
+    let caller = Some(caller.spiffe_id().clone());
+    for filter in [
+        LeaseFilter { caller: caller.clone(), ..LeaseFilter::default() },
+        LeaseFilter { role: Some(name("status")), ..LeaseFilter::default() },
+        LeaseFilter { cluster: Some(name("staging")), ..LeaseFilter::default() },
+        LeaseFilter { lease: Some(lease), ..LeaseFilter::default() },
+        LeaseFilter::default(),
+    ] {
+        for dry_run in [true, false] {
+            let steps = revoke(&bench, filter.clone(), dry_run).await;
+            let told: Vec<_> = steps.iter().map(|step| (step.view.lease.id, step.total)).collect();
+            assert_eq!(told, [(lease, 1)], "{filter:?}");
+            assert_eq!(steps[0].outcome, Outcome::TokensRemain);
+            assert_eq!(steps[0].view.lease.mode, Mode::Unbound { tokens_until: Some(until) });
+        }
+    }
+    bench.clock.advance(Duration::from_secs(1800 + 70));
+    let steps = revoke(&bench, LeaseFilter { caller, ..LeaseFilter::default() }, false).await;
+    assert!(steps.is_empty(), "its tokens are over");
+}
+
 #[tokio::test]
 async fn a_ban_ends_leases_of_every_mode_and_says_whose_tokens_live_on() {
     let bench = Bench::new();
@@ -135,7 +217,8 @@ async fn a_ban_ends_leases_of_every_mode_and_says_whose_tokens_live_on() {
     }
     let whom = BanKey::Name(caller.spiffe_id().clone());
     let shutout = bench.use_cases.ban(&bench.operator(), whom, "stolen".to_owned()).await.unwrap();
-    assert_eq!((shutout.leases, shutout.unbound), (3, 1));
+    assert_eq!((shutout.leases, shutout.unbound, shutout.outliving), (3, 1, 0));
+    assert!(shutout.tokens_until.is_some());
     bench
         .until("all of them to end", || leases.iter().all(|id| bench.lease(*id).state_name() == "ended"))
         .await;

@@ -22,8 +22,12 @@ async fn revoke(bench: &Bench) -> Vec<RevokeStep> {
 }
 
 async fn revoke_with(bench: &Bench, wait: bool) -> Vec<RevokeStep> {
-    let (sender, mut receiver) = mpsc::channel(64);
     let filter = LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() };
+    revoke_these(bench, filter, wait).await
+}
+
+async fn revoke_these(bench: &Bench, filter: LeaseFilter, wait: bool) -> Vec<RevokeStep> {
+    let (sender, mut receiver) = mpsc::channel(64);
     let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait };
     let operator = bench.operator();
     let revoking = bench.use_cases.revoke(&operator, revocation, sender);
@@ -357,4 +361,32 @@ async fn who_waits_blocks_all_before_the_first_ends_and_is_told_of_each() {
     assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
     assert_eq!(events.iter().filter(|event| *event == "lease.ended").count(), LEASES);
     without_controls(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_lease_that_had_ended_is_shown_the_receipt_that_it_has() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    let (caller, job, delivery) = old_lease(&bench).await;
+    let made = receipt(&bench).await;
+    let named = |lease| LeaseFilter { lease: Some(lease), ..LeaseFilter::default() };
+    let id = delivery.issued.lease.id;
+    let steps = revoke_these(&bench, named(id), true).await;
+    let told: Vec<_> = steps.iter().map(|step| (&step.outcome, step.receipt)).collect();
+    let ended = &Outcome::AlreadyEnded;
+    assert_eq!(told, [(ended, Awaited::Follows), (ended, Awaited::Arrived)]);
+    assert_eq!(steps[1].view.lease.receipt.as_deref(), Some(&made));
+    let steps = revoke_these(&bench, named(id), false).await;
+    assert_eq!((steps.len(), steps[0].receipt), (1, Awaited::No), "nobody waits");
+    // One that was given back was never asked about.
+    bench.use_cases.unblock(&bench.operator(), made_block(&bench)).await.unwrap();
+    let lease = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease.id;
+    bench.use_cases.release(&caller, lease).await.unwrap();
+    let steps = revoke_these(&bench, named(lease), true).await;
+    assert_eq!((steps.len(), steps[0].receipt), (1, Awaited::No));
+}
+
+/// The block that was set last.
+fn made_block(bench: &Bench) -> shorepass_core::id::BlockId {
+    bench.ledger.find_blocks(&Default::default(), None, 1).unwrap()[0].id
 }

@@ -360,3 +360,44 @@ async fn a_revocation_that_a_crash_cut_off_after_its_blocks_is_finished_at_the_n
     assert_eq!(ended.end_cause().unwrap().0, &EndCause::Revoked { by, reason: "leaked".to_owned() });
     assert!(bench.lease(other.id).is_live());
 }
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_an_error_and_what_is_known_is_none() {
+    let bench = Bench::new();
+    let (caller, _, delivery) = bench.leased().await;
+    bench.use_cases.release(&caller, delivery.issued.lease.id).await.unwrap();
+    bench.enrol(&bench.caller("runner/prod-2")).await;
+    let every = LeaseFilter::default;
+    let of = |id: &str| Some(SpiffeId::parse(&format!("spiffe://{DOMAIN}/{id}")).unwrap());
+    for (filter, says) in [
+        (
+            LeaseFilter { cluster: Some(name("stagin")), ..every() },
+            "no cluster stagin, and no lease in one lives; it has staging",
+        ),
+        (
+            LeaseFilter { role: Some(name("deplyo")), ..every() },
+            "no role deplyo, and no lease of one lives; it has deploy",
+        ),
+        (LeaseFilter { caller: of("runner/prod-3"), ..every() }, "runner/prod-3 is not known to this issuer"),
+        (LeaseFilter { caller: of("platform/prod-1"), ..every() }, "platform/prod-1 is not known"),
+    ] {
+        for dry_run in [true, false] {
+            let (sender, _) = mpsc::channel(8);
+            let revocation =
+                Revocation { filter: filter.clone(), reason: "x".to_owned(), dry_run, wait: false };
+            let refused = bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::FieldInvalid);
+            assert!(refused.message.contains(says), "{refused}");
+        }
+    }
+    for filter in [
+        LeaseFilter { cluster: Some(name("staging")), ..every() },
+        LeaseFilter { role: Some(name("release")), ..every() },
+        LeaseFilter { caller: of("runner/prod-1"), ..every() }, // it held a lease
+        LeaseFilter { caller: of("runner/prod-2"), ..every() },
+        LeaseFilter { caller: of("platform/portal"), ..every() },
+        every(),
+    ] {
+        assert!(revoke(&bench, filter, false).await.is_empty());
+    }
+}

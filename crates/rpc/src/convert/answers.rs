@@ -289,6 +289,8 @@ pub(crate) fn shutout(shutout: &Shutout) -> v1::BanResponse {
         lease_count: count(shutout.leases),
         unbound_lease_count: count(shutout.unbound),
         connection_count: count(shutout.connections),
+        outliving_lease_count: count(shutout.outliving),
+        tokens_until: shutout.tokens_until.map(timestamp),
     }
 }
 

@@ -281,9 +281,14 @@ async fn operators_ban_and_see_bans_whole() {
         lifted_by: String::new(),
     };
     let set = client.ban(bench::ban()).await.unwrap();
-    let (lease_count, unbound_lease_count, connection_count) = (3, 1, 2);
-    let expected =
-        v1::BanResponse { ban: Some(ban.clone()), lease_count, unbound_lease_count, connection_count };
+    let expected = v1::BanResponse {
+        ban: Some(ban.clone()),
+        lease_count: 3,
+        connection_count: 2,
+        unbound_lease_count: 1,
+        outliving_lease_count: 4,
+        tokens_until: at(7),
+    };
     assert_eq!(set, expected);
     let key = BanKey::Name(fake::lease().owner.spiffe_id().cloned().unwrap());
     assert_eq!(*bench.fake.banned.lock().unwrap(), [(key, "stolen".to_owned())]);

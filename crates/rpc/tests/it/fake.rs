@@ -424,7 +424,14 @@ impl Administration for Fake {
     async fn ban(&self, _: &Caller, whom: BanKey, reason: String) -> Result<Shutout, Refused> {
         self.act().await?;
         self.banned.lock().unwrap().push((whom, reason));
-        Ok(Shutout { ban: standing_ban(), leases: 3, unbound: 1, connections: 2 })
+        Ok(Shutout {
+            ban: standing_ban(),
+            leases: 3,
+            unbound: 1,
+            outliving: 4,
+            tokens_until: Some(second(7)),
+            connections: 2,
+        })
     }
 
     async fn unban(&self, _: &Caller, _: BanKey) -> Result<Ban, Refused> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shorepass_core::id::{JobId, LeaseId, RequestId};
 use shorepass_core::job::Job;
-use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::lease::{EndCause, Lease, Mode};
 use shorepass_core::ledger::{Change, Ledger as _, MintedToken};
 use shorepass_core::request::{Method, Outcome, Request};
 use shorepass_core::time::{Clock, Timestamp};
@@ -239,4 +239,30 @@ async fn a_spent_token_is_known_as_long_as_it_could_come_again_and_no_longer() {
         assert_eq!(store.spent_token(spent.replay).unwrap().is_some(), known, "at {at} s");
     }
     assert!(store.job(job(1).id).unwrap().is_some(), "the session is history, which is kept for ever here");
+}
+
+#[tokio::test]
+async fn a_lease_that_its_tokens_outlive_leaves_that_queue_with_the_last_of_them_and_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Hand::default());
+    let store = open_kept(directory.path(), &clock, None);
+    let lease = Lease { mode: Mode::Unbound { tokens_until: None }, ..lease(1) };
+    let ending = lease.clone().begin_end(EndCause::Released, second(1)).unwrap();
+    let ended = ending.clone().outlived(Some(second(100))).finish_end(second(1)).unwrap();
+    let pending = lease_pending_in(1, lease.mode.clone());
+    store
+        .commit(vec![
+            pending,
+            Change::LeaseEnding { lease: ending },
+            Change::LeaseEnded { lease: ended.clone() },
+        ])
+        .await
+        .unwrap();
+    let queued = || store.read(|view| Ok(view.newest_first(Table::Due, &[7], None).count())).unwrap();
+    for (at, left) in [(99, 1), (160, 0)] {
+        clock.set(at);
+        store.commit(vec![refused()]).await.unwrap();
+        assert_eq!(queued(), left, "at {at}");
+    }
+    assert_eq!(store.lease(lease.id).unwrap(), Some(ended));
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use shorepass_core::caller::{Owner, SpiffeId};
 use shorepass_core::id::LeaseId;
-use shorepass_core::lease::{EndCause, Lease};
+use shorepass_core::lease::{EndCause, Lease, Mode};
 use shorepass_core::ledger::{Change, LeaseFilter, Ledger};
 
 use crate::tables::{Entries, LEDGER_IDENTITY, ReadError, Table, View};
 use crate::testing::*;
-use crate::{MemoryLedger, OnFailure, Options, Store, rows};
+use crate::{MemoryLedger, OnFailure, Options, Store, rows, trim};
 
 /// The same key space, and how many leases were read in it.
 struct Counted<'a> {
@@ -169,4 +169,60 @@ async fn a_ledger_from_before_there_were_indices_gets_them_when_it_is_opened() {
     for _ in 0..2 {
         checked(&open(directory.path()).unwrap(), check_reads);
     }
+}
+
+/// Leases 41 to 43 are unbound and ended; the last of their tokens are refused at 141, 142 and 143.
+async fn fill_unbound(ledger: &dyn Ledger) {
+    for number in 41..=43 {
+        let until = Some(second(100 + i64::from(number)));
+        let lease = Lease { mode: Mode::Unbound { tokens_until: None }, ..of_number(number) };
+        let Change::LeasePending { request, .. } = lease_pending(number) else { panic!("it grants a lease") };
+        let ending = lease.clone().begin_end(EndCause::Released, second(50)).unwrap();
+        let ended = ending.clone().outlived(until).finish_end(second(51)).unwrap();
+        let changes = vec![Change::LeasePending { lease, request }, Change::LeaseEnding { lease: ending }];
+        ledger.commit(changes).await.unwrap();
+        ledger.commit(vec![Change::LeaseEnded { lease: ended }]).await.unwrap();
+    }
+}
+
+/// The numbers of the unbound leases whose tokens work then, and how many leases were read for it.
+fn outliving(view: &dyn View, filter: &LeaseFilter, at: i64) -> (Vec<u8>, usize) {
+    let counted = Counted { view, leases: Cell::new(0) };
+    let leases = trim::outliving(&counted, filter, second(at)).unwrap();
+    (leases.iter().map(|lease| number(lease.id)).collect(), counted.leases.get())
+}
+
+fn check_outliving(view: &dyn View) {
+    let every = LeaseFilter::default;
+    assert_eq!(outliving(view, &every(), 140), (vec![43, 42, 41], 3));
+    assert_eq!(outliving(view, &every(), 141), (vec![43, 42], 2), "refused at that time");
+    assert_eq!(outliving(view, &every(), 143), (vec![], 0));
+    let of_first = LeaseFilter { caller: Some(owner().spiffe_id), ..every() };
+    let of_other = LeaseFilter { caller: Some(other()), ..every() };
+    assert_eq!((outliving(view, &of_first, 0).0, outliving(view, &of_other, 0).0.len()), (vec![], 3));
+}
+
+#[tokio::test]
+async fn unbound_leases_that_ended_are_found_while_their_tokens_work_and_no_other_is_read() {
+    let memory = MemoryLedger::new(Arc::new(Still));
+    fill(&memory).await;
+    fill_unbound(&memory).await;
+    memory.read(|view| Ok(check_outliving(view))).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    fill(&store).await;
+    fill_unbound(&store).await;
+    checked(&store, check_outliving);
+    drop(store);
+    // Records of before have no such queue; and those that are made anew have it again.
+    let records = sled::open(directory.path().join("ledger")).unwrap();
+    for key in records.scan_prefix(Table::Due.key(&[])).keys() {
+        records.remove(key.unwrap()).unwrap();
+    }
+    records.remove(Table::Meta.key(LEDGER_IDENTITY)).unwrap();
+    drop(records);
+    checked(&open(directory.path()).unwrap(), check_outliving);
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    let options = Options { on_failure: OnFailure::Continue, retention: None };
+    checked(&open_with(directory.path(), options).unwrap(), check_outliving);
 }

@@ -188,6 +188,8 @@ async fn rebuild_mends_what_is_damaged_and_leaves_what_is_whole() {
         let store = open(directory.path()).unwrap();
         assert_eq!(store.lease(lease(1).id).unwrap(), Some(lease(1)));
         assert_eq!(store.tokens(lease(1).id, 9).unwrap(), [token(1, 0)]);
+        let again = store.alarm().unwrap();
+        assert!(again.contains(&told) && !again.contains("may be missing"), "the next start agrees: {again}");
     }
 }
 

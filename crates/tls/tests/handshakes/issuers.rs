@@ -1,5 +1,6 @@
 //! What our clients make of servers.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,9 +171,39 @@ async fn what_is_not_there_is_silent_or_speaks_otherwise_is_told_apart() {
         }
     });
     assert!(matches!(runner(&ca).connect(&address).await, Err(ConnectError::Broken { .. })));
+    let closing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = closing.local_addr().unwrap().to_string();
+    tokio::spawn(async move { while closing.accept().await.is_ok() {} });
+    let closed = runner(&ca).connect(&address).await.unwrap_err();
+    assert!(matches!(closed, ConnectError::Closed { .. }), "{closed:?}");
+    assert!(closed.to_string().contains("too many connections"), "{closed}");
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gone = runner(&ca).connect(&free.to_string()).await.unwrap_err();
     assert!(matches!(gone, ConnectError::Unreachable { .. }));
     assert!(gone.to_string().contains(&free.to_string()), "{gone}");
     assert!(matches!(runner(&ca).connect("nowhere").await, Err(ConnectError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn an_issuer_that_has_enough_of_our_connections_says_so_and_one_that_hangs_up_is_not_said_to_be_none() {
+    let ca = TestCa::new(&trust_domain());
+    let acceptor = serving(&ca).api();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        // SETTINGS and a GOAWAY with ENHANCE_YOUR_CALM; then nothing at all.
+        let frames = [0_u8, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+        for told in [frames.as_slice(), &[]] {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = acceptor.accept(stream, 5 * SECOND, ready(())).await.unwrap();
+            stream.write_all(told).await.unwrap();
+            drop(stream);
+        }
+    });
+    let full = runner(&ca).connect(&address).await.unwrap_err();
+    assert!(matches!(full, ConnectError::TooMany { .. }), "{full:?}");
+    assert!(full.to_string().contains("enough open connections of this identity; try again"), "{full}");
+    let closed = runner(&ca).connect(&address).await.unwrap_err();
+    assert!(matches!(closed, ConnectError::Closed { .. }), "{closed:?}");
+    assert!(!closed.to_string().contains("TLS 1.3"), "{closed}");
 }

@@ -31,6 +31,26 @@ fn a_token_that_outlives_its_lease_without_an_issuer_is_told_in_every_listing() 
 }
 
 #[test]
+fn an_unbound_lease_is_not_said_to_have_an_anchor_that_an_issuer_deletes() {
+    let mut record = v1::LeaseRecord { anchor: String::new(), ..active() };
+    let unbound = v1::LeaseMode::Unbound.into();
+    record.lease = record.lease.map(|lease| v1::Lease { deadline: at(60), mode: unbound, ..lease });
+    let lease = view(record);
+    let (show, document) = (lease_table(&lease), lease_document(&lease));
+    assert!(!show.contains("WITHOUT ISSUER") && !document.contains("withoutIssuerUntil"), "{show}");
+    assert!(
+        show.contains("PAST DEADLINE   token until 2026-09-21T14:44:31Z: nothing can end it\n"),
+        "{show}"
+    );
+    let list = list_table(&[lease]);
+    assert!(
+        list.contains("1 UNBOUND lease has a token that outlives the deadline, and nothing ends it"),
+        "{list}"
+    );
+    assert!(!list.contains("anchor"), "{list}");
+}
+
+#[test]
 fn one_lease_for_people() {
     assert_eq!(lease_table(&view(revoked())), include_str!("../golden/lease-show.txt"));
 }
