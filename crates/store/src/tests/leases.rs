@@ -207,7 +207,11 @@ async fn unbound_leases_that_ended_are_found_while_their_tokens_work_and_no_othe
     let memory = MemoryLedger::new(Arc::new(Still));
     fill(&memory).await;
     fill_unbound(&memory).await;
-    memory.read(|view| Ok(check_outliving(view))).unwrap();
+    let check = |view: &dyn View| {
+        check_outliving(view);
+        Ok(())
+    };
+    memory.read(check).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
     fill(&store).await;
