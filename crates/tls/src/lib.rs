@@ -47,3 +47,5 @@ pub use trust::{BundleError, Trust};
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod fuzz;

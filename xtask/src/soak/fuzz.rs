@@ -11,9 +11,11 @@ use crate::process::Owned;
 use crate::{cargo, signals};
 
 /// What is fuzzed: the package, and the name that its properties have in common.
-const TARGETS: [(&str, &str, &str); 2] = [
+const TARGETS: [(&str, &str, &str); 4] = [
     ("job tokens and key sets", "shorepass-oidc", "tests::fuzz::"),
     ("conditions", "shorepass-conditions", "tests::oracle::"),
+    ("role documents and configs", "shorepass-config", "makes_the_reader_panic"),
+    ("join tokens, certificate requests, certificates and their names", "shorepass-tls", "fuzz::"),
 ];
 
 /// The inputs of one run; a target is run again until its time is over.
