@@ -187,6 +187,10 @@ impl Enrolling {
                 None => enrolment_exists(&asked.spiffe_id.name, held),
             });
         }
+        // A join token is an operator's word; what a machine gets by itself brings nothing back that an operator shut out.
+        if let Some(before) = before.as_ref().filter(|_| gives.origin.is_some()) {
+            self.outside.not_banned(&before.owner())?;
+        }
         let Gives { labels, origin, uses, replaces: _ } = gives;
         let key = asked.request.key();
         let enrolment = Enrolment::first(id, asked.spiffe_id.clone(), labels, key, self.life()).by(origin);

@@ -1,5 +1,6 @@
 //! Runner pods: who is let in by a token of its pod, as what, and how often a cluster is asked.
 
+use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::enrolment::Origin;
 use shorepass_core::pod::ReviewError;
 use shorepass_rpc::api::{Certificate, Enrolling, Enrolments as _, Ticket};
@@ -195,4 +196,17 @@ async fn only_so_many_questions_are_open_at_once() {
     bench.until("all turns to be taken", || bench.pods.asked() == QUESTIONS_AT_ONCE).await;
     assert_eq!(reason(enroll(&bench, "token", "prod-pod-99").await), Reason::RateLimited);
     assert_eq!(bench.pods.asked(), QUESTIONS_AT_ONCE);
+}
+
+#[tokio::test]
+async fn a_pod_whose_enrolment_was_banned_does_not_come_back_by_its_token() {
+    let bench = Bench::new();
+    bench.pods.put("token", AUDIENCE, reviewed("runner-0", "u-0"));
+    enroll(&bench, "token", "prod-pod-0").await.unwrap();
+    let banned = latest(&bench, "prod-pod-0").owner();
+    let by = bench.operator();
+    let ban = Ban::set(Banned::Enrolment(banned), None, &by, "stolen".to_owned(), bench.clock.now()).unwrap();
+    bench.use_cases.outside.bans.put(ban);
+    assert_eq!(reason(enroll(&bench, "token", "prod-pod-0").await), Reason::Banned);
+    assert!(enroll(&bench, "token", "prod-pod-1").await.is_ok(), "another name is another's");
 }
