@@ -39,7 +39,7 @@ async fn a_lease_whose_service_account_was_replaced_ends_at_its_next_refresh() -
     ensure!(error.reason() == Some(Reason::ServiceAccountReplaced), "{error:?}");
     ensure!(error.to_string().contains("ask for a new lease"), "{error}");
     scene.ended(&lease).await?;
-    scene.ensure_ending(&lease, "its ServiceAccount was replaced")?;
+    scene.ensure_ending(&lease, "its ServiceAccount was deleted or replaced")?;
     scene.works_again(REPLACED.name).await?;
     scene.nothing_is_left().await
 }
