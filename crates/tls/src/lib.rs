@@ -48,4 +48,4 @@ pub use trust::{BundleError, Trust};
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
-mod fuzz;
+mod tests;

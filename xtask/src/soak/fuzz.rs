@@ -15,7 +15,7 @@ const TARGETS: [(&str, &str, &str); 4] = [
     ("job tokens and key sets", "shorepass-oidc", "tests::fuzz::"),
     ("conditions", "shorepass-conditions", "tests::oracle::"),
     ("role documents and configs", "shorepass-config", "makes_the_reader_panic"),
-    ("join tokens, certificate requests, certificates and their names", "shorepass-tls", "fuzz::"),
+    ("join tokens, certificate requests, certificates and their names", "shorepass-tls", "tests::fuzz::"),
 ];
 
 /// The inputs of one run; a target is run again until its time is over.
