@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
+use crate::kube_cluster;
+
 /// More than any answer to what is asked here; an answer over it is not read to its end.
 const ANSWER_LIMIT: usize = 1024 * 1024;
 /// More than any page of metadata.
@@ -247,14 +249,45 @@ impl ApiServer {
 
 fn request<B: Serialize>(call: &Call<'_, B>) -> Result<Request<Body>, ApiError> {
     let body = serde_json::to_vec(call.body).map_err(|cause| no_answer(format!("bad request: {cause}")))?;
+    in_json(&call.method, &call.path, call.user_agent, body)
+        .map_err(|cause| no_answer(format!("bad request: {cause}")))
+}
+
+fn in_json(method: &Method, path: &str, user_agent: &str, body: Vec<u8>) -> http::Result<Request<Body>> {
     Request::builder()
-        .method(&call.method)
-        .uri(&call.path)
-        .header(USER_AGENT, call.user_agent)
+        .method(method)
+        .uri(path)
+        .header(USER_AGENT, user_agent)
         .header(ACCEPT, "application/json")
         .header(CONTENT_TYPE, "application/json")
         .body(Body::from(body))
-        .map_err(|cause| no_answer(format!("bad request: {cause}")))
+}
+
+/// What shows a token; none if it cannot stand in a header.
+pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
+    let text = Zeroizing::new(format!("Bearer {token}"));
+    let mut value = HeaderValue::from_str(&text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// One request by a client without a credential, and what was answered to it, whatever that is.
+pub(crate) async fn ask(
+    client: &Client,
+    method: &Method,
+    path: &str,
+    bearer: Option<HeaderValue>,
+    body: Vec<u8>,
+) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
+    let request = in_json(method, path, kube_cluster::USER_AGENT, body);
+    let mut request = request.map_err(|error| error.to_string())?;
+    if let Some(bearer) = bearer {
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+    }
+    let response = client.send(request).await.map_err(|error| chain(&error))?;
+    let (parts, body) = response.into_parts();
+    let body = read(body).await.map_err(|error| error.to_string())?;
+    Ok((parts.status, body))
 }
 
 /// The chain of causes in one line.

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode};
-use kube::client::Body;
+use http::header::HeaderValue;
+use http::{Method, StatusCode};
 use kube::config::{Cluster, Context, KubeConfigOptions, Kubeconfig, NamedCluster, NamedContext};
 use kube::{Client, Config};
 use serde::Deserialize;
@@ -65,9 +64,7 @@ impl AsJob {
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes(right)},
         });
-        let bearer = Zeroizing::new(format!("Bearer {token}"));
-        let mut bearer = HeaderValue::from_str(&bearer).map_err(|_| "the token is no header".to_owned())?;
-        bearer.set_sensitive(true);
+        let bearer = api_server::bearer(token).ok_or_else(|| "the token is no header".to_owned())?;
         let (status, body) = self.send(Method::POST, REVIEWS, Some(bearer), body.to_string()).await?;
         verdict(status, &body)
     }
@@ -86,22 +83,7 @@ impl AsJob {
         bearer: Option<HeaderValue>,
         body: String,
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(USER_AGENT, kube_cluster::USER_AGENT)
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(bearer) = bearer {
-            request = request.header(AUTHORIZATION, bearer);
-        }
-        let request = request.body(Body::from(body.into_bytes())).map_err(|error| error.to_string())?;
-        let exchange = async {
-            let response = self.client.send(request).await.map_err(|error| api_server::chain(&error))?;
-            let (parts, body) = response.into_parts();
-            let body = api_server::read(body).await.map_err(|error| error.to_string())?;
-            Ok((parts.status, body))
-        };
+        let exchange = api_server::ask(&self.client, &method, path, bearer, body.into_bytes());
         timeout(DEADLINE, exchange).await.unwrap_or_else(|_| Err(kube_cluster::no_answer_within(DEADLINE)))
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::answer::{self, Granted};
-use crate::api_server::{ApiError, Call, Refusal};
+use crate::api_server::{self, ApiError, Call, Refusal};
 use crate::connection::{ConnectError, Connection};
 use crate::kube_cluster::{KubeCluster, MINT_DEADLINE, USER_AGENT, no_answer_within};
 
@@ -278,11 +278,8 @@ impl KubeCluster {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, RenewError> {
-    let text = Zeroizing::new(format!("Bearer {token}"));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|_| RenewError::Answer("the token cannot stand in a header".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
+    api_server::bearer(token)
+        .ok_or_else(|| RenewError::Answer("the token cannot stand in a header".to_owned()))
 }
 
 /// The token file of the context's user, if that is all it has.

@@ -25,10 +25,9 @@ use shorepass_core::mint::Order;
 use shorepass_core::name::Name;
 use shorepass_core::not_removed::NotRemoved;
 use shorepass_core::token::Token;
-use zeroize::Zeroizing;
 
 use crate::answer;
-use crate::api_server::{ApiError, Call};
+use crate::api_server::{self, ApiError, Call};
 use crate::effects::{self, Effect};
 use crate::kube_cluster::{KubeCluster, Made, to_begin};
 use crate::names::RBAC_GROUP;
@@ -245,9 +244,6 @@ fn role_of(binding: &Binding) -> Result<&RoleRef, MintError> {
 }
 
 fn bearer(token: &Token) -> Result<HeaderValue, MintError> {
-    let text = Zeroizing::new(format!("Bearer {}", token.expose()));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|_| MintError::AnswerRejected("the token cannot stand in a header".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
+    api_server::bearer(token.expose())
+        .ok_or_else(|| MintError::AnswerRejected("the token cannot stand in a header".to_owned()))
 }

@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{Method, Request, StatusCode, Uri};
-use kube::client::Body;
+use http::{Method, StatusCode, Uri};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use serde::Deserialize;
@@ -148,25 +146,11 @@ impl Servers {
         token: Option<Token>,
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), String> {
         let client = self.client(endpoint)?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(USER_AGENT, kube_cluster::USER_AGENT)
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = token {
-            let value = Zeroizing::new(format!("Bearer {}", token.expose()));
-            let mut value =
-                HeaderValue::from_str(&value).map_err(|_| "the canary is no header".to_owned())?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request =
-            request.body(Body::from(REVIEW.as_bytes().to_vec())).map_err(|error| error.to_string())?;
-        let response = client.send(request).await.map_err(|error| api_server::chain(&error))?;
-        let (parts, body) = response.into_parts();
-        let body = api_server::read(body).await.map_err(|error| error.to_string())?;
-        Ok((parts.status, body))
+        let shown = |token: Token| {
+            api_server::bearer(token.expose()).ok_or_else(|| "the canary is no header".to_owned())
+        };
+        let bearer = token.map(shown).transpose()?;
+        api_server::ask(&client, &method, path, bearer, REVIEW.as_bytes().to_vec()).await
     }
 
     /// A new client each time: its first request opens a connection, and there is no second.
