@@ -5,8 +5,7 @@
 
 use std::ffi::OsString;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use crate::token_claims::payload;
 
 /// What was pasted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +35,7 @@ fn in_text(text: &str) -> Option<Pasted> {
 
 /// The `jti` of a token is no secret, and what the one who pasted it needs next.
 fn jti_of(jwt: &str) -> Option<String> {
-    let payload = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+    let claims: serde_json::Value = payload(jwt)?;
     let jti = claims.get("jti")?.as_str()?;
     let harmless = jti.len() <= 64 && jti.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     harmless.then(|| jti.to_owned())
@@ -45,6 +43,9 @@ fn jti_of(jwt: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn jwt(claims: &str) -> String {

@@ -5,6 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use shorepass_core::lease::AnchorName;
 use shorepass_core::time::Timestamp;
 
@@ -69,11 +70,16 @@ pub(crate) enum WhyNot {
     },
 }
 
+/// The payload of a JWT, if it can be read as that.
+pub(crate) fn payload<T: DeserializeOwned>(jwt: &str) -> Option<T> {
+    let payload = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
 impl TokenClaims {
     /// Those of a token; none if it is not understood.
     pub(crate) fn of(token: &str) -> Self {
-        let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
-        payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default()
+        payload(token).unwrap_or_default()
     }
 
     /// As whom it works.

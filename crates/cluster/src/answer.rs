@@ -64,8 +64,8 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, body: &'a [u8]) -> Resul
         .map_err(|error| format!("{what} is malformed at line {} column {}", error.line(), error.column()))
 }
 
-/// Reads the payload of a JWT (RFC 7519).
-pub(crate) fn claims(token: &str) -> Result<Claims, String> {
+/// The payload of a JWT (RFC 7519), as JSON. Nothing is verified.
+pub(crate) fn payload(token: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let of_a_jwt = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !token.bytes().all(of_a_jwt) {
         return Err("the token holds what no JWT does".to_owned());
@@ -79,9 +79,13 @@ pub(crate) fn claims(token: &str) -> Result<Claims, String> {
     if header.is_empty() || signature.is_empty() {
         return Err("the token has an empty part".to_owned());
     }
-    let payload =
-        URL_SAFE_NO_PAD.decode(payload).map_err(|_| "the token's payload is not base64url".to_owned())?;
-    let payload: Payload = parse("the token's payload", &Zeroizing::new(payload))?;
+    let payload = URL_SAFE_NO_PAD.decode(payload);
+    payload.map(Zeroizing::new).map_err(|_| "the token's payload is not base64url".to_owned())
+}
+
+/// What a ServiceAccount token says.
+pub(crate) fn claims(token: &str) -> Result<Claims, String> {
+    let payload: Payload = parse("the token's payload", &payload(token)?)?;
     let secret = payload.kubernetes.secret.unwrap_or_default();
     Ok(Claims {
         jti: payload.jti,

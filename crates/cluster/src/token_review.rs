@@ -4,8 +4,6 @@
 //! server's own. Nothing of a token is logged, and the API server's words are for operators.
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -13,6 +11,7 @@ use shorepass_core::name::Name;
 use shorepass_core::pod::{Pod, ReviewError, Reviewed, TokenReviews};
 use tokio::time::timeout;
 
+use crate::answer;
 use crate::api_server::{ApiError, Call};
 use crate::kube_cluster::{CUT_DEADLINE, KubeCluster, USER_AGENT, no_answer_within};
 use crate::refusal::is_missing_rule;
@@ -55,16 +54,11 @@ fn is_for(token: &str, audience: &str) -> bool {
     struct Claims {
         aud: Vec<String>,
     }
-    let mut parts = token.split('.');
-    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
     if token.len() > TOKEN_LIMIT {
         return false;
     }
-    let claims = URL_SAFE_NO_PAD.decode(claims).ok();
-    let claims = claims.and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
+    let payload = answer::payload(token).ok();
+    let claims = payload.and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
     claims.is_some_and(|claims| claims.aud == [audience])
 }
 
@@ -130,6 +124,8 @@ fn is_plain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::Value;
 
     use super::*;
