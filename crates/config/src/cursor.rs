@@ -194,6 +194,25 @@ impl<'a> Cursor<'a> {
         if items.is_empty() { self.fault(format!("name at least one {what}")) } else { Some(items) }
     }
 
+    /// As [`Self::some`], of items that are apart: of two that clash, the second is told the problem.
+    pub(crate) fn some_apart<T: Clone>(
+        &self,
+        what: &str,
+        read: impl Fn(&Cursor<'a>) -> Option<T>,
+        clash: impl Fn(&T, &T) -> bool,
+        problem: &str,
+    ) -> Option<Vec<T>> {
+        let seen = RefCell::new(Vec::<T>::new());
+        self.some(what, |item| {
+            let read = read(item)?;
+            if seen.borrow().iter().any(|earlier| clash(earlier, &read)) {
+                return item.fault(problem);
+            }
+            seen.borrow_mut().push(read.clone());
+            Some(read)
+        })
+    }
+
     /// The text, not empty.
     pub(crate) fn text(&self) -> Option<&'a str> {
         match &self.node.value {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use shorepass_core::claims::ClaimKind;
 use shorepass_core::job_issuer::{Declared, JobIssuer, KnownClaim, RunnerBinding, System};
-use shorepass_core::name::Name;
 
 use crate::cursor::{Cursor, Fields};
 use crate::scalar::HostPort;
@@ -38,18 +37,19 @@ pub struct DocumentsConfig {
 }
 
 pub(super) fn job_issuers(cursor: &Cursor<'_>) -> Option<Vec<JobIssuerConfig>> {
-    let seen = std::cell::RefCell::new(Vec::<(Name, String)>::new());
-    cursor.some("job issuer", |item| {
-        let read = job_issuer(item)?;
-        let (name, url) = (read.issuer.name(), read.issuer.url());
-        if seen.borrow().iter().any(|(other, other_url)| other == name || other_url == url) {
-            return item.fault(
-                "an issuer of this name or URL stands here already: tokens are told apart by their `iss`",
-            );
-        }
-        seen.borrow_mut().push((name.clone(), url.to_owned()));
-        Some(read)
-    })
+    cursor.some_apart(
+        "job issuer",
+        job_issuer,
+        |one, other| one.clashes(other),
+        "an issuer of this name or URL stands here already: tokens are told apart by their `iss`",
+    )
+}
+
+impl JobIssuerConfig {
+    /// Whether tokens of both could be taken for each other's.
+    pub(super) fn clashes(&self, other: &Self) -> bool {
+        self.issuer.name() == other.issuer.name() || self.issuer.url() == other.issuer.url()
+    }
 }
 
 fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {

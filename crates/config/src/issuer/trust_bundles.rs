@@ -23,25 +23,26 @@ pub(super) fn trust_bundles(
     cursor: &Cursor<'_>,
     own: Option<&TrustDomain>,
 ) -> Option<Vec<TrustBundleConfig>> {
-    let seen = std::cell::RefCell::new(Vec::<TrustBundle>::new());
-    cursor.some("trust bundle", |item| {
+    let read = |item: &Cursor<'_>| {
         let read = trust_bundle(item)?;
-        let (name, domain) = (read.bundle.name(), read.bundle.trust_domain());
-        if own == Some(domain) {
+        if own == Some(read.bundle.trust_domain()) {
             return item.fault_below(
                 "trustDomain",
                 "is the issuer's own, whose certificates its own CA signs: a trust bundle is for another one",
             );
         }
-        if seen.borrow().iter().any(|other| other.name() == name || other.trust_domain() == domain) {
-            return item.fault(
-                "a trust bundle of this name or trust domain stands here already: a trust domain has one bundle, with all \
-                 of its CAs in one file",
-            );
-        }
-        seen.borrow_mut().push(read.bundle.clone());
         Some(read)
-    })
+    };
+    cursor.some_apart(
+        "trust bundle",
+        read,
+        |one, other| {
+            let (one, other) = (&one.bundle, &other.bundle);
+            one.name() == other.name() || one.trust_domain() == other.trust_domain()
+        },
+        "a trust bundle of this name or trust domain stands here already: a trust domain has one bundle, with all \
+         of its CAs in one file",
+    )
 }
 
 fn trust_bundle(cursor: &Cursor<'_>) -> Option<TrustBundleConfig> {

@@ -22,19 +22,12 @@ pub struct MachineIssuerConfig {
 }
 
 pub(super) fn machine_issuers(cursor: &Cursor<'_>, beside: &Beside<'_>) -> Option<Vec<MachineIssuerConfig>> {
-    let seen = std::cell::RefCell::new(Vec::<(String, String)>::new());
-    cursor.some("issuer", |item| {
-        let read = machine_issuer(item, beside)?;
-        let issuer = &read.issuer.issuer;
-        let (name, url) = (issuer.name().to_string(), issuer.url().to_owned());
-        if seen.borrow().iter().any(|(other, other_url)| *other == name || *other_url == url) {
-            return item.fault(
-                "an issuer of this name or URL stands here already: write all that it lets in under one `admit`",
-            );
-        }
-        seen.borrow_mut().push((name, url));
-        Some(read)
-    })
+    cursor.some_apart(
+        "issuer",
+        |item| machine_issuer(item, beside),
+        |one, other| one.issuer.clashes(&other.issuer),
+        "an issuer of this name or URL stands here already: write all that it lets in under one `admit`",
+    )
 }
 
 fn machine_issuer(cursor: &Cursor<'_>, beside: &Beside<'_>) -> Option<MachineIssuerConfig> {
