@@ -51,6 +51,7 @@ impl ServingCertificate {
     ) -> Result<ServingIdentity, SignError> {
         authority.serving(&self.spiffe_id, &self.dns_names, &self.addresses, self.lifetime, clock.now())
     }
+
     /// Replaces the serving certificate at half of its life; connections that are open stay as they are.
     pub(crate) async fn renew(
         self,
