@@ -3,7 +3,7 @@
 use shorepass_core::claims::Claim;
 use shorepass_core::enrolment::Origin;
 use shorepass_core::machine_token::{MachineRule, MachineTokenError};
-use shorepass_rpc::api::{Certificate, Enrolling, Enrolments as _, Ticket};
+use shorepass_rpc::api::{Certificate, Enrolments as _, Ticket};
 use shorepass_testing::machines::{KnownMachines, cloud, machine};
 use shorepass_tls::KeyAndRequest;
 use zeroize::Zeroizing;
@@ -24,10 +24,6 @@ pub(super) fn rules(verifier: &Arc<KnownMachines>) -> TokenRules {
     TokenRules { rules: BTreeMap::from([(name("cloud"), rules)]), verifier: verifier.clone() }
 }
 
-fn key(runner: &str) -> KeyAndRequest {
-    KeyAndRequest::generate(&SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap()).unwrap()
-}
-
 async fn enroll_with(
     bench: &Bench,
     token: &str,
@@ -35,8 +31,7 @@ async fn enroll_with(
     key: &KeyAndRequest,
 ) -> Result<Certificate, Refused> {
     let ticket = Ticket::Oidc(Zeroizing::new(token.to_owned()));
-    let certificate_request_pem = key.request_pem.clone();
-    bench.use_cases.enroll(Enrolling { ticket, name: name(runner), certificate_request_pem }).await
+    bench.enroll_with(ticket, runner, key).await
 }
 
 async fn enroll(bench: &Bench, token: &str, runner: &str) -> Result<Certificate, Refused> {
@@ -47,17 +42,12 @@ fn put(bench: &Bench, token: &str, subject: &str, zone: &str) {
     bench.machines.put(token, Ok(machine(token, subject, zone, bench.clock.now())));
 }
 
-fn latest(bench: &Bench, runner: &str) -> Enrolment {
-    let id = SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap();
-    bench.ledger.latest_enrolment(&id).unwrap().unwrap()
-}
-
 #[tokio::test]
 async fn a_machine_gets_the_labels_of_its_rule_and_its_subject_is_recorded() {
     let bench = Bench::new();
     put(&bench, "token", "vm-1", "a");
     assert!(enroll(&bench, "token", "prod-vm-1").await.is_ok());
-    let enrolment = latest(&bench, "prod-vm-1");
+    let enrolment = bench.latest("prod-vm-1");
     assert_eq!(enrolment.labels, Labels::parse(["zone=a"]).unwrap());
     assert_eq!(enrolment.origin.as_ref().and_then(Origin::token), Some((&name("cloud"), "vm-1")));
     assert_eq!(bench.events(), ["enrolment-token.taken", "runner.enrolled"]);
@@ -73,9 +63,9 @@ async fn a_token_lets_in_once_also_after_a_restart_and_not_by_another_key() {
     put(&bench, "token", "vm-1", "a");
     let made = key("prod-vm-1");
     assert!(enroll_with(&bench, "token", "prod-vm-1", &made).await.is_ok());
-    let first = latest(&bench, "prod-vm-1").id;
+    let first = bench.latest("prod-vm-1").id;
     assert!(enroll_with(&bench, "token", "prod-vm-1", &made).await.is_ok(), "its reply may have got lost");
-    assert_eq!(latest(&bench, "prod-vm-1").id, first);
+    assert_eq!(bench.latest("prod-vm-1").id, first);
     for runner in ["prod-vm-1", "prod-vm-2"] {
         let refused = enroll(&bench, "token", runner).await.err().unwrap();
         assert_eq!(refused.reason, Reason::EnrolmentTokenUsed, "{runner}");
@@ -93,13 +83,13 @@ async fn a_lost_reply_is_given_again_with_the_next_token_and_spends_that_too() {
     put(&bench, "second", "vm-1", "a");
     let made = key("prod-vm-1");
     assert!(enroll_with(&bench, "first", "prod-vm-1", &made).await.is_ok());
-    let enrolment = latest(&bench, "prod-vm-1").id;
+    let enrolment = bench.latest("prod-vm-1").id;
     assert!(enroll_with(&bench, "second", "prod-vm-1", &made).await.is_ok());
-    assert_eq!(latest(&bench, "prod-vm-1").id, enrolment);
+    assert_eq!(bench.latest("prod-vm-1").id, enrolment);
     assert_eq!(reason(enroll(&bench, "second", "prod-vm-2").await), Reason::EnrolmentTokenUsed);
     // Late, and no harm.
     assert!(enroll_with(&bench, "first", "prod-vm-1", &made).await.is_ok());
-    assert_eq!(latest(&bench, "prod-vm-1").id, enrolment);
+    assert_eq!(bench.latest("prod-vm-1").id, enrolment);
 }
 
 #[tokio::test]

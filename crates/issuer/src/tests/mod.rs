@@ -40,7 +40,10 @@ use shorepass_core::name::{Name, NamePattern, TrustDomain};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
 use shorepass_core::time::{Clock as _, Timestamp, after};
-use shorepass_rpc::api::{Credentials as _, Delivery, JoinTokenAsked, Presented, RequestKey};
+use shorepass_rpc::api::{
+    Certificate, Credentials as _, Delivery, Enrolling, Enrolments as _, JoinTokenAsked, Presented,
+    RequestKey, Ticket,
+};
 use shorepass_rpc::connections::Connections;
 use shorepass_rpc::refused::{Reason, Refused};
 use shorepass_store::MemoryLedger;
@@ -48,7 +51,7 @@ use shorepass_testing::job_tokens::KnownTokens;
 use shorepass_testing::machines::KnownMachines;
 use shorepass_testing::outside::{CountingEntropy, FakeCluster, ManualClock};
 use shorepass_testing::pods::KnownPods;
-use shorepass_tls::{Authority, Trust};
+use shorepass_tls::{Authority, KeyAndRequest, Trust};
 use tokio::sync::RwLock;
 
 use crate::ban::list::BanList;
@@ -338,6 +341,22 @@ impl Bench {
         self.ledger.audit_lines().iter().map(event).collect()
     }
 
+    /// Shows what lets a machine in.
+    async fn enroll_with(
+        &self,
+        ticket: Ticket,
+        runner: &str,
+        key: &KeyAndRequest,
+    ) -> Result<Certificate, Refused> {
+        let certificate_request_pem = key.request_pem.clone();
+        self.use_cases.enroll(Enrolling { ticket, name: name(runner), certificate_request_pem }).await
+    }
+
+    /// The enrolment that has the name now, or had it last.
+    fn latest(&self, runner: &str) -> Enrolment {
+        self.ledger.latest_enrolment(&runner_id(runner)).unwrap().unwrap()
+    }
+
     /// Puts an enrolment of the caller into the ledger.
     async fn enrol(&self, caller: &Caller) {
         self.enrol_with(caller, "env=test").await;
@@ -351,6 +370,15 @@ impl Bench {
         let enrolment = Enrolment::first(id, spiffe_id, labels, caller.key(), life);
         self.ledger.commit(vec![Change::Enrolled { enrolment }]).await.unwrap();
     }
+}
+
+fn runner_id(runner: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap()
+}
+
+/// A new key, and the request for a runner's certificate over it.
+fn key(runner: &str) -> KeyAndRequest {
+    KeyAndRequest::generate(&runner_id(runner)).unwrap()
 }
 
 /// A job for which there is the caller's word.

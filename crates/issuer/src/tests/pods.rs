@@ -29,10 +29,6 @@ pub(super) fn rules(reviews: &Arc<KnownPods>) -> Vec<PodRule> {
     vec![rule("runner", "prod-pod-*", pool), rule("tester", "test-pod-*", Labels::default())]
 }
 
-fn key(runner: &str) -> KeyAndRequest {
-    KeyAndRequest::generate(&SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap()).unwrap()
-}
-
 async fn enroll_with(
     bench: &Bench,
     token: &str,
@@ -40,17 +36,11 @@ async fn enroll_with(
     key: &KeyAndRequest,
 ) -> Result<Certificate, Refused> {
     let ticket = Ticket::Pod { cluster: name("staging"), token: Zeroizing::new(token.to_owned()) };
-    let certificate_request_pem = key.request_pem.clone();
-    bench.use_cases.enroll(Enrolling { ticket, name: name(runner), certificate_request_pem }).await
+    bench.enroll_with(ticket, runner, key).await
 }
 
 async fn enroll(bench: &Bench, token: &str, runner: &str) -> Result<Certificate, Refused> {
     enroll_with(bench, token, runner, &key(runner)).await
-}
-
-fn latest(bench: &Bench, runner: &str) -> Enrolment {
-    let id = SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap();
-    bench.ledger.latest_enrolment(&id).unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -58,7 +48,7 @@ async fn a_pod_gets_a_name_and_the_labels_of_its_rule_and_its_uid_is_recorded() 
     let bench = Bench::new();
     bench.pods.put("token", AUDIENCE, reviewed("runner-0", "u-0"));
     assert!(enroll(&bench, "token", "prod-pod-0").await.is_ok());
-    let enrolment = latest(&bench, "prod-pod-0");
+    let enrolment = bench.latest("prod-pod-0");
     assert_eq!(enrolment.labels, Labels::parse(["pool=pods"]).unwrap());
     let pod = enrolment.origin.as_ref().and_then(Origin::pod).unwrap();
     assert_eq!((pod.to_string().as_str(), pod.uid.as_str()), (POD, "u-0"));
@@ -69,7 +59,7 @@ async fn a_pod_gets_a_name_and_the_labels_of_its_rule_and_its_uid_is_recorded() 
     // What is recorded is read back with the rest when the enrolment changes.
     let caller = bench.caller_of(&enrolment);
     bench.use_cases.renew(&caller, key("prod-pod-0").request_pem).await.unwrap();
-    assert_eq!(latest(&bench, "prod-pod-0").origin, enrolment.origin);
+    assert_eq!(bench.latest("prod-pod-0").origin, enrolment.origin);
 }
 
 #[tokio::test]
@@ -128,11 +118,11 @@ async fn a_pod_replaces_its_own_enrolment_and_that_of_the_pod_in_whose_place_it_
         bench.pods.put(token, AUDIENCE, reviewed(pod, uid));
     }
     assert!(enroll(&bench, "own", "prod-pod-0").await.is_ok());
-    let mut before = latest(&bench, "prod-pod-0");
+    let mut before = bench.latest("prod-pod-0");
     assert_eq!(reason(enroll(&bench, "other", "prod-pod-0").await), Reason::EnrolmentExists);
     for token in ["own", "next"] {
         assert!(enroll(&bench, token, "prod-pod-0").await.is_ok(), "{token}");
-        let now = latest(&bench, "prod-pod-0");
+        let now = bench.latest("prod-pod-0");
         assert_ne!(now.id, before.id, "{token}");
         let caller = bench.caller_of(&before);
         assert_eq!(reason(bench.use_cases.check_enrolment(&caller)), Reason::EnrolmentEnded, "{token}");
@@ -152,11 +142,11 @@ async fn a_reply_that_got_lost_is_no_second_enrolment() {
     bench.pods.put("next", AUDIENCE, reviewed("runner-0", "u-1"));
     let made = key("prod-pod-0");
     assert!(enroll_with(&bench, "own", "prod-pod-0", &made).await.is_ok());
-    let first = latest(&bench, "prod-pod-0").id;
+    let first = bench.latest("prod-pod-0").id;
     assert!(enroll_with(&bench, "own", "prod-pod-0", &made).await.is_ok());
-    assert_eq!(latest(&bench, "prod-pod-0").id, first);
+    assert_eq!(bench.latest("prod-pod-0").id, first);
     assert!(enroll_with(&bench, "next", "prod-pod-0", &made).await.is_ok());
-    assert_ne!(latest(&bench, "prod-pod-0").id, first, "another pod is another enrolment, whatever its key");
+    assert_ne!(bench.latest("prod-pod-0").id, first, "another pod is another enrolment, whatever its key");
 }
 
 #[tokio::test]
@@ -203,7 +193,7 @@ async fn a_pod_whose_enrolment_was_banned_does_not_come_back_by_its_token() {
     let bench = Bench::new();
     bench.pods.put("token", AUDIENCE, reviewed("runner-0", "u-0"));
     enroll(&bench, "token", "prod-pod-0").await.unwrap();
-    let banned = latest(&bench, "prod-pod-0").owner();
+    let banned = bench.latest("prod-pod-0").owner();
     let by = bench.operator();
     let ban = Ban::set(Banned::Enrolment(banned), None, &by, "stolen".to_owned(), bench.clock.now()).unwrap();
     bench.use_cases.outside.bans.put(ban);

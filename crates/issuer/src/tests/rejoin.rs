@@ -1,9 +1,7 @@
 //! Rejoin: who comes back after the end of its certificate, and who does not.
 
 use shorepass_core::ban::BanKey;
-use shorepass_rpc::api::{
-    Administration as _, Certificate, Enrolling as Presented, Enrolments as _, Rejoining, Ticket,
-};
+use shorepass_rpc::api::{Administration as _, Certificate, Enrolments as _, Rejoining, Ticket};
 use shorepass_tls::{Identity, KeyAndRequest};
 use zeroize::Zeroizing;
 
@@ -11,10 +9,6 @@ use super::*;
 use crate::enrol::Enrolling;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-fn spiffe_id(runner: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://{DOMAIN}/runner/{runner}")).unwrap()
-}
 
 fn identity(made: KeyAndRequest, certificate: &Certificate) -> Identity {
     Identity::new(made.key, &certificate.chain_pem, &certificate.bundle_pem).unwrap()
@@ -24,10 +18,9 @@ async fn enrolled(bench: &Bench, runner: &str) -> Identity {
     let asked = join_token_asked("prod-*", true);
     let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await.unwrap();
     let ticket = Ticket::JoinToken(Zeroizing::new(made.text.to_string()));
-    let made = KeyAndRequest::generate(&spiffe_id(runner)).unwrap();
-    let certificate_request_pem = made.request_pem.clone();
-    let presented = Presented { ticket, name: name(runner), certificate_request_pem };
-    identity(made, &bench.use_cases.enroll(presented).await.unwrap())
+    let made = key(runner);
+    let certificate = bench.enroll_with(ticket, runner, &made).await.unwrap();
+    identity(made, &certificate)
 }
 
 /// Whoever shows that certificate.
@@ -49,7 +42,7 @@ async fn nonce(bench: &Bench, identity: &Identity) -> Vec<u8> {
 
 /// What proves `identity`, for a new key of that runner.
 fn proof(identity: &Identity, runner: &str, nonce: &[u8]) -> (KeyAndRequest, Rejoining) {
-    let made = KeyAndRequest::generate(&spiffe_id(runner)).unwrap();
+    let made = key(runner);
     let rejoining = Rejoining {
         certificate_pem: identity.certificate_pem(),
         nonce: nonce.to_vec(),
@@ -149,7 +142,7 @@ async fn only_the_certificates_own_key_and_name_count() {
     assert_eq!(refusal(&bench, rejoining).await.reason, Reason::FieldInvalid);
     // A request that was signed for is exchanged for another one.
     let (_, rejoining) = proof(&one, "prod-1", &given);
-    let certificate_request_pem = KeyAndRequest::generate(&spiffe_id("prod-1")).unwrap().request_pem;
+    let certificate_request_pem = key("prod-1").request_pem;
     let refused = refusal(&bench, Rejoining { certificate_request_pem, ..rejoining }).await;
     assert!(refused.message.contains("signature"), "{}", refused.message);
     assert_eq!(bench.events().iter().filter(|event| *event == "runner.rejoined").count(), 0);
