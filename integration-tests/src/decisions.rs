@@ -15,7 +15,7 @@ use shorepass_core::mint::Order;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
-use shorepass_core::time::{Clock, Entropy, after};
+use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -50,6 +50,29 @@ pub fn giving(role: &Role, gives: Gives) -> Result<Role> {
     Ok(Role::new(role.name().clone(), gives, token, lease, role.subjects().to_vec(), digest)?)
 }
 
+/// A runner of that name with a certificate for an hour, and its one job.
+pub fn runner_with_job(name: &str, evidence: Evidence, now: Timestamp) -> Result<(Caller, Job)> {
+    let caller = Caller::from_verified_peer(VerifiedPeer {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://test/runner/{name}"))?,
+        enrolment: EnrolmentId::generate(now, &SystemEntropy),
+        issued: now,
+        expires: after(now, HOUR),
+        authority: Digest::of_bytes(b"authority"),
+        certificate: Digest::of_bytes(b"certificate"),
+        key: Digest::of_bytes(b"key"),
+    });
+    let job = Job {
+        id: JobId::generate(now, &SystemEntropy),
+        owner: caller.owner(),
+        evidence,
+        started: now,
+        latest_end: None,
+        ended: None,
+        revision: Revision::FIRST,
+    };
+    Ok((caller, job))
+}
+
 /// Decides for runner `test` and its one job.
 pub struct Decisions {
     policy: Policy,
@@ -63,24 +86,8 @@ impl Decisions {
     pub fn new(roles: Vec<Role>) -> Result<Self> {
         let clock = Arc::new(SystemClock);
         let now = clock.now();
-        let caller = Caller::from_verified_peer(VerifiedPeer {
-            spiffe_id: SpiffeId::parse("spiffe://test/runner/test")?,
-            enrolment: EnrolmentId::generate(now, &SystemEntropy),
-            issued: now,
-            expires: after(now, HOUR),
-            authority: Digest::of_bytes(b"authority"),
-            certificate: Digest::of_bytes(b"certificate"),
-            key: Digest::of_bytes(b"key"),
-        });
-        let job = Job {
-            id: JobId::generate(now, &SystemEntropy),
-            owner: caller.owner(),
-            evidence: Evidence::Asserted(AssertedJob::new("test".to_owned(), "1".to_owned(), String::new())?),
-            started: now,
-            latest_end: None,
-            ended: None,
-            revision: Revision::FIRST,
-        };
+        let asserted = AssertedJob::new("test".to_owned(), "1".to_owned(), String::new())?;
+        let (caller, job) = runner_with_job("test", Evidence::Asserted(asserted), now)?;
         Ok(Self { policy: Policy::new(roles)?, caller, job, clock })
     }
 

@@ -7,21 +7,20 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use integration_tests::decisions::runner_with_job;
 use shorepass_conditions::CelConditions;
-use shorepass_core::caller::{Caller, SpiffeId, VerifiedPeer};
+use shorepass_core::caller::Caller;
 use shorepass_core::claims::Claim;
 use shorepass_core::condition::Conditions as _;
 use shorepass_core::digest::Digest;
-use shorepass_core::id::{EnrolmentId, JobId};
 use shorepass_core::job::{Evidence, Job};
 use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
 use shorepass_core::job_requirement::JobRequirement;
-use shorepass_core::ledger::Revision;
 use shorepass_core::name::{Name, NamePattern};
 use shorepass_core::policy::{Ask, Policy};
 use shorepass_core::role::{Lifetime, Role, Subject, Target};
-use shorepass_core::time::{Clock, Timestamp, after};
-use shorepass_daemon::clock::{SystemClock, SystemEntropy};
+use shorepass_core::time::{Clock, Timestamp};
+use shorepass_daemon::clock::SystemClock;
 use shorepass_testing::job_tokens;
 
 use crate::measure::{Goal, Measured};
@@ -108,24 +107,8 @@ impl Bench {
     fn new(roles: usize) -> Result<Self> {
         let now = SystemClock.now();
         let issuer = job_tokens::gitlab(RunnerBinding::FirstUse)?;
-        let caller = Caller::from_verified_peer(VerifiedPeer {
-            spiffe_id: SpiffeId::parse("spiffe://test/runner/prod-1")?,
-            enrolment: EnrolmentId::generate(now, &SystemEntropy),
-            issued: now,
-            expires: after(now, HOUR),
-            authority: Digest::of_bytes(b"authority"),
-            certificate: Digest::of_bytes(b"certificate"),
-            key: Digest::of_bytes(b"key"),
-        });
-        let job = Job {
-            id: JobId::generate(now, &SystemEntropy),
-            owner: caller.owner(),
-            evidence: Evidence::Verified(job_tokens::verified(&issuer, "302", now, &CLAIMS)),
-            started: now,
-            latest_end: None,
-            ended: None,
-            revision: Revision::FIRST,
-        };
+        let evidence = Evidence::Verified(job_tokens::verified(&issuer, "302", now, &CLAIMS));
+        let (caller, job) = runner_with_job("prod-1", evidence, now)?;
         let names = (0..roles).map(|number| format!("role-{number}"));
         let policy = names.clone().enumerate().map(|(number, name)| role(&name, number, &issuer));
         let asks = names
