@@ -6,12 +6,13 @@
 
 pub mod list;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::ban::{Ban, BanError, BanKey, Banned};
 use shorepass_core::caller::{Caller, Owner};
-use shorepass_core::id::EnrolmentId;
+use shorepass_core::id::{EnrolmentId, LeaseId};
 use shorepass_core::lease::{Lease, Mode};
 use shorepass_core::ledger::{Change, LeaseFilter};
 use shorepass_core::time::Timestamp;
@@ -112,12 +113,11 @@ impl Banning {
     fn find(&self, whom: BanKey) -> Result<Banned, Refused> {
         match whom {
             BanKey::Name(name) => {
-                let mut domains = self.outside.trust.trust_domains();
-                if domains.any(|domain| *domain == name.trust_domain) {
+                let known: Vec<_> = self.outside.trust.trust_domains().collect();
+                if known.contains(&&name.trust_domain) {
                     return Ok(Banned::Name(name));
                 }
-                let domains: Vec<String> =
-                    self.outside.trust.trust_domains().map(ToString::to_string).collect();
+                let domains: Vec<String> = known.into_iter().map(ToString::to_string).collect();
                 let problem = format!("is of another trust domain than {}", domains.join(" and "));
                 Err(Refused::field("subject", problem))
             }
@@ -164,9 +164,10 @@ impl Banning {
             found.extend(self.ends.outliving(&filter)?); // in this order: one may end in between
             Ok(found)
         };
+        let ended_now: HashSet<LeaseId> = ended_now.iter().map(|lease| lease.id).collect();
         let mut found = find().map_err(|cause| ledger_refused(&cause))?;
         found.retain(|lease| {
-            let now = ended_now.iter().any(|ended| ended.id == lease.id);
+            let now = ended_now.contains(&lease.id);
             !lease.has_anchor() && !lease.is_live() && !now && covers(ban, lease)
         });
         found.sort_by_key(|lease| lease.id);

@@ -113,7 +113,8 @@ impl Revoking {
         let found = self.ends.unfinished(filter)?;
         let mut outliving = self.ends.outliving(filter)?;
         // One may have ended in between.
-        outliving.retain(|lease| found.iter().all(|unfinished| unfinished.id != lease.id));
+        let unfinished: HashSet<LeaseId> = found.iter().map(|lease| lease.id).collect();
+        outliving.retain(|lease| !unfinished.contains(&lease.id));
         Ok((found, outliving))
     }
 
