@@ -1,6 +1,6 @@
 //! Files that only the agent may read, and directories that only it may write to.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// A join token is about a hundred characters.
-const SECRET_LIMIT: u64 = 4096;
+const SECRET: Most = Most { bytes: 4096, told: "a file of at most 4 KiB" };
 
 const NEEDS_PARENT: &str = "its parent must exist, take files and be writable for this user: make it, or name another \
                             directory in state.directory";
@@ -155,27 +155,47 @@ fn judge(path: &Path, owner: u32, mode: u32, expected: u32) -> Result<(), Privat
     Ok(())
 }
 
+/// How long a file may be.
+pub(crate) struct Most {
+    /// In bytes.
+    pub(crate) bytes: u64,
+    /// The same for people.
+    pub(crate) told: &'static str,
+}
+
 /// Reads a small secret that nobody else may read. Root may own it: that is who puts secrets in place.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, PrivateError> {
-    let remedy = "check that it is there and that this user may read it";
+    read(path, SECRET, "check that it is there and that this user may read it", |metadata| {
+        let (path, expected) = (path.to_owned(), rustix::process::geteuid().as_raw());
+        if metadata.uid() != expected && metadata.uid() != 0 {
+            return Err(PrivateError::Foreign { path, owner: metadata.uid(), expected });
+        }
+        let mode = metadata.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(PrivateError::Exposed { path, mode });
+        }
+        Ok(())
+    })
+}
+
+/// Reads a file that is no longer than it may be, if whoever made it is judged to be right.
+pub(crate) fn read(
+    path: &Path,
+    most: Most,
+    remedy: &'static str,
+    judge: impl FnOnce(&Metadata) -> Result<(), PrivateError>,
+) -> Result<Zeroizing<String>, PrivateError> {
     let system = |source| PrivateError::System { act: "read", path: path.to_owned(), remedy, source };
     // O_NONBLOCK: a FIFO in its place must not hang us.
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(system)?;
     let metadata = file.metadata().map_err(system)?;
-    if !metadata.is_file() || metadata.len() > SECRET_LIMIT {
-        return Err(PrivateError::Shape { path: path.to_owned(), expected: "a file of at most 4 KiB" });
+    if !metadata.is_file() || metadata.len() > most.bytes {
+        return Err(PrivateError::Shape { path: path.to_owned(), expected: most.told });
     }
-    let expected = rustix::process::geteuid().as_raw();
-    if metadata.uid() != expected && metadata.uid() != 0 {
-        return Err(PrivateError::Foreign { path: path.to_owned(), owner: metadata.uid(), expected });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(PrivateError::Exposed { path: path.to_owned(), mode });
-    }
-    let mut text = Zeroizing::new(String::with_capacity(SECRET_LIMIT as usize));
-    file.take(SECRET_LIMIT).read_to_string(&mut text).map_err(system)?;
+    judge(&metadata)?;
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(most.bytes).unwrap_or_default()));
+    file.take(most.bytes).read_to_string(&mut text).map_err(system)?;
     Ok(text)
 }
 

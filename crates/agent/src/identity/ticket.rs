@@ -2,8 +2,6 @@
 //!
 //! It is shown to the issuer whose CA it is for, and to nobody else.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use shorepass_config::AgentConfig;
@@ -14,10 +12,10 @@ use shorepass_tls::{JoinTokenText, authority_digest};
 use zeroize::Zeroizing;
 
 use super::EnrolError;
-use crate::private::{self, PrivateError};
+use crate::private::{self, Most};
 
 /// More than any token that an API server makes, and any CA certificate.
-const FILE_LIMIT: u64 = 64 * 1024;
+const MOST: Most = Most { bytes: 64 * 1024, told: "a file of at most 64 KiB" };
 
 /// Where it is found.
 #[derive(Clone, Debug)]
@@ -108,11 +106,25 @@ fn token(path: &Path) -> Result<Zeroizing<String>, EnrolError> {
 /// Its mode is not looked at: whoever mounts such files makes them readable for a group, or for all in the pod.
 fn read(path: &Path) -> Result<Zeroizing<String>, EnrolError> {
     let remedy = "check that it is mounted there and that this user may read it";
-    let system = |source| {
-        EnrolError::File(PrivateError::System { act: "read", path: path.to_owned(), remedy, source })
-    };
-    let file = File::open(path).map_err(system)?;
-    let mut text = Zeroizing::new(String::with_capacity(FILE_LIMIT as usize));
-    file.take(FILE_LIMIT).read_to_string(&mut text).map_err(system)?;
-    Ok(text)
+    private::read(path, MOST, remedy, |_| Ok(())).map_err(EnrolError::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::private::PrivateError;
+
+    #[test]
+    fn a_token_file_that_is_none_is_refused_and_neither_waited_for_nor_cut_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        let is_refused = || matches!(read(&path), Err(EnrolError::File(PrivateError::Shape { .. })));
+        assert!(is_refused(), "a FIFO");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, vec![b'a'; MOST.bytes as usize]).unwrap();
+        assert_eq!(read(&path).unwrap().len() as u64, MOST.bytes, "of a group, or of all");
+        std::fs::write(&path, vec![b'a'; MOST.bytes as usize + 1]).unwrap();
+        assert!(is_refused(), "too long");
+    }
 }
