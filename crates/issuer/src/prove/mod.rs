@@ -81,13 +81,20 @@ enum Wish {
 /// The wishes of one revocation; forgotten when it is dropped.
 pub(crate) struct Wishes {
     proving: Proving,
-    leases: Vec<LeaseId>,
+    leases: HashMap<LeaseId, Wish>,
+}
+
+impl Wishes {
+    /// Whether a lease of that revocation is to get a receipt.
+    pub(crate) fn receipt(&self, lease: LeaseId) -> bool {
+        self.leases.get(&lease) == Some(&Wish::Receipt)
+    }
 }
 
 impl Drop for Wishes {
     fn drop(&mut self) {
         let mut wishes = lock(&self.proving.0.wishes);
-        for lease in &self.leases {
+        for lease in self.leases.keys() {
             wishes.remove(lease);
         }
     }
@@ -135,12 +142,12 @@ impl Proving {
 
     /// Says of the leases of a revocation, before it ends them, which are to get a receipt.
     pub(crate) fn wish(&self, leases: &[Lease]) -> Wishes {
-        let mut wishes = lock(&self.0.wishes);
-        for (index, lease) in leases.iter().enumerate() {
-            let wish = if in_sample(index, leases.len()) { Wish::Receipt } else { Wish::None };
-            wishes.insert(lease.id, wish);
-        }
-        Wishes { proving: self.clone(), leases: leases.iter().map(|lease| lease.id).collect() }
+        let wish = |(index, lease): (usize, &Lease)| {
+            (lease.id, if in_sample(index, leases.len()) { Wish::Receipt } else { Wish::None })
+        };
+        let wishes: HashMap<LeaseId, Wish> = leases.iter().enumerate().map(wish).collect();
+        lock(&self.0.wishes).extend(&wishes);
+        Wishes { proving: self.clone(), leases: wishes }
     }
 
     /// Makes an active lease that a revocation is about to end ready for its cut, by `deadline` as far as it goes.

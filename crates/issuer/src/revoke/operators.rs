@@ -2,8 +2,8 @@
 //! operator waits for them.
 //!
 //! Who waits for receipts wants them proved, and canaries for many leases at once are not there in time once the leases have
-//! ended. So then each lease ends when it is ready for its cut, a few at a time and within [`LEISURE`] all of them; they are
-//! all blocked before the first one ends.
+//! ended. So then each lease that gets a receipt ends when it is ready for its cut, a few at a time and within [`LEISURE`] all
+//! of them; they are all blocked before the first of those ends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
-use crate::prove::{SAMPLE, Wishes};
+use crate::prove::Wishes;
 
 /// How many leases are made ready for their cut at a time where an operator waits for receipts: fewer than a cluster takes, so that
 /// the ends of others get their turn.
@@ -238,35 +238,33 @@ impl Revoking {
     }
 
     /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
-    /// size, each of which blocks and ends the same leases; blocks alone where ends come at a pace.
+    /// size, each of which blocks some leases and ends those of them whose ends do not come at a pace.
     async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
         let (found, outliving) = self.find(&revocation.filter).map_err(|cause| ledger_refused(&cause))?;
-        let at_a_pace = revocation.wait && found.len() <= SAMPLE;
+        let wishes = self.ends.proving.wish(&found); // before the sweeper can see that they are ending
         let mut begun = Begun {
             total: found.len() + outliving.len(),
             hit: Hit::default(),
             to_end: Vec::new(),
             outliving,
             receipts: Receipts::new(&self.ends, &found),
-            wishes: self.ends.proving.wish(&found), // before the sweeper can see that they are ending
+            wishes,
         };
         for some in found.chunks(LEASES_IN_A_COMMIT) {
+            let (at_a_pace, at_once): (Vec<Lease>, Vec<Lease>) =
+                some.iter().cloned().partition(|lease| revocation.wait && begun.wishes.receipt(lease.id));
             let plan = || {
                 let (mut changes, mut hit) = self.plan_blocks(caller, &revocation.reason, some)?;
-                if !at_a_pace {
-                    let (ends, ending) = self.plan_ends(caller, &revocation.reason, some)?;
-                    changes.extend(ends);
-                    hit.add(ending);
-                }
+                let (ends, ending) = self.plan_ends(caller, &revocation.reason, &at_once)?;
+                changes.extend(ends);
+                hit.add(ending);
                 Ok((changes, hit))
             };
             begun.hit.add(self.ends.again_on_conflict(plan).await?);
+            begun.to_end.extend(at_a_pace);
             fail_points::reached(Point::BlocksRecorded);
-        }
-        if at_a_pace {
-            begun.to_end = found;
         }
         Ok(begun)
     }

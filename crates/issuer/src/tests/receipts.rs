@@ -271,14 +271,21 @@ async fn other_ends_get_a_receipt_only_by_chance() {
 #[tokio::test(start_paused = true)]
 async fn above_a_hundred_leases_a_sample_is_asked_about() {
     let bench = Bench::new();
+    bench.cluster.has_one_server();
     let caller = bench.caller("runner/prod-1");
     let job = bench.job(&caller).await;
     for _ in 0..SAMPLE + 20 {
         bench.issue(&caller, &job, bench.request()).await.unwrap();
     }
+    bench.clock.advance(LAG_BOUND);
+    bench.cluster.slow_canaries(2 * WINDOW);
     let steps = revoke(&bench).await;
     let of = |receipt| steps.iter().filter(|step| step.receipt == receipt).count();
     assert_eq!((of(Awaited::No), of(Awaited::Follows), of(Awaited::Arrived)), (20, SAMPLE, SAMPLE));
+    let proved = |step: &&RevokeStep| {
+        step.view.lease.receipt.as_ref().is_some_and(|receipt| receipt.verdict.word() == "proved")
+    };
+    assert_eq!(steps.iter().filter(proved).count(), SAMPLE, "each of the sample waits for its canaries");
     without_controls(&bench).await;
 }
 
