@@ -18,7 +18,7 @@ use shorepass_core::labels::LabelError;
 use shorepass_core::name::Name;
 use shorepass_exec::AskError;
 use shorepass_rpc::refused::Reason;
-use shorepass_rpc::status::{ClientError, Code, Refusal};
+use shorepass_rpc::status::{ClientError, Code, RULES, Refusal};
 use shorepass_tls::{ConnectError, IdentityFileError};
 
 use crate::commands::jobs::NoJobToken;
@@ -175,7 +175,19 @@ impl Failure {
         }
         report.push_str(&self.found_under());
         report.push_str(&self.remedy_line());
+        report.extend(self.rules().lines().flat_map(|line| [printable(line), "\n".to_owned()]));
         report
+    }
+
+    /// What has to be added to RBAC.
+    fn rules(&self) -> &str {
+        match self {
+            Self::Agent(error) | Self::CanI(NotYes::NoToken(error)) => error.rules(),
+            Self::Call(ClientError::Refused(refusal)) => {
+                refusal.metadata.get(RULES).map_or("", String::as_str)
+            }
+            _ => "",
+        }
     }
 
     /// Under which id an operator finds more.
@@ -420,7 +432,8 @@ mod tests {
     fn every_other_failure_has_its_exit_code() {
         let agent = |class| {
             let (message, remedy, request_id) = (String::new(), String::new(), String::new());
-            Failure::Agent(AskError::Refused { class, message, remedy, request_id })
+            let rules = String::new();
+            Failure::Agent(AskError::Refused { class, message, remedy, request_id, rules })
         };
         let table = [
             (Failure::Pasted(Pasted::JoinToken), 2),
