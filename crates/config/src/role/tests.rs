@@ -290,6 +290,10 @@ mod jobs {
             Ok(())
         }
 
+        fn names(&self, _: &str) -> bool {
+            false
+        }
+
         fn text(&self) -> &str {
             "always"
         }
