@@ -85,6 +85,9 @@ pub(crate) enum Failure {
     /// Tests in role documents failed; they were printed.
     #[error("{0} of the tests failed")]
     TestsFailed(usize),
+    /// Roles whose ServiceAccounts could not be asked about; why was printed.
+    #[error("{0} of the roles could not be asked about")]
+    NotAsked(usize),
     /// The call to the issuer gave no answer, or a refusal.
     #[error(transparent)]
     Call(#[from] ClientError),
@@ -143,6 +146,7 @@ impl Failure {
             Self::Runtime(_)
             | Self::NoTests
             | Self::TestsFailed(_)
+            | Self::NotAsked(_)
             | Self::Identity(_)
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
@@ -246,6 +250,9 @@ impl Failure {
             Self::NoTests => {
                 Some("write `tests` beside `spec` of a role, as the examples in deploy/examples do".to_owned())
             }
+            Self::NotAsked(_) => Some(
+                "run it where the issuer's config, the kubeconfigs that it names and the clusters can be reached".to_owned(),
+            ),
             Self::Runtime(_)
             | Self::Output(_)
             | Self::Documents(_)
