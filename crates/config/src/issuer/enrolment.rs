@@ -16,7 +16,7 @@ use crate::cursor::Cursor;
 const REJOIN_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What API servers call themselves unless they are told otherwise: a token for them is a credential.
-const OF_API_SERVERS: [&str; 3] =
+pub(super) const OF_API_SERVERS: [&str; 3] =
     ["https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes"];
 
 /// How runners are let in, and back in.
