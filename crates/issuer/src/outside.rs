@@ -331,9 +331,9 @@ pub fn mint_refused(cause: &MintError) -> Refused {
                 "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
             ),
         ),
-        MintError::NeedsMissing { account, missing } => Refused::new(
+        MintError::NeedsMissing { who, missing } => Refused::new(
             Reason::RightsMissing,
-            format!("ServiceAccount {account} is not allowed all that the role needs; nothing was made"),
+            format!("{who} is not allowed all that the role needs, so no lease was given"),
         )
         .with(RULES, missing.yaml_within(RULES_LIMIT)),
         MintError::AdmissionRefused { act, .. } => Refused::new(
