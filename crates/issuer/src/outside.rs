@@ -333,7 +333,10 @@ pub fn mint_refused(cause: &MintError) -> Refused {
         ),
         MintError::NeedsMissing { who, missing } => Refused::new(
             Reason::RightsMissing,
-            format!("{who} is not allowed all that the role needs, so no lease was given"),
+            format!(
+                "{who} is not allowed all that the role needs, so no lease was given: an administrator of the cluster adds the \
+                 rules that come with this (`rules`)"
+            ),
         )
         .with(RULES, missing.yaml_within(RULES_LIMIT)),
         MintError::AdmissionRefused { act, .. } => Refused::new(

@@ -64,7 +64,7 @@ fn expected(reason: Reason) -> (Code, &'static str) {
         Reason::RecordNotFound => (Code::NotFound, ""),
         Reason::RightsNotInEffect => (Code::FailedPrecondition, ""),
         Reason::RightsMissing => {
-            (Code::FailedPrecondition, "an administrator of the cluster adds to a Role in")
+            (Code::FailedPrecondition, "an administrator of the cluster adds the rules that come with this")
         }
         Reason::NamespaceUnavailable => (Code::FailedPrecondition, "create it and apply what"),
         Reason::RejoinRefused => (Code::Unauthenticated, ": ask "),
