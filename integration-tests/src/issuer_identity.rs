@@ -48,6 +48,8 @@ impl InstalledIssuer {
         let cleanup = admin.cleanup(vec![
             format!("validatingadmissionpolicybinding/{policy}"),
             format!("validatingadmissionpolicy/{policy}"),
+            format!("validatingadmissionpolicybinding/{}", names::lease_policy_name(&issuer)),
+            format!("validatingadmissionpolicy/{}", names::lease_policy_name(&issuer)),
             format!("validatingadmissionpolicybinding/{}", names::token_policy_name(&issuer)),
             format!("validatingadmissionpolicy/{}", names::token_policy_name(&issuer)),
             format!("clusterrolebinding/{policy}"),

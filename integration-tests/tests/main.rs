@@ -21,6 +21,7 @@ mod scenarios {
     mod issuing;
     mod jobs;
     mod kubectl;
+    mod lease_secrets;
     mod listing;
     mod machines;
     mod method_table;

@@ -17,7 +17,7 @@ use shorepass_core::token::Token;
 use shorepass_proto::local::v1::ErrorClass;
 use shorepass_proto::v1::{ErrorReason as Reason, Role};
 use shorepass_rpc::client::{ClientError, Refusal};
-use shorepass_rpc::status::Code;
+use shorepass_rpc::status::{Code, RULES};
 
 /// The issuer, over whatever identity the agent has at the moment.
 #[async_trait]
@@ -133,8 +133,17 @@ pub struct Denial {
     pub message: String,
     /// What to do, in one sentence.
     pub remedy: String,
+    /// What an administrator of the cluster has to add to RBAC, as YAML; empty if that is not what lacks.
+    pub rules: String,
     /// The call to the issuer that failed; none where the agent alone says no.
     pub call: Option<CallId>,
+}
+
+impl Denial {
+    /// What the agent alone says.
+    pub(crate) fn new(class: ErrorClass, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { class, message: message.into(), remedy: remedy.into(), rules: String::new(), call: None }
+    }
 }
 
 impl IssuerError {
@@ -199,7 +208,18 @@ impl IssuerError {
     pub fn denial(&self, call: &CallId) -> Denial {
         let class = self.class();
         let message = shorepass_daemon::telemetry::Chain(self).to_string();
-        Denial { class, message, remedy: self.remedy(class), call: Some(call.clone()) }
+        Denial {
+            rules: self.rules(),
+            call: Some(call.clone()),
+            ..Denial::new(class, message, self.remedy(class))
+        }
+    }
+
+    fn rules(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.metadata.get(RULES).cloned().unwrap_or_default(),
+            _ => String::new(),
+        }
     }
 
     fn remedy(&self, class: ErrorClass) -> String {
@@ -221,6 +241,9 @@ impl IssuerError {
             Self::Refused(refusal) => refusal.metadata.get("decision_id"),
             _ => None,
         };
+        if let Some(decision) = decision.filter(|_| self.reason() == Some(Reason::RightsMissing)) {
+            return format!("an administrator of the cluster adds these rules (decision {decision}):");
+        }
         if let Some(decision) = decision {
             return format!("an operator finds the explanation in the audit file under decision {decision}");
         }
@@ -320,6 +343,19 @@ mod tests {
         }
         let error = refused_without_reason(Code::Unimplemented);
         assert_eq!((error.class(), error.outcome_unknown()), (ErrorClass::Failure, false));
+    }
+
+    #[test]
+    fn what_a_service_account_lacks_is_told_as_the_rules_to_add() {
+        let IssuerError::Refused(mut refusal) = refused(Reason::RightsMissing) else { panic!() };
+        let rules = "# rules of a Role in namespace web\n- {verbs: [\"get\"]}\n";
+        refusal.metadata.insert(RULES.to_owned(), rules.to_owned());
+        refusal.metadata.insert("decision_id".to_owned(), "d-1".to_owned());
+        let call = CallId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap();
+        let denial = IssuerError::Refused(refusal).denial(&call);
+        assert_eq!(denial.rules, rules);
+        assert_eq!(denial.remedy, "an administrator of the cluster adds these rules (decision d-1):");
+        assert_eq!(refused(Reason::RoleNotAvailable).denial(&call).rules, "");
     }
 
     #[test]

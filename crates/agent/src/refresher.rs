@@ -176,8 +176,7 @@ impl Refresher {
 
     fn ask(&mut self, key: Key, asker: Waiting, now: Moment) {
         if let Some((message, remedy)) = self.no_room(&key) {
-            let (message, remedy) = (message.to_owned(), remedy.to_owned());
-            return asker.tell(Err(Denial { class: ErrorClass::Failure, message, remedy, call: None }));
+            return asker.tell(Err(Denial::new(ErrorClass::Failure, message, remedy)));
         }
         if !self.entries.contains_key(&key) {
             let entry = Entry::new(self.next_serial(), None, None, now);

@@ -101,16 +101,18 @@ fn not_a_user(uid: u32) -> Denial {
 }
 
 fn refusal(uid: u32, remedy: String) -> Denial {
-    denial(ErrorClass::Denied, format!("uid {uid} may not ask this agent for that"), remedy)
+    Denial::new(ErrorClass::Denied, format!("uid {uid} may not ask this agent for that"), remedy)
 }
 
 impl Full {
     fn denial(self, uid: u32) -> Denial {
         let message = format!("uid {uid} has too many connections to this agent");
         match self {
-            Self::OfThisUid => {
-                denial(ErrorClass::Unreachable, message, "try again with fewer clients at once".to_owned())
-            }
+            Self::OfThisUid => Denial::new(
+                ErrorClass::Unreachable,
+                message,
+                "try again with fewer clients at once".to_owned(),
+            ),
             Self::OfStrangers => not_a_user(uid),
         }
     }
@@ -179,9 +181,9 @@ fn turn_away(client: Client, denial: Denial) {
 impl Denial {
     /// The answer to request `own`. What a call to the issuer gave is known by the call.
     fn answer(self, own: &CallId) -> Answer {
-        let Self { class, message, remedy, call } = self;
+        let Self { class, message, remedy, rules, call } = self;
         let request_id = call.as_ref().unwrap_or(own).to_string();
-        Answer::Error(Error { class: class.into(), message, remedy, request_id })
+        Answer::Error(Error { class: class.into(), message, remedy, request_id, rules })
     }
 }
 
@@ -208,7 +210,7 @@ impl Server {
         let request = timeout(TRANSFER, read(&mut stream)).await??;
         let answer = match request {
             Some(question) => self.consider(uid, &id, question).await,
-            None => Err(denial(
+            None => Err(Denial::new(
                 ErrorClass::Usage,
                 "the agent does not understand the request".to_owned(),
                 "install the same version of agent and clients".to_owned(),
@@ -273,7 +275,7 @@ impl Server {
         let token = JobToken::new(job_token);
         if token.is_empty() {
             let remedy = "hand over the token that the CI system gave to the job".to_owned();
-            return Err(denial(ErrorClass::Usage, "there is no job token".to_owned(), remedy));
+            return Err(Denial::new(ErrorClass::Usage, "there is no job token".to_owned(), remedy));
         }
         let key = job_key(uid, &job)?;
         let started = in_time(PATIENCE, self.handle.start_job(key, token, id.clone())).await??;
@@ -308,7 +310,7 @@ impl Server {
         let offered = in_time(PATIENCE, self.roles.find(id, &name)).await??;
         let offered = offered.ok_or_else(|| {
             let message = format!("this runner is not offered a role named {role}");
-            denial(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())
+            Denial::new(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())
         })?;
         if !offered.audiences.is_empty() {
             return Err(for_somebody_else(&name, &offered.audiences));
@@ -327,7 +329,7 @@ impl Server {
         let given_back = in_time(LEAVE_PATIENCE, self.handle.leave(id.clone())).await?;
         let given_back = given_back.ok_or_else(|| {
             let remedy = "run shorepass-agent leave again".to_owned();
-            denial(ErrorClass::Unreachable, "the agent is stopping".to_owned(), remedy)
+            Denial::new(ErrorClass::Unreachable, "the agent is stopping".to_owned(), remedy)
         })?;
         match given_back.problem {
             Some(problem) => Err(problem),
@@ -369,6 +371,7 @@ fn encode(answer: Answer, id: &CallId) -> Zeroizing<Vec<u8>> {
                 message: "the answer is longer than 64 KiB, the limit of the agent's socket".to_owned(),
                 remedy: "end leases that nobody uses with shorepass-agent leave".to_owned(),
                 request_id: id.to_string(),
+                rules: String::new(),
             })),
         };
     }
@@ -385,7 +388,7 @@ fn encode(answer: Answer, id: &CallId) -> Zeroizing<Vec<u8>> {
 async fn in_time<T>(patience: Duration, answer: impl Future<Output = T>) -> Result<T, Denial> {
     timeout(patience, answer).await.map_err(|_| {
         let message = format!("the issuer did not answer within {} s", patience.as_secs());
-        denial(ErrorClass::Unreachable, message, "wait, or see `shorepass status`".to_owned())
+        Denial::new(ErrorClass::Unreachable, message, "wait, or see `shorepass status`".to_owned())
     })
 }
 
@@ -406,7 +409,7 @@ fn for_somebody_else(role: &Name, audiences: &[String]) -> Denial {
             ),
         ),
     };
-    denial(ErrorClass::Usage, message, remedy)
+    Denial::new(ErrorClass::Usage, message, remedy)
 }
 
 /// What is no name is not repeated: it may be a token that somebody pasted, and the answer ends in logs.
@@ -414,22 +417,18 @@ fn role_name(text: &str) -> Result<Name, Denial> {
     Name::parse(text).map_err(|_| {
         let message = "this is no role: a role's name is 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both \
                        ends";
-        denial(ErrorClass::Usage, message.to_owned(), "check the name of the role".to_owned())
+        Denial::new(ErrorClass::Usage, message.to_owned(), "check the name of the role".to_owned())
     })
 }
 
 fn job_key(uid: u32, name: &str) -> Result<JobKey, Denial> {
     JobKey::parse(uid, name).map_err(|error| {
-        denial(
+        Denial::new(
             ErrorClass::Usage,
             error.to_string(),
             "choose another name in SHOREPASS_JOB or --job".to_owned(),
         )
     })
-}
-
-fn denial(class: ErrorClass, message: String, remedy: String) -> Denial {
-    Denial { class, message, remedy, call: None }
 }
 
 fn lease_status(kept: Kept) -> LeaseStatus {

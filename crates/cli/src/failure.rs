@@ -18,7 +18,7 @@ use shorepass_core::labels::LabelError;
 use shorepass_core::name::Name;
 use shorepass_exec::AskError;
 use shorepass_rpc::refused::Reason;
-use shorepass_rpc::status::{ClientError, Code, Refusal};
+use shorepass_rpc::status::{ClientError, Code, RULES, Refusal};
 use shorepass_tls::{ConnectError, IdentityFileError};
 
 use crate::commands::jobs::NoJobToken;
@@ -85,6 +85,9 @@ pub(crate) enum Failure {
     /// Tests in role documents failed; they were printed.
     #[error("{0} of the tests failed")]
     TestsFailed(usize),
+    /// Roles whose ServiceAccounts could not be asked about; why was printed.
+    #[error("{0} of the roles could not be asked about")]
+    NotAsked(usize),
     /// The call to the issuer gave no answer, or a refusal.
     #[error(transparent)]
     Call(#[from] ClientError),
@@ -143,6 +146,7 @@ impl Failure {
             Self::Runtime(_)
             | Self::NoTests
             | Self::TestsFailed(_)
+            | Self::NotAsked(_)
             | Self::Identity(_)
             | Self::NoIdentity(_)
             | Self::Incomplete(_)
@@ -175,7 +179,19 @@ impl Failure {
         }
         report.push_str(&self.found_under());
         report.push_str(&self.remedy_line());
+        report.extend(self.rules().lines().flat_map(|line| [printable(line), "\n".to_owned()]));
         report
+    }
+
+    /// What has to be added to RBAC.
+    fn rules(&self) -> &str {
+        match self {
+            Self::Agent(error) | Self::CanI(NotYes::NoToken(error)) => error.rules(),
+            Self::Call(ClientError::Refused(refusal)) => {
+                refusal.metadata.get(RULES).map_or("", String::as_str)
+            }
+            _ => "",
+        }
     }
 
     /// Under which id an operator finds more.
@@ -234,6 +250,9 @@ impl Failure {
             Self::NoTests => {
                 Some("write `tests` beside `spec` of a role, as the examples in deploy/examples do".to_owned())
             }
+            Self::NotAsked(_) => Some(
+                "run it where the issuer's config, the kubeconfigs that it names and the clusters can be reached".to_owned(),
+            ),
             Self::Runtime(_)
             | Self::Output(_)
             | Self::Documents(_)
@@ -420,7 +439,8 @@ mod tests {
     fn every_other_failure_has_its_exit_code() {
         let agent = |class| {
             let (message, remedy, request_id) = (String::new(), String::new(), String::new());
-            Failure::Agent(AskError::Refused { class, message, remedy, request_id })
+            let rules = String::new();
+            Failure::Agent(AskError::Refused { class, message, remedy, request_id, rules })
         };
         let table = [
             (Failure::Pasted(Pasted::JoinToken), 2),

@@ -101,7 +101,8 @@ pub(crate) fn claims(
 ) -> Result<(Claims, Vec<String>), PayloadError> {
     let mut claims = Claims::default();
     for known in issuer.known() {
-        if let Some(value) = at(payload, &known.path) {
+        // As the issuer reads it: null is no value.
+        if let Some(value) = at(payload, &known.path).filter(|value| !value.is_null()) {
             claims.insert(&known.name, claim(issuer, known, value)?)?;
         }
     }
@@ -200,8 +201,14 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_is_null_is_none_as_the_issuer_reads_it() {
+        let (read, _) = claims(&object(json!({"ref": null})), &gitlab()).unwrap();
+        assert_eq!(read, Claims::default());
+    }
+
+    #[test]
     fn a_claim_of_another_kind_is_refused_as_the_issuer_does() {
-        for value in [json!(["main"]), json!(true), json!({}), json!(null), json!(7)] {
+        for value in [json!(["main"]), json!(true), json!({}), json!(7)] {
             let refused = claims(&object(json!({ "ref": value })), &gitlab());
             assert!(matches!(refused, Err(PayloadError::Kind { .. })), "{refused:?}");
         }

@@ -14,6 +14,7 @@ use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigE
 use kube::{Client, Config};
 use shorepass_core::cluster::Endpoint;
 use shorepass_core::name::Name;
+use shorepass_core::receipt::LAG_BOUND;
 
 use crate::api_server::ApiServer;
 use crate::in_cluster::{self, InClusterError};
@@ -41,6 +42,14 @@ pub struct Connection {
     pub endpoints: Vec<String>,
     /// How far the watch of an API server may lag.
     pub lag_bound: Duration,
+}
+
+impl Connection {
+    /// By the kubeconfig alone, with its one API server.
+    pub fn new(name: Name, kubeconfig: PathBuf, context: String, issuer: Name) -> Self {
+        let (advertise, endpoints) = (Advertise::default(), Vec::new());
+        Self { name, kubeconfig, context, advertise, issuer, endpoints, lag_bound: LAG_BOUND }
+    }
 }
 
 /// Where clients find the API server, if not where the issuer does.

@@ -29,6 +29,11 @@ pub fn token_policy_name(issuer: &Name) -> String {
     format!("shorepass-token-secrets-{issuer}")
 }
 
+/// The name of the admission policy that leaves an issuer's anchors to it alone.
+pub fn lease_policy_name(issuer: &Name) -> String {
+    format!("shorepass-leases-{issuer}")
+}
+
 /// The name of the admission policy that bounds an issuer, and of the roles and bindings of an issuer.
 pub fn policy_name(issuer: &Name) -> String {
     format!("{POLICY_PREFIX}{issuer}")

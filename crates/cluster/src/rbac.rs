@@ -27,6 +27,7 @@ const ISSUER: &str = include_str!("../../../deploy/kubernetes/issuer.yaml");
 const COORDINATION: &str = include_str!("../../../deploy/kubernetes/coordination.yaml");
 const POLICY: &str = include_str!("../../../deploy/kubernetes/policy.yaml");
 const TOKEN_SECRETS: &str = include_str!("../../../deploy/kubernetes/token-secrets.yaml");
+const LEASES: &str = include_str!("../../../deploy/kubernetes/leases.yaml");
 
 /// As whom the cluster knows the issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +149,7 @@ fn render_with(
     }
     let subject = identity.subject();
     let policy = json!(names::policy_name(issuer)).to_string();
+    let username = json!(identity.username()).to_string();
     let mut output = fill(HEAD, &[("ISSUER", issuer.as_str()), ("CLUSTER", cluster.as_str())]);
     let home = json!(identity.namespace()).to_string();
     let presence = json!(format!("{}-presence", names::policy_name(issuer))).to_string();
@@ -181,7 +183,16 @@ fn render_with(
             ("LEASE_ID", names::LEASE_ID_ANNOTATION),
             ("AUDIT_KEY", names::AUDIT_KEY),
             // Last: the only value that could itself look like a placeholder.
-            ("USERNAME", &json!(identity.username()).to_string()),
+            ("USERNAME", &username),
+        ],
+    ));
+    output.push_str(&fill(
+        LEASES,
+        &[
+            ("LEASE_POLICY", &json!(names::lease_policy_name(issuer)).to_string()),
+            ("ISSUER_LABEL", names::ISSUER_LABEL),
+            ("ISSUER", &format!("'{issuer}'")),
+            ("USERNAME", &username),
         ],
     ));
     output.push_str(&fill(
@@ -190,7 +201,7 @@ fn render_with(
             ("TOKEN_POLICY", &json!(names::token_policy_name(issuer)).to_string()),
             ("GIVEN", &needs.given(own)),
             ("STRICT", &json!(needs.strict.keys().collect::<Vec<_>>()).to_string()),
-            ("USERNAME", &json!(identity.username()).to_string()),
+            ("USERNAME", &username),
         ],
     ));
     Ok(output)

@@ -73,6 +73,10 @@ impl Condition for Checked {
         }
     }
 
+    fn names(&self, claim: &str) -> bool {
+        self.used.iter().any(|used| used.name == claim)
+    }
+
     fn text(&self) -> &str {
         &self.text
     }

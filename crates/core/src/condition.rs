@@ -19,6 +19,9 @@ pub trait Condition: fmt::Debug + Send + Sync {
     /// something else, refuses before anything is evaluated, except where the condition asks whether it is there.
     fn holds(&self, claims: &Claims) -> Result<(), String>;
 
+    /// Whether it looks at a claim.
+    fn names(&self, claim: &str) -> bool;
+
     /// As its author wrote it.
     fn text(&self) -> &str;
 }

@@ -6,9 +6,11 @@
 
 use std::fmt;
 
+use crate::cluster::Cluster;
 use crate::name::Name;
 use crate::needs::{Right, Scope};
-use crate::time::Timestamp;
+use crate::role::Target;
+use crate::time::{Timestamp, for_people};
 
 /// What is asked: API group, resource, verbs.
 const ASKED: [(&str, &str, &[&str]); 17] = [
@@ -44,6 +46,18 @@ pub fn questions(namespace: &Name) -> Vec<Right> {
         verbs.iter().map(right).collect::<Vec<_>>()
     };
     ASKED.into_iter().flat_map(of).collect()
+}
+
+/// Asks about a ServiceAccount, in its namespace.
+pub async fn ask(account: &Target, cluster: &dyn Cluster, now: Timestamp) -> Escapes {
+    let asked = questions(&account.namespace);
+    match cluster.lacking(account, &asked).await {
+        Ok(lacking) => {
+            let allowed: Vec<Right> = asked.into_iter().filter(|right| !lacking.contains(right)).collect();
+            Escapes::found(&allowed, for_people(now))
+        }
+        Err(cause) => Escapes::Unknown(cause.to_string()),
+    }
 }
 
 /// What is known of a ServiceAccount.

@@ -64,13 +64,14 @@ impl JobRequirement {
             );
             return Err(RequirementError { claim: None, problem });
         }
-        for claim in wanted.keys() {
-            if let Some(companion) =
-                issuer.companion_of(claim).filter(|companion| !wanted.contains_key(*companion))
-            {
+        let in_condition = |claim: &str| condition.as_ref().is_some_and(|condition| condition.names(claim));
+        let names = |claim: &str| wanted.contains_key(claim) || in_condition(claim);
+        for claim in issuer.known().map(|known| known.name.as_str()).filter(|claim| names(claim)) {
+            if let Some(companion) = issuer.companion_of(claim).filter(|companion| !names(companion)) {
                 let problem =
                     format!("{claim} alone means several things to {}: say {companion} too", issuer.system());
-                return Err(RequirementError { claim: Some(claim.clone()), problem });
+                let claim = wanted.contains_key(claim).then(|| claim.to_owned());
+                return Err(RequirementError { claim, problem });
             }
         }
         let guards =
@@ -242,6 +243,39 @@ mod tests {
         assert!(refused(&[("project_id", &["42"]), ("ref", &["main"])]).contains("ref_type"));
         assert!(refused(&[("project_id", &[])]).contains("at least one"));
         assert!(refused(&[("no_such", &["1"])]).contains("no claim"));
+    }
+
+    /// A condition that looks at these claims.
+    #[derive(Debug)]
+    struct Names(&'static [&'static str]);
+
+    impl Condition for Names {
+        fn holds(&self, _: &Claims) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn names(&self, claim: &str) -> bool {
+            self.0.contains(&claim)
+        }
+
+        fn text(&self) -> &str {
+            "names"
+        }
+    }
+
+    #[test]
+    fn half_a_claim_is_no_more_in_a_condition() {
+        let project = || ("project_id".to_owned(), vec![Claim::Text("42".to_owned())]);
+        let kind = || ("ref_type".to_owned(), vec![Claim::Text("branch".to_owned())]);
+        let read = |claims: Vec<(String, Vec<Claim>)>, names| {
+            JobRequirement::new(&issuer(System::Gitlab), claims, Some(Arc::new(Names(names))))
+        };
+        let refused = read(vec![project()], &["ref"]).unwrap_err();
+        assert!(refused.claim.is_none() && refused.problem.contains("say ref_type too"), "{refused:?}");
+        assert!(read(vec![project(), kind()], &["ref"]).is_ok());
+        assert!(read(vec![project()], &["ref", "ref_type"]).is_ok());
+        let branch = ("ref".to_owned(), vec![Claim::Text("main".to_owned())]);
+        assert!(read(vec![project(), branch], &["ref_type"]).is_ok());
     }
 
     #[test]

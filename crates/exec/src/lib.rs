@@ -88,6 +88,8 @@ pub enum AskError {
         remedy: String,
         /// Under which id the logs of agent and issuer have it; empty where an older agent names none.
         request_id: String,
+        /// What an administrator of the cluster has to add to RBAC, as YAML; empty if that is not what lacks.
+        rules: String,
     },
 }
 
@@ -119,6 +121,18 @@ impl AskError {
             | Self::Silent { .. }
             | Self::Broken { .. }
             | Self::Garbled { .. } => None,
+        }
+    }
+
+    /// What an administrator of the cluster has to add to RBAC, as YAML of several lines; empty if that is not what lacks.
+    pub fn rules(&self) -> &str {
+        match self {
+            Self::Refused { rules, .. } => rules,
+            Self::NotRunning { .. }
+            | Self::Forbidden { .. }
+            | Self::Silent { .. }
+            | Self::Broken { .. }
+            | Self::Garbled { .. } => "",
         }
     }
 
@@ -252,6 +266,7 @@ impl Agent {
                 message: error.message,
                 remedy: error.remedy,
                 request_id: error.request_id,
+                rules: error.rules,
             }),
             answer => Ok(answer),
         }

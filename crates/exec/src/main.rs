@@ -52,12 +52,12 @@ impl Failure {
 
     /// What stands on stderr.
     fn report(&self) -> String {
-        let request = match self {
-            Self::Ask(error) => error.request_id(),
-            Self::Usage(_) | Self::Protocol(_) | Self::Output(_) => None,
+        let (request, rules) = match self {
+            Self::Ask(error) => (error.request_id(), error.rules()),
+            Self::Usage(_) | Self::Protocol(_) | Self::Output(_) => (None, ""),
         };
         let request = request.map_or_else(String::new, |id| format!("  request: {id}\n"));
-        format!("shorepass-exec: {self}\n{request}  try: {}\n", self.remedy())
+        format!("shorepass-exec: {self}\n{request}  try: {}\n{rules}", self.remedy())
     }
 
     fn exit_code(&self) -> u8 {

@@ -123,6 +123,7 @@ fn error() -> Error {
         message: "it was refused".to_owned(),
         remedy: "ask nicely".to_owned(),
         request_id: REQUEST.to_owned(),
+        rules: String::new(),
     }
 }
 
@@ -144,6 +145,15 @@ fn a_refusal_names_its_request_unless_the_agent_names_none() {
     let output = refused_with(directory.path(), Error { request_id: String::new(), ..error() });
     let expected = "shorepass-exec: it was refused\n  try: ask nicely\n";
     assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+}
+
+#[test]
+fn a_refusal_for_want_of_rights_ends_with_the_rules_to_add() {
+    let directory = tempfile::tempdir().unwrap();
+    let rules = "# rules of a Role in namespace web\n- {verbs: [\"get\"]}\n";
+    let output = refused_with(directory.path(), Error { rules: rules.to_owned(), ..error() });
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.ends_with(&format!("  try: ask nicely\n{rules}")), "{told}");
 }
 
 #[test]

@@ -23,17 +23,14 @@ pub(crate) fn connection(config: &IssuerConfig, cluster: &ClusterConfig) -> Conn
         Connect::InCluster => (in_cluster::MOUNT.into(), in_cluster::CONTEXT.to_owned()),
     };
     Connection {
-        name: cluster.name.clone(),
-        kubeconfig,
-        context,
         advertise: Advertise {
             server: advertise.server.clone(),
             ca_file: advertise.ca_file.clone(),
             tls_server_name: advertise.tls_server_name.clone(),
         },
-        issuer: config.name.clone(),
         endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
         lag_bound: cluster.lag_bound,
+        ..Connection::new(cluster.name.clone(), kubeconfig, context, config.name.clone())
     }
 }
 

@@ -312,9 +312,11 @@ pub fn mint_refused(cause: &MintError) -> Refused {
                 "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
             ),
         ),
-        MintError::NeedsMissing { missing, .. } => {
-            Refused::new(Reason::RightsMissing, text).with(RULES, missing.yaml_within(RULES_LIMIT))
-        }
+        MintError::NeedsMissing { account, missing } => Refused::new(
+            Reason::RightsMissing,
+            format!("ServiceAccount {account} is not allowed all that the role needs; nothing was made"),
+        )
+        .with(RULES, missing.yaml_within(RULES_LIMIT)),
         MintError::AdmissionRefused { act, .. } => Refused::new(
             Reason::IssuerForbidden,
             format!(

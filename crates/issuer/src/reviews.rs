@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shorepass_core::cluster::{Cluster, MintError};
-use shorepass_core::escape::{Escapes, questions};
+use shorepass_core::escape::{self, Escapes};
 use shorepass_core::name::Name;
 use shorepass_core::needs::{Missing, Need, Right};
 use shorepass_core::policy::Policy;
 use shorepass_core::role::{Role, Target};
-use shorepass_core::time::{Clock, for_people};
+use shorepass_core::time::Clock;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +73,7 @@ impl Reviews {
         for role in policy.roles().filter(|role| role.cluster() == name) {
             let Some(account) = role.gives().existing() else { continue };
             if !found.contains_key(account) {
-                found.insert(account, self.escapes(account, cluster).await);
+                found.insert(account, escape::ask(account, cluster, self.clock.now()).await);
             }
             let escapes = found[account].clone();
             tell(role, &escapes, locked(&self.escapes).insert(role.name().clone(), escapes.clone()));
@@ -84,18 +84,6 @@ impl Reviews {
     /// By what the role's jobs can leave something behind; none of a strict role, and before it was asked.
     pub fn escapes_of(&self, role: &Name) -> Option<Escapes> {
         locked(&self.escapes).get(role).cloned()
-    }
-
-    async fn escapes(&self, account: &Target, cluster: &dyn Cluster) -> Escapes {
-        let asked = questions(&account.namespace);
-        match cluster.lacking(account, &asked).await {
-            Ok(lacking) => {
-                let allowed: Vec<Right> =
-                    asked.into_iter().filter(|right| !lacking.contains(right)).collect();
-                Escapes::found(&allowed, for_people(self.clock.now()))
-            }
-            Err(cause) => Escapes::Unknown(cause.to_string()),
-        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! What roles need of their ServiceAccounts, asked of a real API server before a lease begins, and what outlives a lease.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::agent::as_operator;
 use integration_tests::client::refused;
+use integration_tests::environment::Environment;
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::process::Done;
-use integration_tests::site::{DEPLOY, NEEDY, Site};
+use integration_tests::site::{CLUSTER, DEPLOY, NEEDY, Site};
 use integration_tests::wait::{self, Seen};
 use shorepass_proto::v1::ErrorReason;
 
@@ -51,12 +53,30 @@ async fn what_a_role_needs_is_told_as_rules_and_what_outlives_a_lease_is_told_wi
     let told = check()?;
     ensure!(told.code == Some(0) && told.stdout.contains("is allowed all that the role needs"), "{told:?}");
     ensure!(told.stdout.contains("rights that outlive a lease: create secrets"), "{told:?}");
+    let tested = issuer.folder().join("tested.yaml");
+    std::fs::write(&tested, tested_role(CLUSTER, namespace.as_str()))?;
+    let mut test = Command::new(Environment::read()?.bin_dir.join("shorepass"));
+    test.args(["role", "test", "--online", "--issuer-config"])
+        .arg(issuer.config())
+        .arg("--roles")
+        .arg(&tested);
+    let told = Done::of(&mut test)?.succeeded()?;
+    ensure!(told.contains("tested: rights that outlive a lease: create secrets (by a review at"), "{told}");
     let show = as_operator(&issuer, &["lease", "show", &lease])?.succeeded()?;
     ensure!(
         show.contains("ESCAPE RIGHTS   none, by a review at"),
         "of the start, an hour ago at most: {show}"
     );
     Ok(())
+}
+
+/// A role of that ServiceAccount, with a test.
+fn tested_role(cluster: &str, namespace: &str) -> String {
+    format!(
+        "apiVersion: shorepass.dev/v1\nkind: Role\nmetadata: {{name: tested}}\nspec:\n  cluster: {cluster}\n  target: \
+         {{namespace: {namespace}, serviceAccount: deployer}}\n  subjects: [{{platforms: [portal]}}]\ntests:\n- {{name: the portal, \
+         platform: portal, job: {{asserted: true}}, expect: allowed}}\n"
+    )
 }
 
 /// The rules in a Role for the ServiceAccount and in a ClusterRole for its group, and the right to create Secrets.

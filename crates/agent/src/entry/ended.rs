@@ -24,7 +24,8 @@ impl Entry {
             true => "ask an operator; `shorepass unblock` lifts a block".to_owned(),
             false => "ask again: the agent gets another lease where it may".to_owned(),
         };
-        let denial = Denial { class: ErrorClass::LeaseEnded, message, remedy, call: Some(call.clone()) };
+        let told = Denial::new(ErrorClass::LeaseEnded, message, remedy);
+        let denial = Denial { call: Some(call.clone()), ..told };
         self.over = ended.is_deliberate().then(|| denial.clone());
         self.problem = Some(Problem { denial, role_not_available: false, told_until: Duration::ZERO });
         self.want_another(call, now);

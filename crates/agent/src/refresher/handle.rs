@@ -135,12 +135,7 @@ impl Handle {
 }
 
 fn stopping() -> Denial {
-    Denial {
-        class: ErrorClass::Unreachable,
-        message: "the agent is stopping".to_owned(),
-        remedy: "try again when it runs".to_owned(),
-        call: None,
-    }
+    Denial::new(ErrorClass::Unreachable, "the agent is stopping", "try again when it runs")
 }
 
 /// What is asked of the task, or told.

@@ -182,9 +182,7 @@ impl Refresher {
     /// Opens a session with a token. What is under the name goes on until the issuer has answered.
     pub(super) fn open(&mut self, mut opening: Opening) {
         if let Some((message, remedy)) = self.no_session_for(&opening.key) {
-            let (message, remedy) = (message.to_owned(), remedy.to_owned());
-            let _ =
-                opening.answer.send(Err(Denial { class: ErrorClass::Failure, message, remedy, call: None }));
+            let _ = opening.answer.send(Err(Denial::new(ErrorClass::Failure, message, remedy)));
             return;
         }
         let serial = self.next_serial();
@@ -278,12 +276,8 @@ impl Refresher {
         let gone: Vec<Key> = self.entries.keys().filter(|entry| entry.job == *key).cloned().collect();
         for gone in gone {
             let Some(entry) = self.entries.remove(&gone) else { continue };
-            entry.dismiss(&Denial {
-                class: ErrorClass::Failure,
-                message: why.to_owned(),
-                remedy: "give each job a name in SHOREPASS_JOB".to_owned(),
-                call: None,
-            });
+            let remedy = "give each job a name in SHOREPASS_JOB";
+            entry.dismiss(&Denial::new(ErrorClass::Failure, why, remedy));
         }
     }
 

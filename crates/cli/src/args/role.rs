@@ -1,4 +1,4 @@
-//! The commands for people who write roles. They read documents and ask nobody.
+//! The commands for people who write roles. They read documents and ask nobody, but for `role test --online`.
 
 use std::path::PathBuf;
 
@@ -71,6 +71,10 @@ pub(crate) struct TestArgs {
     /// Those of these roles alone
     #[arg(value_name = "ROLE", value_parser = Name::parse)]
     pub(crate) only: Vec<Name>,
+    /// Also ask the clusters, with the credentials that the issuer's config names, by which rights jobs can leave something
+    /// behind that outlives their leases
+    #[arg(long)]
+    pub(crate) online: bool,
     /// Where the documents are.
     #[command(flatten)]
     pub(crate) documents: DocumentArgs,

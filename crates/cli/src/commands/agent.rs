@@ -168,13 +168,15 @@ mod tests {
             message: "the role web-deployer is not available".to_owned(),
             remedy: "ask an operator".to_owned(),
             request_id: "0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d".to_owned(),
+            rules: "# rules of a Role in namespace web\n- {verbs: [\"get\"]}\n".to_owned(),
         };
         let scripted = Scripted::answering(Answer::Error(error));
         let failure =
             kubeconfig(scripted.agent(), &kubeconfig_args(None), &mut Vec::new()).await.unwrap_err();
         assert_eq!(failure.exit_code(), 3);
         let expected = "shorepass: the role web-deployer is not available\n  \
-                        request: 0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d\n  try: ask an operator\n";
+                        request: 0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d\n  try: ask an operator\n\
+                        # rules of a Role in namespace web\n- {verbs: [\"get\"]}\n";
         assert_eq!(failure.report(), expected);
     }
 

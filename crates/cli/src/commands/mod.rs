@@ -5,6 +5,7 @@ mod bans;
 mod can_i;
 pub(crate) mod jobs;
 mod leases;
+mod online;
 mod others;
 mod pages;
 mod revoke;
@@ -44,7 +45,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             others::create_join_token(&args, &mut out).await
         }
         Command::Role(RoleCommand::Explain(args)) => roles::explain(&args, &mut out),
-        Command::Role(RoleCommand::Test(args)) => roles::test(&args, &mut out),
+        Command::Role(RoleCommand::Test(args)) => roles::test(&args, &mut out).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "shorepass", &mut script);

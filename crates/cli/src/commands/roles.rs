@@ -1,4 +1,5 @@
-//! `role explain` and `role test`: decide by the documents alone, with the code that decides at the issuer.
+//! `role explain` and `role test`: decide by the documents alone, with the code that decides at the issuer. Only
+//! `role test --online` asks anybody: the clusters, about what outlives a lease.
 
 use std::io::Write;
 
@@ -13,7 +14,7 @@ use shorepass_core::name::{Name, TrustDomain};
 use shorepass_core::policy::explanation::{Explanation, Shown, Who};
 use shorepass_core::role::Role;
 
-use super::emit_as;
+use super::{emit_as, online};
 use crate::args::{DocumentArgs, ExplainArgs, TestArgs};
 use crate::failure::Failure;
 use crate::output::role::{CaseView, Explained, TestRun};
@@ -43,7 +44,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Fai
     emit_as(out, args.documents.output, || explained.document(), || explained.text())
 }
 
-pub(super) fn test(args: &TestArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) async fn test(args: &TestArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let (config, documents) = load(&args.documents)?;
     for name in &args.only {
         find(&documents.roles, name)?;
@@ -54,12 +55,19 @@ pub(super) fn test(args: &TestArgs, out: &mut dyn Write) -> Result<(), Failure> 
         let role = find(&documents.roles, &case.role)?;
         Ok(CaseView::of(case, failure_of(case, role, &config.trust_domain)))
     });
-    let run = TestRun::of(decided.collect::<Result<Vec<CaseView>, Failure>>()?);
+    let decided = decided.collect::<Result<Vec<CaseView>, Failure>>()?;
+    let wanted = |role: &&Role| args.only.is_empty() || args.only.contains(role.name());
+    let escapes = match args.online {
+        true => online::escapes(&config, documents.roles.iter().filter(wanted)).await,
+        false => Vec::new(),
+    };
+    let run = TestRun::of(decided, escapes);
     emit_as(out, args.documents.output, || run.document(), || run.text())?;
-    match (run.count(), run.failed()) {
-        (0, _) => Err(Failure::NoTests),
-        (_, 0) => Ok(()),
-        (_, failed) => Err(Failure::TestsFailed(failed)),
+    match (run.count(), run.failed(), run.unknown()) {
+        (0, _, _) => Err(Failure::NoTests),
+        (_, 0, 0) => Ok(()),
+        (_, 0, unknown) => Err(Failure::NotAsked(unknown)),
+        (_, failed, _) => Err(Failure::TestsFailed(failed)),
     }
 }
 

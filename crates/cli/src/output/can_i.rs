@@ -212,8 +212,13 @@ impl Answer {
 
     /// The rules to add.
     fn rules(&self) -> String {
-        let Self::No { right, .. } = self else { return String::new() };
-        Missing::of(vec![right.clone()]).map(|missing| missing.yaml()).unwrap_or_default()
+        match self {
+            Self::No { right, .. } => {
+                Missing::of(vec![right.clone()]).map(|missing| missing.yaml()).unwrap_or_default()
+            }
+            Self::NoToken(error) => error.rules().to_owned(),
+            Self::Yes { .. } | Self::MayNotAsk | Self::NotLetIn(_) | Self::Unanswered(_) => String::new(),
+        }
     }
 }
 
@@ -301,6 +306,7 @@ mod tests {
                 message: String::new(),
                 remedy: String::new(),
                 request_id: String::new(),
+                rules: String::new(),
             })
         };
         assert_eq!(code(refused(ErrorClass::Denied)), 3);
@@ -310,6 +316,21 @@ mod tests {
         assert_eq!(code(Answer::NotLetIn(WhyNot::Expired)), 5);
         assert_eq!(code(Answer::MayNotAsk), 4);
         assert_eq!(code(Answer::Unanswered("x".to_owned())), 4);
+    }
+
+    #[test]
+    fn what_the_roles_needs_lack_is_printed_as_rules_where_shorepass_gives_no_token() {
+        let rules = "# rules of a Role in namespace web\n- {verbs: [\"get\"]}\n";
+        let refused = || AskError::Refused {
+            class: ErrorClass::Failure,
+            message: "ServiceAccount web/deployer is not allowed all that the role needs".to_owned(),
+            remedy: "an administrator of the cluster adds these rules:".to_owned(),
+            request_id: String::new(),
+            rules: rules.to_owned(),
+        };
+        assert_eq!(Answer::NoToken(refused()).rules(), rules);
+        let report = Failure::from(Answer::NoToken(refused()).outcome().unwrap_err()).report();
+        assert!(report.ends_with(&format!("adds these rules:\n{rules}")), "{report}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Rights by which a job can leave something behind that outlives its lease, as operators see them.
 
 use serde::Serialize;
+use shorepass_core::escape::Escapes;
 use shorepass_core::time::Timestamp;
 use shorepass_proto::v1;
 
@@ -21,6 +22,19 @@ impl EscapesView {
     /// From the wire.
     pub(crate) fn of(wire: v1::EscapeRights) -> Self {
         Self { rights: wire.rights, review_time: time(wire.review_time), unknown: wire.unknown }
+    }
+
+    /// What was just asked.
+    pub(crate) fn known(escapes: Escapes) -> Self {
+        match escapes {
+            Escapes::Found { rights, at } => Self { rights, review_time: Some(at), unknown: String::new() },
+            Escapes::Unknown(unknown) => Self { rights: Vec::new(), review_time: None, unknown },
+        }
+    }
+
+    /// Whether it could not be asked.
+    pub(crate) fn is_unknown(&self) -> bool {
+        !self.unknown.is_empty()
     }
 
     /// All of it, in one line.

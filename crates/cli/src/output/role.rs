@@ -5,9 +5,12 @@ use std::time::Duration;
 use serde::Serialize;
 use shorepass_config::role::case::Case;
 use shorepass_core::caller::SpiffeId;
+use shorepass_core::escape::Escapes;
+use shorepass_core::name::Name;
 use shorepass_core::policy::explanation::Explanation;
 use shorepass_core::role::{Lifetime, Role};
 
+use super::escapes::EscapesView;
 use super::{document, printable, spoken};
 
 /// What a role says to a caller with a job.
@@ -152,13 +155,34 @@ pub(crate) struct TestRun {
     passed: usize,
     failed: usize,
     items: Vec<CaseView>,
+    /// Empty where nobody was asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    escape_rights: Vec<RoleEscapes>,
+}
+
+/// By what the jobs of a role can leave something behind.
+#[derive(Serialize)]
+struct RoleEscapes {
+    role: String,
+    #[serde(flatten)]
+    found: EscapesView,
 }
 
 impl TestRun {
     /// Counts them.
-    pub(crate) fn of(items: Vec<CaseView>) -> Self {
+    pub(crate) fn of(items: Vec<CaseView>, escapes: Vec<(Name, Escapes)>) -> Self {
         let failed = items.iter().filter(|case| !case.passed).count();
-        Self { passed: items.len() - failed, failed, items }
+        let known = |(role, escapes): (Name, Escapes)| RoleEscapes {
+            role: role.to_string(),
+            found: EscapesView::known(escapes),
+        };
+        let escape_rights = escapes.into_iter().map(known).collect();
+        Self { passed: items.len() - failed, failed, items, escape_rights }
+    }
+
+    /// About how many roles nothing could be asked.
+    pub(crate) fn unknown(&self) -> usize {
+        self.escape_rights.iter().filter(|of| of.found.is_unknown()).count()
     }
 
     /// How many were run.
@@ -179,6 +203,10 @@ impl TestRun {
     /// For people: a line for each, and a summary.
     pub(crate) fn text(&self) -> String {
         let lines: String = self.items.iter().map(CaseView::line).collect();
-        format!("{lines}{} passed, {} failed\n", self.passed, self.failed)
+        let escapes = self.escape_rights.iter();
+        let escapes: String = escapes
+            .map(|of| format!("{}: rights that outlive a lease: {}\n", of.role, of.found.sentence()))
+            .collect();
+        format!("{lines}{escapes}{} passed, {} failed\n", self.passed, self.failed)
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn jobs(cursor: &Cursor<'_>, known: Option<&Known<'_>>) -> Option<Job
         Ok(requirement) => Some(requirement),
         Err(unfit) => match unfit.claim {
             Some(claim) => cursor.fault_below(&format!("claims.{claim}"), unfit.problem),
-            None => cursor.fault_below("claims", unfit.problem),
+            None => cursor.fault_below("claims", unfit.problem), // of the condition, too: its claims go with these
         },
     }
 }

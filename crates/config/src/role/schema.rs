@@ -87,6 +87,10 @@ impl Condition for Always {
         Ok(())
     }
 
+    fn names(&self, _: &str) -> bool {
+        false
+    }
+
     fn text(&self) -> &str {
         "always"
     }

@@ -292,6 +292,10 @@ mod jobs {
             Ok(())
         }
 
+        fn names(&self, _: &str) -> bool {
+            false
+        }
+
         fn text(&self) -> &str {
             "always"
         }

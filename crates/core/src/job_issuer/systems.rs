@@ -119,6 +119,7 @@ const GITHUB: Profile = Profile {
             "discussion",
             "discussion_comment",
             "fork",
+            "gollum",
             "watch",
         ],
         meaning: "somebody who may not push can start such a run, and it may work on their code or text",

@@ -90,3 +90,59 @@ impl From<Refused> for Rejected {
         Self { explanation: refused.message.clone(), refused }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shorepass_core::caller::SpiffeId;
+    use shorepass_core::digest::Digest;
+    use shorepass_core::enrolment::{CloneCause, Cloned, Life};
+    use shorepass_core::pod::Pod;
+    use shorepass_core::time::Timestamp;
+
+    use super::*;
+
+    fn pod(cluster: &str, namespace: &str, name: &str, uid: &str) -> Option<Origin> {
+        let part = |text| Name::parse(text).unwrap();
+        let (cluster, namespace) = (part(cluster), part(namespace));
+        Some(Origin::Pod(Pod { cluster, namespace, name: name.to_owned(), uid: uid.to_owned() }))
+    }
+
+    fn held(origin: Option<Origin>) -> Enrolment {
+        let id = EnrolmentId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap();
+        let spiffe_id = SpiffeId::parse("spiffe://ci.example.org/runner/prod-1").unwrap();
+        let from = Timestamp::from_second(1_700_000_000).unwrap();
+        let life = Life { from, until: from };
+        Enrolment::first(id, spiffe_id, Labels::default(), Digest::of_bytes(b"key"), life).by(origin)
+    }
+
+    fn gives(origin: Option<Origin>, replaces: Replaces) -> Gives {
+        Gives { labels: Labels::default(), origin, replaces, uses: None }
+    }
+
+    #[test]
+    fn a_pod_takes_the_place_of_the_pod_of_its_name_in_its_namespace_and_cluster_alone() {
+        let ours = || gives(pod("staging", "ci", "runner-0", "u-1"), Replaces::ItsPod);
+        for (theirs, may) in [
+            (pod("staging", "ci", "runner-0", "u-1"), true),
+            (pod("staging", "ci", "runner-0", "u-0"), true),
+            (pod("staging", "ci", "runner-1", "u-1"), false),
+            (pod("staging", "web", "runner-0", "u-1"), false),
+            (pod("prod", "ci", "runner-0", "u-1"), false),
+            (None, false),
+        ] {
+            let held = held(theirs);
+            assert_eq!(ours().may_replace(&held), may, "{held:?}");
+            assert!(!gives(held.origin.clone(), Replaces::Nothing).may_replace(&held));
+            assert!(gives(None, Replaces::Any).may_replace(&held));
+        }
+    }
+
+    #[test]
+    fn nobody_but_an_operator_gives_the_name_of_a_cloned_runner_anew() {
+        let mut held = held(pod("staging", "ci", "runner-0", "u-0"));
+        let at = Timestamp::from_second(1_700_000_000).unwrap();
+        held.cloned = Some(Cloned { at, cause: CloneCause::Used, certificate: Digest::of_bytes(b"older") });
+        assert!(!gives(held.origin.clone(), Replaces::ItsPod).may_replace(&held));
+        assert!(gives(None, Replaces::Any).may_replace(&held));
+    }
+}

@@ -163,7 +163,10 @@ fn token_refused(cause: MachineTokenError) -> Rejected {
     match cause {
         MachineTokenError::Rejected { told, explanation } => rejected(told, explanation),
         MachineTokenError::Unavailable { ref issuer, retry_after, .. } => {
-            let message = format!("the keys of issuer {issuer} cannot be had at the moment: try again later");
+            let message = format!(
+                "the key of this token is not among those of issuer {issuer} that are known, and they cannot be fetched again \
+                 at the moment: try again later"
+            );
             let refused = Refused::new(Reason::EnrolmentIssuerUnavailable, message).retry(retry_after);
             Rejected { refused, explanation: cause.to_string() }
         }

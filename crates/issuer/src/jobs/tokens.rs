@@ -150,8 +150,9 @@ fn token_refused(cause: &JobTokenError) -> Refused {
         JobTokenError::Rejected { .. } => Refused::new(Reason::JobTokenRejected, told),
         JobTokenError::Expired(_) => Refused::new(Reason::JobTokenExpired, told),
         JobTokenError::Unavailable { issuer, retry_after, .. } => {
-            let message =
-                format!("the keys of job issuer {issuer} cannot be had at the moment; try again later");
+            let message = format!(
+                "the key of this token is not among those of job issuer {issuer} that are known, and they cannot be fetched again at the moment; try again later"
+            );
             Refused::new(Reason::JobIssuerUnavailable, message).retry(*retry_after)
         }
     }

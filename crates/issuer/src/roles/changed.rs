@@ -1,4 +1,5 @@
 //! What follows when roles are exchanged: how long owners of living leases may be silent, who is told, and which leases end.
+//! Which end is asked at the start, too: documents may have changed while the issuer was away.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use shorepass_core::name::Name;
 use shorepass_core::policy::explanation::Who;
 use shorepass_core::policy::{DenialReason, Policy};
 use shorepass_core::role::{OnChange, Role};
+use shorepass_core::time::after;
 
 use crate::revoke::{Ends, LEASES_IN_A_COMMIT};
 
@@ -35,6 +37,17 @@ impl Changed<'_> {
             outside.follow.roles_exchanged(lease, changed);
         }
         self.end(live).await;
+    }
+
+    /// The same at the start, when nobody is told and all that the old policy was is what leases record of it. Of a role that
+    /// went away meanwhile it is not known what it said: its leases live until their next refresh.
+    pub(super) async fn catch_up(&self) {
+        match self.ends.live(&LeaseFilter::default()) {
+            Ok(live) => self.end(live).await,
+            Err(cause) => {
+                tracing::warn!(error = %cause, "leases could not be looked at at the start: they follow their roles with their next refresh");
+            }
+        }
     }
 
     /// Whether the role is not what it was, or is gone.
@@ -68,11 +81,13 @@ impl Changed<'_> {
         }
     }
 
-    /// Asks what a refresh would ask.
+    /// Asks what a refresh would ask, and whether it would be given for so long.
     fn is_to_end(&self, lease: &Lease) -> Result<bool, LedgerError> {
-        let (Some(role), Some(owner)) = (&lease.role, lease.owner.known()) else { return Ok(false) };
-        let says = self.new.role(role).or(self.old.role(role)).map(Role::on_change);
-        if !self.is_another(role) || says != Some(OnChange::End) {
+        let (Some(name), Some(owner)) = (&lease.role, lease.owner.known()) else { return Ok(false) };
+        let role = self.new.role(name);
+        let says = role.or(self.old.role(name)).map(Role::on_change);
+        let is_as_it_was = role.is_some_and(|role| role.digest() == lease.role_digest);
+        if is_as_it_was || says != Some(OnChange::End) {
             return Ok(false);
         }
         let outside = &self.ends.outside;
@@ -80,6 +95,9 @@ impl Changed<'_> {
         let job = lease.job.map(|job| outside.ledger.job(job)).transpose()?.flatten();
         let who = Who { spiffe_id: &owner.spiffe_id, own: owner.is_own(), labels: &labels };
         let refreshed = self.new.would_refresh(who, job.as_ref(), lease, outside.clock.now());
-        Ok(matches!(refreshed, Err(denial) if matches!(denial.reason, DenialReason::RoleNotAvailable(_))))
+        Ok(match refreshed {
+            Ok(role) => lease.deadline > after(lease.created, role.lease().max),
+            Err(denial) => matches!(denial.reason, DenialReason::RoleNotAvailable(_)),
+        })
     }
 }

@@ -61,6 +61,7 @@ impl Reloading {
 
     /// Looks every few seconds and at each SIGHUP, until told to stop.
     pub(crate) async fn run(mut self, mut hangups: Hangups, stop: CancellationToken) {
+        self.catch_up().await;
         let mut tick = tokio::time::interval(EVERY);
         loop {
             tokio::select! {
@@ -73,6 +74,12 @@ impl Reloading {
             }
             self.look().await;
         }
+    }
+
+    /// Follows what changed in the documents while the issuer was away.
+    pub(crate) async fn catch_up(&self) {
+        let current = self.outside.policy.current();
+        Changed { old: current.clone(), new: current, ends: &self.ends }.catch_up().await;
     }
 
     /// Reads the files if they are not as they were.

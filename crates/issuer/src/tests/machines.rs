@@ -98,10 +98,13 @@ async fn nobody_is_replaced_by_a_token_not_even_by_the_same_subject() {
     for (token, subject) in [("first", "vm-1"), ("again", "vm-1"), ("other", "vm-2")] {
         put(&bench, token, subject, "a");
     }
-    assert!(enroll(&bench, "first", "prod-vm-1").await.is_ok());
+    let made = key("prod-vm-1");
+    assert!(enroll_with(&bench, "first", "prod-vm-1", &made).await.is_ok());
     for token in ["again", "other"] {
         assert_eq!(reason(enroll(&bench, token, "prod-vm-1").await), Reason::EnrolmentExists, "{token}");
     }
+    let refused = reason(enroll_with(&bench, "other", "prod-vm-1", &made).await);
+    assert_eq!(refused, Reason::EnrolmentExists, "another machine has it, whatever its key");
     // What was refused is not spent.
     assert!(enroll(&bench, "again", "prod-vm-2").await.is_ok());
 }

@@ -68,12 +68,15 @@ async fn each_token_that_proves_no_such_pod_is_refused_and_only_operators_are_to
     let said = |error| Err::<shorepass_core::pod::Reviewed, _>(error);
     let mut tester = reviewed("tester-0", "u-1").unwrap();
     tester.service_account = "deployer".to_owned();
+    let mut elsewhere = reviewed("runner-0", "u-3").unwrap();
+    elsewhere.pod.namespace = name("web");
     let cases = [
         ("other", "https://issuer.example.org/jobs", reviewed("runner-0", "u-0"), "for the audience in"),
         ("gone", AUDIENCE, said(ReviewError::Rejected("pod not found".to_owned())), "its pod is gone"),
         ("unconfirmed", AUDIENCE, said(ReviewError::OtherAudience("x".to_owned())), "does not confirm"),
         ("unbound", AUDIENCE, said(ReviewError::Unbound("node")), "no node"),
         ("deployer", AUDIENCE, Ok(tester), "this ServiceAccount are not let in"),
+        ("of another namespace", AUDIENCE, Ok(elsewhere), "this ServiceAccount are not let in"),
     ];
     for (token, audience, answer, told) in cases {
         bench.pods.put(token, audience, answer);

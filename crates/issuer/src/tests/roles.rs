@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use shorepass_conditions::CelConditions;
 use shorepass_config::IssuerConfig;
 use shorepass_core::lease::EndCause;
 use shorepass_daemon::admin::Readiness;
@@ -14,8 +15,17 @@ use crate::roles::reload::Reloading;
 struct Stage {
     bench: Bench,
     documents: tempfile::TempDir,
+    config: IssuerConfig,
     reloading: Reloading,
     readiness: Readiness,
+}
+
+fn document(runners: &str, line: &str) -> String {
+    format!(
+        "apiVersion: shorepass.dev/v1\nkind: Role\nmetadata: {{name: deploy}}\nspec:\n  cluster: staging\n  target: \
+         {{namespace: web, serviceAccount: deployer}}\n  {line}\n  subjects: [{{runners: [{runners}], acceptJobs: \
+         asserted}}]\n"
+    )
 }
 
 impl Stage {
@@ -26,23 +36,27 @@ impl Stage {
         let mut config = IssuerConfig::load(&file).unwrap();
         config.role_directory = documents.path().to_owned();
         let readiness = Readiness::new();
-        let reloading = Reloading::new(config, bench.use_cases.ends.clone(), readiness.condition("roles"));
-        Self { bench, documents, reloading, readiness }
+        let reloading =
+            Reloading::new(config.clone(), bench.use_cases.ends.clone(), readiness.condition("roles"));
+        Self { bench, documents, config, reloading, readiness }
     }
 
     /// The role `deploy` as the bench has it, for these runners, and with another line.
     async fn write(&mut self, runners: &str, line: &str) {
-        let text = format!(
-            "apiVersion: shorepass.dev/v1\nkind: Role\nmetadata: {{name: deploy}}\nspec:\n  cluster: staging\n  \
-             target: {{namespace: web, serviceAccount: deployer}}\n  {line}\n  subjects: [{{runners: [{runners}], \
-             acceptJobs: asserted}}]\n"
-        );
-        self.write_text(&text).await;
+        self.write_text(&document(runners, line)).await;
     }
 
     async fn write_text(&mut self, text: &str) {
         std::fs::write(self.documents.path().join("web.yaml"), text).unwrap();
         self.reloading.look().await;
+    }
+
+    /// What a start of the issuer does where the documents were changed while it was away.
+    async fn change_while_away(&mut self, runners: &str, line: &str) {
+        std::fs::write(self.documents.path().join("web.yaml"), document(runners, line)).unwrap();
+        let roles = self.config.load_roles(&CelConditions).unwrap().roles;
+        self.bench.use_cases.outside.policy.exchange(Policy::new(roles).unwrap());
+        self.reloading.catch_up().await;
     }
 
     fn version(&self) -> u64 {
@@ -137,6 +151,40 @@ async fn a_role_that_is_gone_ends_its_leases_if_it_said_so() {
     stage.write_text(other).await;
     let lease = stage.bench.lease(delivery.issued.lease.id);
     assert_eq!(lease.end_cause().map(|(cause, _)| cause), Some(&EndCause::RoleChanged));
+}
+
+#[tokio::test]
+async fn a_role_that_changed_while_the_issuer_was_away_ends_its_leases_if_it_says_so() {
+    for (runners, line, ends) in [
+        ("test-*", "onChange: end", true),
+        ("test-*", "onChange: keep", false),
+        ("prod-*", "onChange: end", false),
+    ] {
+        let mut stage = Stage::new();
+        let (_, _, delivery) = stage.bench.leased().await;
+        stage.change_while_away(runners, line).await;
+        let lease = stage.bench.lease(delivery.issued.lease.id);
+        let cause = lease.end_cause().map(|(cause, _)| cause.clone());
+        assert_eq!(cause, ends.then_some(EndCause::RoleChanged), "{runners} {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_given_for_less_time_ends_longer_leases_if_it_says_so() {
+    let lifetimes = |lease: &str| format!("lifetimes: {{token: {{default: 10m, max: 10m}}, lease: {lease}}}");
+    for (most, line, ends) in [
+        ("{default: 10m, max: 10m}", "onChange: end", true),
+        ("{default: 10m, max: 10m}", "onChange: keep", false),
+        ("{default: 10m, max: 24h}", "onChange: end", false),
+    ] {
+        let mut stage = Stage::new();
+        let (caller, _, delivery) = stage.bench.leased().await;
+        let lease = delivery.issued.lease.id;
+        stage.write("prod-*", &format!("{}\n  {line}", lifetimes(most))).await;
+        let cause = stage.bench.lease(lease).end_cause().map(|(cause, _)| cause.clone());
+        assert_eq!(cause, ends.then_some(EndCause::RoleChanged), "{most} {line}");
+        assert_eq!(stage.bench.refresh(&caller, lease).await.is_ok(), !ends, "{most} {line}");
+    }
 }
 
 #[tokio::test]

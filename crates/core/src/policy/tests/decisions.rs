@@ -322,6 +322,10 @@ impl Condition for Is {
             .ok_or_else(|| "it is not".to_owned())
     }
 
+    fn names(&self, claim: &str) -> bool {
+        claim == self.0
+    }
+
     fn text(&self) -> &str {
         self.1
     }

@@ -1,0 +1,52 @@
+//! What clusters say of the ServiceAccounts of roles, asked with the credential that the issuer's config names for each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shorepass_cluster::{Connection, KubeCluster, in_cluster};
+use shorepass_config::IssuerConfig;
+use shorepass_config::issuer::{ClusterConfig, Connect};
+use shorepass_core::escape::{self, Escapes};
+use shorepass_core::name::Name;
+use shorepass_core::role::{Role, Target};
+use shorepass_core::time::Clock as _;
+use shorepass_daemon::clock::SystemClock;
+use shorepass_daemon::telemetry::Chain;
+
+/// By what the jobs of each role can leave something behind. Strict roles are not among them: their ServiceAccounts are made
+/// for each lease.
+pub(super) async fn escapes(
+    config: &IssuerConfig,
+    roles: impl Iterator<Item = &Role>,
+) -> Vec<(Name, Escapes)> {
+    let existing = roles.filter_map(|role| Some((role.name(), role.gives().existing()?)));
+    let (mut clusters, mut found) = (BTreeMap::new(), Vec::new());
+    for (role, account) in existing {
+        if !clusters.contains_key(&account.cluster) {
+            clusters.insert(account.cluster.clone(), connect(config, &account.cluster).await);
+        }
+        found.push((role.clone(), ask(account, &clusters[&account.cluster]).await));
+    }
+    found
+}
+
+async fn ask(account: &Target, cluster: &Result<KubeCluster, String>) -> Escapes {
+    match cluster {
+        Ok(cluster) => escape::ask(account, cluster, SystemClock.now()).await,
+        Err(cause) => Escapes::Unknown(cause.clone()),
+    }
+}
+
+/// Nothing is sent yet.
+async fn connect(config: &IssuerConfig, name: &Name) -> Result<KubeCluster, String> {
+    let found = config.clusters.iter().find(|cluster| cluster.name == *name);
+    let ClusterConfig { name, connect, .. } =
+        found.ok_or_else(|| format!("the issuer's config has no cluster {name}"))?;
+    let (kubeconfig, context) = match connect {
+        Connect::Kubeconfig { path, context, .. } => (path.clone(), context.clone()),
+        Connect::InCluster => (in_cluster::MOUNT.into(), in_cluster::CONTEXT.to_owned()),
+    };
+    let connection = Connection::new(name.clone(), kubeconfig, context, config.name.clone());
+    let connected = KubeCluster::connect(connection, Arc::new(SystemClock)).await;
+    connected.map_err(|error| Chain(&error).to_string())
+}
