@@ -69,8 +69,8 @@ impl KubeCluster {
                 missing.push(right);
             }
         }
-        let account = format!("{}/{}", order.target().namespace, order.target().service_account);
-        Missing::of(missing).map_or(Ok(()), |missing| Err(MintError::NeedsMissing { account, missing }))
+        let who = "a ServiceAccount with what spec.strict.bindings of the role names".to_owned();
+        Missing::of(missing).map_or(Ok(()), |missing| Err(MintError::NeedsMissing { who, missing }))
     }
 }
 

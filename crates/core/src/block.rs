@@ -1,5 +1,5 @@
-//! Blocks: after an operator's revocation, the same job session gets no new lease; or, where no token has opened it, the same
-//! runner none of the same role.
+//! Blocks: after an operator's revocation, the same job gets no new lease, in this session or one that another of its tokens
+//! opens; or, where no token shows which job it is, the same runner none of the same role.
 
 use crate::caller::SpiffeId;
 use crate::id::{BlockId, JobId, LeaseId};
@@ -49,13 +49,6 @@ impl Block {
     /// Whether it refuses now.
     pub fn in_force(&self, now: Timestamp) -> bool {
         self.lifted.is_none() && now < self.until
-    }
-
-    /// Whether both refuse the same.
-    pub fn refuses_as(&self, other: &Self) -> bool {
-        self.caller == other.caller
-            && self.job == other.job
-            && (self.job.is_some() || self.role == other.role)
     }
 
     /// The block after it was lifted.

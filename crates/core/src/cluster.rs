@@ -152,12 +152,10 @@ pub enum MintError {
         cluster: Name,
     },
     /// The ServiceAccount is not allowed what the role needs.
-    #[error(
-        "ServiceAccount {account} is not allowed all that the role needs; an administrator of the cluster adds {missing}"
-    )]
+    #[error("{who} is not allowed all that the role needs; an administrator of the cluster adds {missing}")]
     NeedsMissing {
-        /// Which, as `namespace/name`; of a generated one, the roles that it is bound to decide.
-        account: String,
+        /// Which, as `ServiceAccount namespace/name`; of a generated one, that its bindings decide.
+        who: String,
         /// What is missing.
         missing: Missing,
     },

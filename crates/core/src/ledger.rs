@@ -385,8 +385,8 @@ pub trait Ledger: Send + Sync {
     /// The blocks of a caller and role, whether in force or not, newest first: also those of a single job session.
     fn blocks(&self, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, LedgerError>;
 
-    /// The blocks of a job session, whether in force or not, newest first.
-    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError>;
+    /// All blocks of a caller, whether in force or not.
+    fn blocks_of_caller(&self, caller: &SpiffeId) -> Result<Vec<Block>, LedgerError>;
 
     /// The controls of a cluster that are not known to be gone.
     fn controls(&self, cluster: &Name) -> Result<Vec<Control>, LedgerError>;

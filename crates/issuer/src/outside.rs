@@ -203,12 +203,31 @@ impl Outside {
         Ok(self.ledger.enrolment(owner.enrolment)?.map(|found| found.labels).unwrap_or_default())
     }
 
-    /// The blocks that may refuse the caller a lease of the role for this job.
+    /// The blocks that refuse the caller a lease of the role for this job: those of the role, and those of a session of the
+    /// same job, whichever of its tokens has opened that.
     pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
-        let mut blocks = self.ledger.blocks(caller.spiffe_id(), role)?;
-        blocks.retain(|block| block.job.is_none());
-        blocks.extend(self.ledger.blocks_of_job(job)?);
+        let (now, mut blocks) = (self.clock.now(), Vec::new());
+        for block in self.ledger.blocks_of_caller(caller.spiffe_id())? {
+            let refuses = match block.job {
+                None => block.role == *role,
+                Some(blocked) => block.in_force(now) && self.is_one_job(blocked, job)?,
+            };
+            if refuses {
+                blocks.push(block);
+            }
+        }
         Ok(blocks)
+    }
+
+    /// Whether two sessions are of one job of a CI system, or one and the same.
+    pub fn is_one_job(&self, one: JobId, other: JobId) -> Result<bool, LedgerError> {
+        if one == other {
+            return Ok(true);
+        }
+        let pair = self.ledger.job(one)?.zip(self.ledger.job(other)?);
+        let verified =
+            pair.as_ref().and_then(|(one, other)| one.evidence.verified().zip(other.evidence.verified()));
+        Ok(verified.is_some_and(|(one, other)| (&one.issuer, &one.id) == (&other.issuer, &other.id)))
     }
 
     /// Refuses whoever is banned, without waiting for anything; and everybody while it is not known who is.
@@ -312,9 +331,9 @@ pub fn mint_refused(cause: &MintError) -> Refused {
                 "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
             ),
         ),
-        MintError::NeedsMissing { account, missing } => Refused::new(
+        MintError::NeedsMissing { who, missing } => Refused::new(
             Reason::RightsMissing,
-            format!("ServiceAccount {account} is not allowed all that the role needs; nothing was made"),
+            format!("{who} is not allowed all that the role needs, so no lease was given"),
         )
         .with(RULES, missing.yaml_within(RULES_LIMIT)),
         MintError::AdmissionRefused { act, .. } => Refused::new(

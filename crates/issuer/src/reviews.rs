@@ -62,8 +62,8 @@ impl Reviews {
             None => (missing_of(role, account, cluster).await?, self.clock.since_boot()),
         };
         *verdict = Some((missing.clone(), at));
-        let account = format!("{}/{}", account.namespace, account.service_account);
-        missing.map_or(Ok(()), |missing| Err(MintError::NeedsMissing { account, missing }))
+        let who = format!("ServiceAccount {}/{}", account.namespace, account.service_account);
+        missing.map_or(Ok(()), |missing| Err(MintError::NeedsMissing { who, missing }))
     }
 
     /// Asks about the ServiceAccounts of all roles of a cluster; whether all could be asked.

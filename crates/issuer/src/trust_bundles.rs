@@ -1,6 +1,6 @@
 //! Reads the files of trust bundles again when they have changed, or at SIGHUP, and exchanges the CAs that are trusted.
 //!
-//! A file that cannot be read, or is empty, changes nothing: the CAs that were read last stay, and log, metrics and `/readyz`
+//! A file that cannot be read, is empty, or has no CA whose time is not over, changes nothing: the CAs that were read last stay, and log, metrics and `/readyz`
 //! say so until it is mended. One that is bad from the start lets nobody of its bundle in, and keeps nobody else waiting.
 //! Whose CA is taken out is refused from the next call on, and its connections are closed; those of all others stay. Changes
 //! are looked for by reading, as with roles. What is taken was the same twice: files that are written in place are seen in
@@ -112,7 +112,7 @@ impl Watched {
         }
         self.seen = Some(seen);
         let name = self.configured.bundle.name();
-        match first.and_then(|text| Ok(outside.trust.swap_bundle(name, &text)?)) {
+        match first.and_then(|text| Ok(outside.trust.swap_bundle(name, &text, outside.clock.now())?)) {
             Ok(authorities) => self.take(authorities, outside),
             Err(cause) => self.refuse(&cause, outside),
         }

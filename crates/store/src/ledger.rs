@@ -84,8 +84,8 @@ macro_rules! ledger_over {
                 self.read(|view| rows::bans(view, after, limit))
             }
 
-            fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
-                self.read(|view| rows::blocks_of_job(view, job))
+            fn blocks_of_caller(&self, caller: &SpiffeId) -> Result<Vec<Block>, LedgerError> {
+                self.read(|view| rows::blocks_of_caller(view, caller))
             }
 
             fn spent_token(

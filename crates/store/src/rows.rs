@@ -20,8 +20,8 @@ use shorepass_proto::store::v1::{LatestIdentity, LedgerIdentity, Progress};
 use crate::convert::Stored;
 use crate::record::{Damage, unframe};
 use crate::tables::{
-    LATEST_IDENTITY, LEDGER_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_prefix, id_of,
-    jti_of, leases_prefix, request_key,
+    LATEST_IDENTITY, LEDGER_IDENTITY, PROGRESS, ReadError, Table, View, ban_key, blocks_of_caller_prefix,
+    blocks_prefix, id_of, jti_of, leases_prefix, request_key,
 };
 
 /// Something that is one row.
@@ -310,6 +310,12 @@ pub(crate) fn block(view: &dyn View, id: BlockId) -> Result<Option<Block>, ReadE
 /// The blocks of a caller and role, newest first.
 pub(crate) fn blocks(view: &dyn View, caller: &SpiffeId, role: &Name) -> Result<Vec<Block>, ReadError> {
     let entries = view.newest_first(Table::BlocksOfCaller, &blocks_prefix(caller, role), None);
+    entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
+}
+
+/// All blocks of a caller.
+pub(crate) fn blocks_of_caller(view: &dyn View, caller: &SpiffeId) -> Result<Vec<Block>, ReadError> {
+    let entries = view.newest_first(Table::BlocksOfCaller, &blocks_of_caller_prefix(caller), None);
     entries.map(|entry| indexed(view, Table::BlocksOfCaller, id_of(&entry?.0))).collect()
 }
 

@@ -184,7 +184,12 @@ pub(crate) fn jti_of(key: &[u8]) -> Result<&[u8], Damage> {
 
 /// What the keys of a caller's and role's blocks begin with.
 pub(crate) fn blocks_prefix(caller: &SpiffeId, role: &Name) -> Vec<u8> {
-    [caller.to_string().as_bytes(), &[0], role.as_str().as_bytes(), &[0]].concat()
+    [blocks_of_caller_prefix(caller).as_slice(), role.as_str().as_bytes(), &[0]].concat()
+}
+
+/// Where all blocks of a caller are.
+pub(crate) fn blocks_of_caller_prefix(caller: &SpiffeId) -> Vec<u8> {
+    [caller.to_string().as_bytes(), &[0]].concat()
 }
 
 /// Where a block stands among those of its caller and role.

@@ -134,6 +134,13 @@ pub(crate) fn authority_key(der: &CertificateDer<'_>) -> Option<Digest> {
     certificate.is_ca().then(|| Digest::of_bytes(certificate.public_key().raw))
 }
 
+/// Whether its time is over; also of what cannot be read.
+pub(crate) fn has_ended(der: &CertificateDer<'_>, now: Timestamp) -> bool {
+    let ends = |certificate: &X509Certificate<'_>| timestamp(certificate.validity().not_after).ok();
+    let ends = X509Certificate::from_der(der).ok().and_then(|(_, certificate)| ends(&certificate));
+    ends.is_none_or(|end| end <= now)
+}
+
 /// Whether it is a CA's certificate that names itself as its issuer.
 pub(crate) fn is_root(der: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {

@@ -15,6 +15,7 @@ use rustls::{CertificateError, RootCertStore};
 use shorepass_core::caller::Caller;
 use shorepass_core::digest::Digest;
 use shorepass_core::name::{Name, TrustDomain};
+use shorepass_core::time::Timestamp;
 use shorepass_core::trust_bundle::TrustBundle;
 
 use crate::crypto;
@@ -43,6 +44,9 @@ pub enum BundleError {
     /// A peer's certificate stands where a CA's is expected.
     #[error("certificate {0} in it is not a CA's")]
     NotAuthority(usize),
+    /// It would let nobody in.
+    #[error("every CA in it has expired")]
+    AllEnded,
     /// There is no such bundle.
     #[error("there is no trust bundle {0}")]
     Unknown(Name),
@@ -69,10 +73,13 @@ impl Trust {
     }
 
     /// From the next handshake on, these are the CAs of that trust bundle (PEM); how many they are.
-    pub fn swap_bundle(&self, name: &Name, bundle_pem: &[u8]) -> Result<usize, BundleError> {
+    pub fn swap_bundle(&self, name: &Name, bundle_pem: &[u8], now: Timestamp) -> Result<usize, BundleError> {
         let found = self.bundles.values().find(|outside| outside.bundle.name() == name);
         let outside = found.ok_or_else(|| BundleError::Unknown(name.clone()))?;
         let anchors = Anchors::parse(bundle_pem)?;
+        if pem::certificates(bundle_pem)?.iter().all(|der| leaf::has_ended(der, now)) {
+            return Err(BundleError::AllEnded);
+        }
         let count = anchors.each.len();
         outside.anchors.store(Some(Arc::new(anchors)));
         Ok(count)

@@ -12,8 +12,8 @@ use shorepass_core::name::Name;
 use shorepass_core::needs::Right;
 use shorepass_core::time::Clock as _;
 use shorepass_daemon::clock::SystemClock;
-use shorepass_exec::Agent;
-use shorepass_proto::local::v1::RoleResponse;
+use shorepass_exec::{Agent, AskError};
+use shorepass_proto::local::v1::{ErrorClass, RoleResponse};
 use zeroize::Zeroizing;
 
 use super::agent::ask;
@@ -41,7 +41,15 @@ async fn answer(agent: &Agent, args: &CanIArgs) -> Answer {
 /// Fails where there is no token.
 async fn question(agent: &Agent, args: &CanIArgs) -> Result<Answer, Failure> {
     let role = args.role.to_string();
-    let place = ask(agent.clone(), move |agent| agent.role(&role)).await?;
+    let place = match ask(agent.clone(), move |agent| agent.role(&role)).await {
+        // There may be a token all the same.
+        Err(Failure::Agent(AskError::Refused { class: ErrorClass::Unreachable, message, .. })) => {
+            return Ok(Answer::Unanswered(format!(
+                "the issuer does not say now where the role's cluster is: {message}"
+            )));
+        }
+        place => place?,
+    };
     let Ok(namespace) = Name::parse(&place.namespace) else {
         return Ok(Answer::Unanswered("the agent's answer names no namespace".to_owned()));
     };

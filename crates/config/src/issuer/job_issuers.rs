@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shorepass_core::audience::OF_API_SERVERS;
 use shorepass_core::claims::ClaimKind;
 use shorepass_core::job_issuer::{Declared, JobIssuer, KnownClaim, RunnerBinding, System};
 
@@ -71,7 +72,7 @@ fn job_issuer(cursor: &Cursor<'_>) -> Option<JobIssuerConfig> {
     let name = fields.required("name", Cursor::name);
     let system = fields.required("system", system);
     let url = fields.required("url", |url| url.parsed(issuer_url));
-    let audience = fields.required("audience", |audience| audience.parsed(parse_audience));
+    let audience = fields.required("audience", |audience| audience.parsed(parse_job_audience));
     let label = fields.optional("runnerLabel", |label| label.text().map(str::to_owned));
     let runner = fields.required("runner", |runner| binding(runner, label));
     let documents = documents(cursor, &fields);
@@ -190,6 +191,18 @@ fn document_url(text: &str) -> Result<String, String> {
     Err(format!(
         "{text:?} is not the whole URL of a document, such as https://kubernetes.example.org:6443/.well-known/openid-configuration"
     ))
+}
+
+/// One that is not an API server's: each pod's own token would be a job's.
+fn parse_job_audience(text: &str) -> Result<String, String> {
+    let audience = parse_audience(text)?;
+    match OF_API_SERVERS.contains(&audience.as_str()) {
+        true => Err(format!(
+            "{audience} is the audience of API servers: a token for one must not be good for the other, so choose another, such as \
+             https://shorepass.example.org/jobs"
+        )),
+        false => Ok(audience),
+    }
 }
 
 /// An audience of tokens.

@@ -94,8 +94,8 @@ impl CloneCause {
     /// In a sentence.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Used => "a certificate was used that had been renewed, after its renewal was in use",
-            Self::Renewed => "a certificate was to be renewed once more, after its renewal was in use",
+            Self::Used => "a certificate was used after another one had taken its place",
+            Self::Renewed => "a certificate was to be renewed after another one had taken its place",
         }
     }
 }

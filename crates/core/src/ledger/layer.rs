@@ -109,8 +109,8 @@ impl<L: Layer> Ledger for L {
         self.below().bans(after, limit)
     }
 
-    fn blocks_of_job(&self, job: JobId) -> Result<Vec<Block>, LedgerError> {
-        self.below().blocks_of_job(job)
+    fn blocks_of_caller(&self, caller: &SpiffeId) -> Result<Vec<Block>, LedgerError> {
+        self.below().blocks_of_caller(caller)
     }
 
     fn spent_token(&self, replay: Digest) -> Result<Option<SpentToken>, LedgerError> {

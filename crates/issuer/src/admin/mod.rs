@@ -180,18 +180,29 @@ impl Acts {
             return Ok(block);
         }
         // Several revocations may have blocked the same: it is free only without all of them.
-        let siblings = match block.job {
-            Some(job) => self.outside.ledger.blocks_of_job(job),
-            None => self.outside.ledger.blocks(&block.caller, &block.role),
-        };
-        let siblings = siblings.map_err(|cause| ledger_refused(&cause))?;
-        let siblings = siblings.into_iter().filter(|sibling| sibling.refuses_as(&block));
+        let siblings = self.siblings(&block, now).map_err(|cause| ledger_refused(&cause))?;
         let lift = |block: Block| block.lift(now, caller.spiffe_id().clone());
-        let in_force = siblings.filter(|sibling| sibling.in_force(now));
-        let lifted = in_force.map(|sibling| Change::BlockLifted { block: lift(sibling) }).collect();
+        let lifted =
+            siblings.into_iter().map(|sibling| Change::BlockLifted { block: lift(sibling) }).collect();
         self.outside.ledger.commit(lifted).await.map_err(|cause| ledger_refused(&cause))?;
         tracing::info!(block = %id, by = %caller.spiffe_id(), "blocks lifted");
         Ok(lift(block))
+    }
+
+    /// The blocks in force that refuse the same, this one among them.
+    fn siblings(&self, block: &Block, now: Timestamp) -> Result<Vec<Block>, LedgerError> {
+        let mut siblings = Vec::new();
+        for other in self.outside.ledger.blocks_of_caller(&block.caller)? {
+            let alike = match (other.job, block.job) {
+                (None, None) => other.role == block.role,
+                (Some(one), Some(other)) => self.outside.is_one_job(one, other)?,
+                (None, Some(_)) | (Some(_), None) => false,
+            };
+            if alike && other.in_force(now) {
+                siblings.push(other);
+            }
+        }
+        Ok(siblings)
     }
 
     /// Creates a one-time join token; its secret is in the answer and nowhere else.

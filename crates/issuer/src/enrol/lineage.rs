@@ -35,6 +35,10 @@ impl Enrolling {
             return Err(renewed_elsewhere(caller));
         }
         let request = self.read_request(request_pem, caller.spiffe_id())?;
+        if request.key() == caller.key() {
+            let why = "is for the key of the certificate that it comes with: make a new one for each renewal";
+            return Err(Refused::field("certificate_request_pem", why));
+        }
         let renewed = {
             let _together = self.outside.gate.read().await; // a ban comes before or after
             self.outside.not_banned(&caller.owner())?;

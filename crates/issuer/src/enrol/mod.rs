@@ -212,7 +212,7 @@ impl Enrolling {
         let now = self.outside.clock.now();
         let found = self.outside.ledger.enrolment(id).map_err(|cause| ledger_refused(&cause))?;
         let stands = |enrolment: &Enrolment| {
-            !enrolment.is_over()
+            enrolment.is_live(now)
                 && enrolment.spiffe_id == asked.spiffe_id
                 && enrolment.key == asked.request.key()
         };

@@ -122,10 +122,10 @@ impl Admits for KnownPod {
     fn admit(&self, asked: &Asked) -> Result<Admission, Refused> {
         let held = self.outside.ledger.latest_enrolment(&asked.spiffe_id);
         let held = held.map_err(|cause| ledger_refused(&cause))?;
-        let origin = Some(Origin::Pod(self.pod.clone()));
+        let (now, origin) = (self.outside.clock.now(), Some(Origin::Pod(self.pod.clone())));
         // The agent keeps its key until it is answered: a reply that got lost is no second enrolment.
         let is_again =
-            |held: &Enrolment| !held.is_over() && held.origin == origin && held.key == asked.request.key();
+            |held: &Enrolment| held.is_live(now) && held.origin == origin && held.key == asked.request.key();
         Ok(match held.filter(is_again) {
             Some(held) => Admission::Again(held.id, None),
             None => Admission::First(Gives {

@@ -115,6 +115,12 @@ impl Enrolling {
             return Err(again("this nonce was not made here for this certificate, or is too old"));
         }
         let request = self.read_request(&rejoining.certificate_request_pem, lapsed.spiffe_id())?;
+        if request.key() == lapsed.key() {
+            return Err(Refused::field(
+                "certificate_request_pem",
+                "is for the key of the certificate that has ended",
+            ));
+        }
         if !lapsed.is_proved_by(&rejoining.signature, &rejoining.nonce, request.key()) {
             return Err(no(
                 "the signature was not made with the key of the certificate for this nonce and request",

@@ -120,7 +120,7 @@ impl KnownToken {
 
     /// The agent keeps its key until it is answered: a reply that got lost is given again to it alone.
     fn is_its_own(&self, held: &Enrolment, asked: &Asked) -> bool {
-        !held.is_over()
+        held.is_live(self.outside.clock.now())
             && held.spiffe_id == asked.spiffe_id
             && held.key == asked.request.key()
             && held.origin == Some(self.origin())

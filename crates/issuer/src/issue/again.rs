@@ -55,6 +55,9 @@ impl Issuing {
     ) -> Result<Delivery, Refused> {
         let _attempt = self.take_up(&lease)?;
         let order = self.decide_again(caller, job, lease, &ask).await?;
+        if let Some(role) = self.outside.policy.current().role(&ask.role) {
+            self.outside.quotas.mint(role)?;
+        }
         let turn = self.turn(caller, &order.target().cluster).await?;
         if let Err(cause) = self.clear(&order).await {
             return Err(self.give_up(order, cause).await);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shorepass_core::caller::Caller;
+use shorepass_core::caller::{Caller, Kind};
 use shorepass_core::claims::Claim;
 use shorepass_core::job::{Job, SpentBy, VerifiedJob};
 use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
@@ -76,6 +76,14 @@ impl Jobs {
             let explanation = format!("there is no job issuer {}", verified.issuer);
             return Err(Unfit { told: told.to_owned(), explanation });
         };
+        let names_a_runner = !matches!(issuer.runner(), RunnerBinding::FirstUse);
+        if names_a_runner && caller.spiffe_id().kind != Kind::Runner {
+            let told = format!(
+                "job tokens of {} name the runner that they are for, and this is none: start the job on a runner",
+                verified.issuer
+            );
+            return Err(Unfit { told, explanation: format!("{} is no runner", caller.spiffe_id()) });
+        }
         match (issuer.runner(), issuer.system().runner_claim()) {
             (RunnerBinding::Label { label }, Some(claim)) => {
                 let labels = self.outside.labels_of_owner(&caller.owner());
@@ -139,8 +147,9 @@ fn is_its_runner(
         "this job token was given to a job on another runner: each job uses its own on the runner it runs on, and if it does, \
          the label {label_name} of this one is wrong"
     );
+    let named = named.map_or_else(|| "missing".to_owned(), |named| format!("{named:?}"));
     let explanation =
-        format!("the token's {claim} is {named:?}, and the runner's label {label_name} is {label:?}");
+        format!("the token's {claim} is {named}, and the runner's label {label_name} is {label:?}");
     Err(Unfit { told, explanation })
 }
 

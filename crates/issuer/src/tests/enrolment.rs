@@ -63,6 +63,19 @@ async fn a_lost_reply_is_given_again_to_the_same_key_only() {
 }
 
 #[tokio::test]
+async fn a_used_join_token_brings_nobody_back_whose_certificate_has_ended() {
+    let bench = Bench::new();
+    let asked =
+        JoinTokenAsked { lifetime: Duration::from_secs(7 * 24 * 3600), ..join_token_asked("prod-*", false) };
+    let made = bench.use_cases.create_join_token(&bench.operator(), bench.request(), asked).await.unwrap();
+    let request = request_for(&format!("spiffe://{DOMAIN}/runner/prod-1"));
+    assert!(enroll_with(&bench, &made.text, "prod-1", request.clone()).await.is_ok());
+    bench.clock.advance(Duration::from_secs(24 * 3600));
+    let again = enroll_with(&bench, &made.text, "prod-1", request).await;
+    assert_eq!(reason(again), Reason::JoinTokenUsed, "it may rejoin, as long as that is allowed");
+}
+
+#[tokio::test]
 async fn each_bad_enrolment_is_told_apart() {
     let bench = Bench::new();
     let token = join_token(&bench, false).await;

@@ -226,7 +226,31 @@ async fn a_session_ends_when_its_issuer_says_that_no_job_is_longer() {
 }
 
 #[tokio::test]
-async fn a_revocation_blocks_the_session_from_every_role_and_no_other_session() {
+async fn a_blocked_job_does_not_come_back_with_another_token() {
+    let bench = Bench::new();
+    for text in ["main", "beside", "later"] {
+        let claims = [MAIN.as_slice(), &[("runner_id", "7")]].concat();
+        let mut verified = job_tokens::verified(&gitlab(), text, bench.clock.now(), &claims);
+        verified.id = "4711".to_owned();
+        bench.tokens.put(text, Ok(verified));
+    }
+    let caller = bench.runner_7("runner/prod-1").await;
+    let job = bench.open(&caller, "main").await.unwrap();
+    let beside = bench.open(&caller, "beside").await.unwrap();
+    let lease = bench.issue_of("ship", &caller, &job, bench.request()).await.unwrap().issued.lease;
+    revoke(&bench, LeaseFilter { lease: Some(lease.id), ..LeaseFilter::default() }, false).await;
+    let later = bench.open(&caller, "later").await.unwrap();
+    for (job, role) in [(&beside, "ship"), (&later, "ship"), (&later, "ship-too")] {
+        let refused = bench.issue_of(role, &caller, job, bench.request()).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Blocked, "{role}");
+    }
+    let block = bench.ledger.blocks_of_caller(caller.spiffe_id()).unwrap().remove(0);
+    bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    bench.issue_of("ship", &caller, &later, bench.request()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revocation_blocks_the_session_from_every_role_and_no_other_job() {
     let bench = Bench::new();
     bench.know("main", &MAIN);
     bench.know("next", &MAIN);
@@ -241,7 +265,7 @@ async fn a_revocation_blocks_the_session_from_every_role_and_no_other_session() 
     }
     let next = bench.open(&caller, "next").await.unwrap();
     bench.issue_of("ship", &caller, &next, bench.request()).await.unwrap();
-    let block = bench.ledger.blocks_of_job(job.id).unwrap().remove(0);
+    let block = bench.ledger.blocks_of_caller(caller.spiffe_id()).unwrap().remove(0);
     bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
     bench.issue_of("ship-too", &caller, &job, bench.request()).await.unwrap();
 }

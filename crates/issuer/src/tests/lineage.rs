@@ -118,7 +118,7 @@ async fn who_uses_an_older_certificate_is_cut_off_and_so_is_who_uses_the_newest(
     assert_eq!(events[found + 1], "lease.ending", "in one commit");
     let line = bench.ledger.audit_lines()[found].clone();
     let certificate = first.caller.certificate().to_string();
-    for part in [RUNNER, &certificate, "after its renewal was in use", r#""generation":2"#] {
+    for part in [RUNNER, &certificate, "after another one had taken its place", r#""generation":2"#] {
         assert!(line.contains(part), "{part}: {line}");
     }
     bench.until("the lease to end", || bench.lease(lease).state_name() == "ended").await;
@@ -162,4 +162,15 @@ async fn a_first_use_that_cannot_be_recorded_is_let_through_and_recorded_later()
         assert_eq!((count(&bench, "runner.renewal-used"), next.call(&bench).await), (0, None));
         assert_eq!(count(&bench, "runner.renewal-used"), 1);
     }
+}
+
+#[tokio::test]
+async fn a_renewal_is_for_another_key() {
+    let bench = Bench::new();
+    let asked = request();
+    let caller = Held::first(&bench).await.caller;
+    let held = Held::with(&caller, CertificateRequest::parse(&asked).unwrap().key());
+    let refused = held.renew(&bench, &asked).await.err().unwrap();
+    assert_eq!(refused.reason, Reason::FieldInvalid);
+    assert!(refused.message.contains("a new one for each renewal"), "{}", refused.message);
 }

@@ -90,3 +90,15 @@ async fn tokens_of_a_role_come_at_its_pace_refreshes_among_them() {
     bench.clock.advance(Duration::from_secs(20));
     bench.refresh(&caller, lease.id).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_that_comes_again_counts_as_the_mint_that_it_is() {
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    let request = bench.request();
+    for _ in 0..3 {
+        bench.issue_of("slow", &caller, &job, request).await.unwrap();
+    }
+    assert_eq!(reason(bench.issue_of("slow", &caller, &job, request).await), Reason::RateLimited);
+}

@@ -107,12 +107,14 @@ async fn a_role_for_runners_of_ours_is_not_for_one_of_the_same_name_elsewhere() 
 }
 
 #[tokio::test]
-async fn a_token_whose_audience_names_a_runner_of_ours_is_not_for_one_of_the_same_name_elsewhere() {
+async fn a_token_whose_audience_names_a_runner_of_ours_is_not_for_another_of_that_name() {
     let watched = Watched::new().await;
     let bench = &watched.bench;
-    for (caller, admitted) in
-        [(watched.caller("runner/prod-1", &watched.ca), false), (bench.caller("runner/prod-1"), true)]
-    {
+    for (caller, admitted) in [
+        (watched.caller("runner/prod-1", &watched.ca), false),
+        (bench.caller("platform/prod-1"), false),
+        (bench.caller("runner/prod-1"), true),
+    ] {
         let verified = job_tokens::verified(&jobs::by_audience(), "main", bench.clock.now(), &[]);
         bench.tokens.put("main", Ok(VerifiedJob { issuer: name("by-audience"), ..verified }));
         let shown = Presented::Token(JobToken::new("main".to_owned()));

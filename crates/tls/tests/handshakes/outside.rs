@@ -58,7 +58,7 @@ impl Stage {
     }
 
     fn read(&self, bundle: &str, authorities: &str) {
-        self.trust.swap_bundle(&named(bundle), authorities.as_bytes()).unwrap();
+        self.trust.swap_bundle(&named(bundle), authorities.as_bytes(), now()).unwrap();
     }
 
     async fn let_in(&mut self, pair: &Pair) -> Caller {
@@ -159,13 +159,15 @@ async fn a_bundle_that_was_not_read_lets_nobody_in_and_a_useless_one_changes_not
     let mut stage = Stage::new().await;
     let portal = stage.spire.leaf(&leaf(&[PORTAL]));
     stage.let_in(&portal).await;
+    let long_ago = OpensslCa::root("spire", now() - Duration::from_secs(10 * 366 * 24 * 3600));
     for useless in [
         "",
         "nothing",
+        long_ago.certificate_pem(),
         &portal.certificate_pem,
         &format!("{}{}", stage.spire.certificate_pem(), portal.certificate_pem),
     ] {
-        assert!(stage.trust.swap_bundle(&named("spire"), useless.as_bytes()).is_err(), "{useless}");
+        assert!(stage.trust.swap_bundle(&named("spire"), useless.as_bytes(), now()).is_err(), "{useless}");
         stage.let_in(&portal).await;
     }
     let bundles = vec![bundle("spire", &[Kind::Platform], &["/platform/"])];

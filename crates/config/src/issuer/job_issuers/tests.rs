@@ -61,6 +61,8 @@ fn what_would_take_anybodys_tokens_is_refused() {
     check(GITLAB, "https://gitlab", "http://gitlab", &["jobIssuers[0].url", "https://"]);
     check(GITLAB, "gitlab.example.org,", "gitlab.example.org?x=1,", &["jobIssuers[0].url"]);
     check(GITLAB, "shorepass-jobs", "'shorepass *'", &["jobIssuers[0].audience"]);
+    let of_servers = ["jobIssuers[0].audience", "the audience of API servers"];
+    check(GITLAB, "shorepass-jobs", "https://kubernetes.default.svc", &of_servers);
     check(OWN, ", project: true", "", &["jobIssuers[0].claims", "project: true"]);
     check(OWN, "jobClaim: build, ", "", &["jobIssuers[0].jobClaim", "tells the jobs"]);
     check(OWN, "jobClaim: build", "jobClaim: job", &["not among the claims"]);
