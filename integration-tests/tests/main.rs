@@ -3,6 +3,7 @@
 mod scenarios {
     mod adoption;
     mod at_once;
+    mod audiences;
     mod bans;
     mod ca_rotation;
     mod can_i;

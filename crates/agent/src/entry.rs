@@ -63,6 +63,8 @@ pub struct Lent {
     pub token: Arc<Token>,
     /// How long it may be used from now.
     pub valid_for: Duration,
+    /// For whom it is, where that is not the API server.
+    pub audiences: Vec<String>,
 }
 
 /// Who waits for a token.
@@ -299,6 +301,7 @@ impl Entry {
             valid_for: leased.valid_for,
             silence: leased.silence,
             unbound: leased.unbound,
+            audiences: leased.audiences,
         };
         if held.left(now) < SHORTEST {
             return Err(IssuerError::NoLife);

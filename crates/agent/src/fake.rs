@@ -10,7 +10,7 @@ use shorepass_core::id::{CallId, JobId, LeaseId, RequestId};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, Entropy, Timestamp, after};
 use shorepass_core::token::Token;
-use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
+use shorepass_proto::v1::{Cluster, ErrorReason as Reason, Role};
 use shorepass_rpc::client::Refusal;
 use shorepass_rpc::status::{Code, code_of};
 use tokio::time::Instant;
@@ -117,6 +117,8 @@ pub(crate) struct Books {
     pub(crate) remaining: Duration,
     pub(crate) silence: Option<Duration>,
     pub(crate) unbound: bool,
+    /// For whom the tokens of all roles are.
+    pub(crate) audiences: Vec<String>,
     pub(crate) delay: Duration,
     /// Each call by name, in order.
     pub(crate) calls: Vec<&'static str>,
@@ -148,6 +150,7 @@ impl FakeIssuer {
             remaining: Duration::from_secs(3 * 3_600),
             silence: None,
             unbound: false,
+            audiences: Vec::new(),
             delay: Duration::from_millis(50),
             calls: Vec::new(),
             ids: Vec::new(),
@@ -233,6 +236,7 @@ impl FakeIssuer {
             valid_for: books.valid_for.min(remaining),
             silence: books.silence,
             unbound: books.unbound,
+            audiences: books.audiences.clone(),
         })
     }
 }
@@ -297,9 +301,16 @@ impl Issuer for FakeIssuer {
         self.token(lease, since.ok_or_else(|| refused(Reason::LeaseNotAvailable))?)
     }
 
-    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Cluster>, IssuerError> {
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Role>, IssuerError> {
         self.enter("role", call).await?;
-        Ok((role.as_str() == "web").then(|| Cluster { name: "staging".to_owned(), ..Cluster::default() }))
+        let cluster = Some(Cluster { name: "staging".to_owned(), ..Cluster::default() });
+        let audiences = self.books().audiences.clone();
+        Ok((role.as_str() == "web").then(|| Role {
+            name: role.to_string(),
+            cluster,
+            audiences,
+            ..Role::default()
+        }))
     }
 }
 

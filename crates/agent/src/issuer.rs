@@ -15,7 +15,7 @@ use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
 use shorepass_proto::local::v1::ErrorClass;
-use shorepass_proto::v1::{Cluster, ErrorReason as Reason};
+use shorepass_proto::v1::{ErrorReason as Reason, Role};
 use shorepass_rpc::client::{ClientError, Refusal};
 use shorepass_rpc::status::{Code, RULES};
 
@@ -41,8 +41,8 @@ pub trait Issuer: Send + Sync + 'static {
     /// Gets another token on a lease.
     async fn refresh(&self, call: &CallId, lease: LeaseId) -> Result<Leased, IssuerError>;
 
-    /// Where a role's tokens are used; none where the role is not offered to this runner.
-    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Cluster>, IssuerError>;
+    /// What a role is; none where it is not offered to this runner.
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<Role>, IssuerError>;
 }
 
 /// What is shown to the issuer for a job.
@@ -80,6 +80,8 @@ pub struct Leased {
     pub silence: Option<Duration>,
     /// Whether nothing ends its tokens before they expire.
     pub unbound: bool,
+    /// For whom they are, where that is not the API server.
+    pub audiences: Vec<String>,
 }
 
 /// Why the issuer gave nothing.

@@ -166,13 +166,13 @@ impl Issuer for Remote {
         leased(answer.lease, answer.credential)
     }
 
-    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<v1::Cluster>, IssuerError> {
+    async fn role(&self, call: &CallId, role: &Name) -> Result<Option<v1::Role>, IssuerError> {
         let client = self.client("ListRoles", call)?;
         let mut page_token = String::new();
         for _ in 0..ROLE_PAGES {
             let answer = client.list_roles(v1::ListRolesRequest { page_size: ROLES, page_token }).await?;
             if let Some(found) = answer.roles.into_iter().find(|offered| offered.name == role.as_str()) {
-                return found.cluster.map(Some).ok_or(IssuerError::Garbled("cluster"));
+                return Ok(Some(found));
             }
             if answer.next_page_token.is_empty() {
                 return Ok(None);
@@ -314,6 +314,7 @@ fn leased(lease: Option<v1::Lease>, credential: Option<v1::Credential>) -> Resul
         remaining: span(lease.remaining).ok_or(IssuerError::Garbled("remaining life of the lease"))?,
         silence: span(credential.silence_limit),
         unbound: lease.mode() == v1::LeaseMode::Unbound,
+        audiences: lease.audiences,
         token,
         token_id: credential.token_id,
         // An issuer that has no word for silence tells one life.

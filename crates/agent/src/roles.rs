@@ -1,4 +1,4 @@
-//! Where roles' tokens are used, asked of the issuer and remembered for a moment.
+//! What roles are, and where their tokens are used, asked of the issuer and remembered for a moment.
 //!
 //! Lookups of one role wait for one another and share an answer, so a loop of clients costs one call in two seconds.
 //! It is no cache to rely on: what an operator changes is seen with the next lookup after that.
@@ -11,7 +11,7 @@ use shorepass_core::id::CallId;
 use shorepass_core::name::Name;
 use shorepass_core::time::Clock;
 use shorepass_daemon::telemetry::Chain;
-use shorepass_proto::v1::Cluster;
+use shorepass_proto::v1::Role;
 use tracing::warn;
 
 use crate::issuer::{Denial, Issuer};
@@ -19,7 +19,7 @@ use crate::issuer::{Denial, Issuer};
 /// How long an answer is told again; a refusal too.
 const REMEMBERED: Duration = Duration::from_secs(2);
 
-type Answer = Result<Option<Cluster>, Denial>;
+type Answer = Result<Option<Role>, Denial>;
 
 /// The last answer, and until when it is told. Whoever holds the lock is the one who asks.
 type Slot = Arc<tokio::sync::Mutex<Option<(Duration, Answer)>>>;
@@ -85,7 +85,7 @@ mod tests {
         let [a, b, c] = calls();
         let (one, two, none) =
             tokio::join!(roles.find(&a, &web), roles.find(&b, &web), roles.find(&c, &other));
-        assert_eq!(one.unwrap().unwrap().name, "staging");
+        assert_eq!(one.unwrap().unwrap().cluster.unwrap().name, "staging");
         assert!(two.unwrap().is_some() && none.unwrap().is_none());
         roles.find(&b, &web).await.unwrap();
         assert_eq!(issuer.books().ids, [a, c]);

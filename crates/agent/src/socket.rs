@@ -254,11 +254,14 @@ impl Server {
     ) -> Result<CredentialResponse, Denial> {
         let role = role_name(&request.role)?;
         let job = job_key(uid, &request.job)?;
-        let key = Key { job, role };
+        let key = Key { job, role: role.clone() };
         let lent = match in_time(PATIENCE, self.handle.credential(key.clone(), id.clone())).await {
             Ok(lent) => lent?,
             Err(late) => return Err(Denial { call: self.handle.call_out(key).await, ..late }),
         };
+        if request.for_others == lent.audiences.is_empty() {
+            return Err(for_somebody_else(&role, &lent.audiences));
+        }
         Ok(CredentialResponse { token: lent.token.expose().to_owned(), valid_for: duration(lent.valid_for) })
     }
 
@@ -304,11 +307,15 @@ impl Server {
 
     async fn role(&self, id: &CallId, role: &str) -> Result<RoleResponse, Denial> {
         let name = role_name(role)?;
-        let cluster = in_time(PATIENCE, self.roles.find(id, &name)).await??;
-        let cluster = cluster.ok_or_else(|| {
+        let offered = in_time(PATIENCE, self.roles.find(id, &name)).await??;
+        let offered = offered.ok_or_else(|| {
             let message = format!("this runner is not offered a role named {role}");
             Denial::new(ErrorClass::Denied, message, "check the name, or ask an operator".to_owned())
         })?;
+        if !offered.audiences.is_empty() {
+            return Err(for_somebody_else(&name, &offered.audiences));
+        }
+        let cluster = offered.cluster.unwrap_or_default();
         Ok(RoleResponse {
             cluster: cluster.name,
             server: cluster.server,
@@ -383,6 +390,26 @@ async fn in_time<T>(patience: Duration, answer: impl Future<Output = T>) -> Resu
         let message = format!("the issuer did not answer within {} s", patience.as_secs());
         Denial::new(ErrorClass::Unreachable, message, "wait, or see `shorepass status`".to_owned())
     })
+}
+
+/// Where a token would be shown to who refuses it. Nobody but the API server is kubectl's.
+fn for_somebody_else(role: &Name, audiences: &[String]) -> Denial {
+    let (message, remedy) = match audiences {
+        [] => (
+            format!("the tokens of role {role} are for the API server of its cluster alone"),
+            format!("use it with kubectl: shorepass kubeconfig --role {role}"),
+        ),
+        others => (
+            format!(
+                "the tokens of role {role} are for {}, and the API server refuses them",
+                others.join(", ")
+            ),
+            format!(
+                "print one with `shorepass token --role {role}`; for kubectl, use a role without spec.audiences"
+            ),
+        ),
+    };
+    Denial::new(ErrorClass::Usage, message, remedy)
 }
 
 /// What is no name is not repeated: it may be a token that somebody pasted, and the answer ends in logs.

@@ -5,6 +5,7 @@
 
 mod can_i;
 mod role;
+mod token;
 mod values;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use shorepass_core::name::{Name, NamePattern};
 
 pub(crate) use self::can_i::CanIArgs;
 pub(crate) use self::role::{DocumentArgs, ExplainArgs, RoleCommand, TestArgs};
+pub(crate) use self::token::TokenArgs;
 pub(crate) use self::values::{Jti, Runner, ServiceAccount};
 use self::values::{context_name, lifetime};
 
@@ -33,7 +35,7 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Environment:
-  SHOREPASS_SOCKET  the agent's socket, for kubeconfig, status, can-i and job
+  SHOREPASS_SOCKET  the agent's socket, for kubeconfig, token, status, can-i and job
   SHOREPASS_CONFIG  the operator's config.yaml, for the commands that say (operators)
 Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoked, 6 degraded";
 
@@ -42,10 +44,12 @@ Exit codes: 1 failure, 2 usage, 3 denied, 4 unreachable, 5 lease ended or revoke
 pub(crate) enum Command {
     /// Print a kubeconfig that gets its tokens from this machine's agent
     Kubeconfig(KubeconfigArgs),
+    /// Print a token of a role whose tokens are for others than the API server
+    Token(TokenArgs),
     /// Show how this machine's agent is (exit code 6 when it is degraded)
     Status(StatusArgs),
     /// Ask whether a job may do something, and if not, who says so: RBAC (exit code 1), the API server about the token (5), or
-    /// shorepass (3, 5)
+    /// shorepass (2, 3, 5)
     CanI(CanIArgs),
     /// Begin and end this machine's job sessions, for roles that ask for a job's token
     #[command(subcommand)]

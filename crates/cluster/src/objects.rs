@@ -7,6 +7,7 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef as BoundTo, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use shorepass_core::audience::Audiences;
 use shorepass_core::gives::RoleRef;
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::{AnchorName, Binding, Pins};
@@ -65,14 +66,15 @@ pub(crate) fn role_binding(order: &Order, binding: &Binding, role: &RoleRef, iss
 pub(crate) fn token_request(order: &Order, anchor_uid: &str) -> TokenRequest {
     let anchor = order.lease().has_anchor().then(|| bound_to(order.anchor(), anchor_uid));
     let uid = order.pins().and_then(known_account);
-    request(order.target(), order.lease_id(), uid, anchor, order.token_lifetime())
+    let audiences = order.lease().audiences.as_ref().map(Audiences::to_vec).unwrap_or_default();
+    request(order.target(), order.lease_id(), uid, audiences, anchor, order.token_lifetime())
 }
 
 /// A token that is never handed out.
 pub(crate) fn canary_request(bound: &Bound) -> TokenRequest {
     let Bound { lease, target, anchor, pins } = bound;
     let anchor = bound_to(anchor, &pins.anchor_uid);
-    request(target, *lease, known_account(pins), Some(anchor), CANARY_LIFE)
+    request(target, *lease, known_account(pins), Vec::new(), Some(anchor), CANARY_LIFE)
 }
 
 /// The ServiceAccount that is expected. That of an adopted lease is found with its first token.
@@ -84,6 +86,7 @@ fn request(
     target: &Target,
     lease: LeaseId,
     service_account_uid: Option<String>,
+    audiences: Vec<String>,
     bound_object_ref: Option<BoundObjectReference>,
     life: Duration,
 ) -> TokenRequest {
@@ -98,7 +101,7 @@ fn request(
         },
         spec: TokenRequestSpec {
             // None named: the API server's own.
-            audiences: Vec::new(),
+            audiences,
             bound_object_ref,
             expiration_seconds: Some(i64::try_from(life.as_secs()).unwrap_or(i64::MAX)),
         },

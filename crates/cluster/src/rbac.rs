@@ -10,6 +10,7 @@ mod renewal;
 mod token_reviews;
 
 use serde_json::json;
+use shorepass_core::audience::{OF_API_SERVERS, is_audience};
 use shorepass_core::name::Name;
 use shorepass_core::policy::PolicyError;
 use shorepass_core::role::Role;
@@ -47,11 +48,7 @@ pub enum IssuerIdentity {
     },
 }
 
-/// What API servers call themselves unless they are told otherwise.
-const USUAL_AUDIENCES: [&str; 3] =
-    ["https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes"];
-
-/// What the cluster's API server calls itself in `aud`, for nobody else may a token be.
+/// What the cluster's API server calls itself in `aud`: for nobody else may a token be that no role gives to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audiences(Vec<String>);
 
@@ -61,14 +58,22 @@ impl Audiences {
         if let Some(odd) = named.iter().find(|audience| !is_audience(audience)) {
             return Err(RenderError::Audience(odd.clone()));
         }
-        let usual = || USUAL_AUDIENCES.map(str::to_owned).to_vec();
+        let usual = || OF_API_SERVERS.map(str::to_owned).to_vec();
         Ok(Self(if named.is_empty() { usual() } else { named }))
     }
-}
 
-/// A word or a URI, and nothing that means something else in CEL, YAML or a template.
-fn is_audience(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/?#[]@!&()*+,;=%".contains(c))
+    /// No role gives others what the API server takes.
+    fn check(&self, roles: &[Role], cluster: &Name) -> Result<(), RenderError> {
+        for role in roles.iter().filter(|role| role.cluster() == cluster) {
+            let own = role
+                .audiences()
+                .and_then(|others| self.0.iter().find(|own| others.iter().any(|one| one == *own)));
+            if let Some(own) = own {
+                return Err(RenderError::OwnAudience { role: role.name().clone(), audience: own.clone() });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why there is nothing to print.
@@ -100,6 +105,16 @@ pub enum RenderError {
     /// The audience is none.
     #[error("{0:?} is not an audience: a word or a URI, such as https://kubernetes.default.svc")]
     Audience(String),
+    /// A role for others is for the API server too.
+    #[error(
+        "role {role} has {audience} in spec.audiences, which --audience says is the API server itself: take one of the two out"
+    )]
+    OwnAudience {
+        /// The role.
+        role: Name,
+        /// The audience.
+        audience: String,
+    },
 }
 
 /// Prints what the issuer called `issuer` needs in `cluster` for its roles, and no more.
@@ -123,6 +138,7 @@ fn render_with(
     audiences: &Audiences,
 ) -> Result<String, RenderError> {
     let needs = Needs::of(roles, cluster)?;
+    audiences.check(roles, cluster)?;
     if let IssuerIdentity::User { name, .. } = identity
         && (name.is_empty() || name.contains(char::is_control))
     {

@@ -27,7 +27,7 @@ use self::enrolment::Beside;
 use crate::cursor::Cursor;
 use crate::envelope;
 use crate::error::ConfigErrors;
-use crate::role::{self, Known, Roles};
+use crate::role::{self, Known, Roles, Taken};
 use crate::scalar::{Host, HostPort, parse_server_url};
 
 const KIND: &str = "IssuerConfig";
@@ -194,11 +194,29 @@ impl IssuerConfig {
         std::iter::once(&self.trust_domain).chain(others).cloned().collect()
     }
 
+    /// The audiences of the tokens that let in jobs and machines.
+    fn taken_audiences(&self) -> Vec<Taken> {
+        let jobs = self.job_issuers.iter().map(|configured| Taken {
+            audience: configured.issuer.audience().to_owned(),
+            whose: format!("the job tokens of {}", configured.issuer.name()),
+        });
+        let pods = self.enrolment.pods.iter().map(|pods| Taken {
+            audience: pods.audience.clone(),
+            whose: format!("enrolment.pods of cluster {}", pods.cluster),
+        });
+        let machines = self.enrolment.oidc.iter().map(|machines| Taken {
+            audience: machines.issuer.issuer.audience().to_owned(),
+            whose: format!("enrolment.oidc of {}", machines.issuer.issuer.name()),
+        });
+        jobs.chain(pods).chain(machines).collect()
+    }
+
     fn known<'c>(&self, conditions: &'c dyn Conditions) -> Known<'c> {
         Known {
             clusters: self.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
             job_issuers: self.job_issuers.iter().map(|configured| configured.issuer.clone()).collect(),
             trust_domains: self.trust_domains(),
+            taken: self.taken_audiences(),
             conditions,
         }
     }

@@ -17,6 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shorepass_core::audience::Audiences;
 use shorepass_core::condition::Conditions;
 use shorepass_core::digest::Digest;
 use shorepass_core::gives::Gives;
@@ -70,7 +71,23 @@ pub(crate) struct Known<'c> {
     pub(crate) job_issuers: Vec<JobIssuer>,
     /// The issuer's own, and those of its trust bundles.
     pub(crate) trust_domains: Vec<TrustDomain>,
+    /// What lets in jobs and machines.
+    pub(crate) taken: Vec<Taken>,
     pub(crate) conditions: &'c dyn Conditions,
+}
+
+/// An audience by which the issuer lets somebody in.
+pub(crate) struct Taken {
+    pub(crate) audience: String,
+    /// Whose tokens have it.
+    pub(crate) whose: String,
+}
+
+impl Taken {
+    /// That of job tokens may be followed by a runner's name.
+    fn holds(&self, audience: &str) -> bool {
+        audience.strip_prefix(&self.audience).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// As [`load_directory`]; a role of something else than what is known is refused where it says so.
@@ -151,7 +168,12 @@ impl Reader<'_> {
         cases.extend(read.unwrap_or_default());
         let (name, spec) = (name?, spec?);
         let digest = Digest::of_bytes(document.text.as_bytes());
-        match Role::new(name, spec.gives, spec.token, spec.lease, spec.subjects, digest) {
+        let role = Role::new(name, spec.gives, spec.token, spec.lease, spec.subjects, digest);
+        let role = match spec.audiences {
+            Some(audiences) => role.and_then(|role| role.with_audiences(audiences)),
+            None => role,
+        };
+        match role {
             Ok(role) => Some(
                 role.with_silence(spec.silence)
                     .with_limits(spec.limits)
@@ -178,6 +200,7 @@ impl Reader<'_> {
             "target",
             "strict",
             "dangerouslyUnbound",
+            "audiences",
             "lifetimes",
             "silence",
             "onChange",
@@ -188,6 +211,7 @@ impl Reader<'_> {
         ])?;
         let cluster = fields.required("cluster", |cluster| self.cluster(cluster));
         let gives = gives(cursor, &fields, cluster.as_ref());
+        let audiences = fields.optional("audiences", |list| Some(self.audiences(list)));
         let lifetimes = fields.optional("lifetimes", lifetimes).unwrap_or((TOKEN_LIFETIME, LEASE_LIFETIME));
         let silence = fields.optional("silence", silence).unwrap_or_default();
         let on_change = fields.optional("onChange", on_change).unwrap_or_default();
@@ -200,7 +224,39 @@ impl Reader<'_> {
         cluster?;
         let ((token, lease), gives) = (lifetimes, gives?);
         let needs = needs?.into_iter().map(|need| need.within(gives.working_namespace())).collect();
-        Some(Spec { gives, token, lease, silence, on_change, dry_run, limits, needs, subjects: subjects? })
+        // A list with a fault in it is no absent one, which would be for the API server.
+        let audiences = audiences.map_or(Some(None), |audiences| audiences.map(Some))?;
+        Some(Spec {
+            gives,
+            audiences,
+            token,
+            lease,
+            silence,
+            on_change,
+            dry_run,
+            limits,
+            needs,
+            subjects: subjects?,
+        })
+    }
+
+    /// For whom else than the API server tokens are.
+    fn audiences(&self, cursor: &Cursor<'_>) -> Option<Audiences> {
+        let named = cursor.list(|audience| {
+            let text = audience.text()?.to_owned();
+            let taken = self.known.and_then(|known| known.taken.iter().find(|taken| taken.holds(&text)));
+            match taken {
+                Some(taken) => audience.fault(format!(
+                    "{text} is the audience of {}: a token for one must not be good for the other, so choose another",
+                    taken.whose
+                )),
+                None => Some(text),
+            }
+        })?;
+        match Audiences::new(named) {
+            Ok(audiences) => Some(audiences),
+            Err(problem) => cursor.fault(problem),
+        }
     }
 
     fn cluster(&self, cursor: &Cursor<'_>) -> Option<Name> {
@@ -218,6 +274,7 @@ impl Reader<'_> {
 
 struct Spec {
     gives: Gives,
+    audiences: Option<Audiences>,
     token: Lifetime,
     lease: Lifetime,
     silence: Silence,

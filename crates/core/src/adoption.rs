@@ -4,6 +4,9 @@
 //! [`stand`](crate::anchors::stand) says that its record was lost. What the annotation does not have (it stands in the open)
 //! is found again by digest: the role among those of now, the owner among the enrolments that are known. What is not found
 //! stays unknown, and the lease can be ended all the same; it yields tokens only where the role was found.
+//!
+//! For whom its tokens are is the role's to say, whose document is the same to the byte. Where the role is not known that is not
+//! either, nor the ServiceAccount: then there are no canaries, and nothing is proved of its end. A strict lease has no others.
 
 use crate::anchors::{FoundAnchor, Sealed};
 use crate::caller::{LeaseOwner, Owner};
@@ -28,6 +31,7 @@ pub fn adopt(
     let granted = same.find_map(|role| by_role(found, sealed, role));
     let longest = granted.as_ref().map_or(LEASE_LIFETIME_CEILING, |(role, ..)| role.lease().max);
     let role = granted.as_ref().map(|(role, ..)| role.name().clone());
+    let audiences = granted.as_ref().and_then(|(role, ..)| role.audiences().cloned());
     let (target, mode) = match granted {
         Some((_, target, mode)) => (target, mode),
         None => by_anchor(found, sealed, cluster),
@@ -40,6 +44,7 @@ pub fn adopt(
         role,
         role_digest: sealed.role,
         target,
+        audiences,
         anchor: found.name.clone(),
         mode,
         created: found.created,
@@ -146,6 +151,16 @@ mod tests {
         assert_eq!((adopted.owner.known(), adopted.mode.clone()), (owner.as_ref(), Mode::Bound));
         assert_eq!((adopted.created, adopted.deadline), (second(1_000), second(3_000)));
         assert_eq!(adopted.pins().map(|pins| pins.anchor_uid.as_str()), Some("uid"));
+    }
+
+    #[test]
+    fn for_whom_its_tokens_are_is_known_by_its_role() {
+        let vault = crate::audience::tests::audiences(&["vault"]).unwrap();
+        let role = bound().with_audiences(vault.clone()).unwrap();
+        assert_eq!(adopted_from(&sealed(3_000), vec![role], None).audiences, Some(vault));
+        assert_eq!(adopted_from(&sealed(3_000), vec![bound()], None).audiences, None);
+        let unknown = adopted_from(&sealed(3_000), vec![], None);
+        assert!(unknown.target.service_account.is_empty(), "nothing is asked of whom nobody knows");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::audience::Audiences;
 use crate::ban::{Ban, Banned};
 use crate::caller::SpiffeId;
 use crate::claims::Claim;
@@ -81,6 +82,9 @@ pub struct Line {
     /// The ServiceAccount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// For whom a lease's tokens are, where that is not the API server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub audiences: Vec<String>,
     /// How the lease can be ended: `bound`, `strict`, or `unbound`, which is: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
@@ -349,6 +353,7 @@ fn of_lease(event: &'static str, lease: &Lease) -> Line {
         cluster: text(&lease.target.cluster),
         namespace: text(&lease.target.namespace),
         service_account: text(&lease.target.service_account).filter(|name| !name.is_empty()),
+        audiences: lease.audiences.as_ref().map(Audiences::to_vec).unwrap_or_default(),
         mode: Some(lease.mode.name()),
         anchor: lease.has_anchor().then(|| lease.anchor.as_str().to_owned()),
         tokens_until: match &lease.mode {

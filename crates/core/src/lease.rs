@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use crate::audience::Audiences;
 use crate::caller::{LeaseOwner, Owner, SpiffeId};
 use crate::digest::Digest;
 use crate::gives::RoleRef;
@@ -243,6 +244,8 @@ pub struct Lease {
     /// Which ServiceAccount; in a strict lease one that is made for it. Its name is empty where it is not known: of a bound
     /// lease without a role.
     pub target: Target,
+    /// For whom its tokens are; none where that is the API server, or is not known: of a bound lease without a role.
+    pub audiences: Option<Audiences>,
     /// The anchor's name in the target's namespace. An unbound lease has the name, and nothing in the cluster bears it.
     pub anchor: AnchorName,
     /// How it can be ended.

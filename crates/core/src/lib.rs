@@ -7,6 +7,7 @@
 
 pub mod adoption;
 pub mod anchors;
+pub mod audience;
 pub mod audit;
 pub mod ban;
 pub mod block;

@@ -152,7 +152,7 @@ pub enum Lie {
     /// Bound to something, though ordered unbound.
     #[error("it is bound to a Secret and was ordered unbound")]
     Bound,
-    /// For somebody else, or for nobody.
+    /// For somebody else than was ordered, or for nobody.
     #[error("its audiences are {0:?}")]
     Audience(Vec<String>),
     /// Without a life, with a longer one than was ordered, or with another than the answer says.
@@ -202,7 +202,8 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
         return Err(Lie::Generated);
     }
     check_anchor(order, &pins, claims)?;
-    if claims.audiences.is_empty() || claims.audiences != minted.audiences {
+    let others = order.lease.audiences.as_ref().is_some_and(|ordered| !ordered.are(&claims.audiences));
+    if claims.audiences.is_empty() || claims.audiences != minted.audiences || others {
         return Err(Lie::Audience(claims.audiences.clone()));
     }
     if claims.jti.is_empty() {

@@ -159,6 +159,7 @@ impl Grant {
             role_digest: self.role.digest(),
             policy: Some(self.policy),
             target,
+            audiences: self.role.audiences().cloned(),
             anchor,
             mode,
             created: self.created,
@@ -302,7 +303,7 @@ impl Policy {
             return Err(Denial::new(DenialReason::RoleNotAvailable(None), explanation));
         };
         let role = self.permit(who, job, role, now)?;
-        if !role.gives().covers(role.name(), &lease.target, &lease.mode) {
+        if !role.covers(lease) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
             return Err(Denial::new(DenialReason::RoleNotAvailable(None), explanation));

@@ -45,9 +45,9 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// The anchor of a lease; none if the lease never became active.
+    /// The anchor of a lease; none if the lease never became active, or if no API server's answer would tell of its tokens.
     pub fn of(lease: &Lease) -> Option<Self> {
-        let (pins, _) = lease.activation()?;
+        let (pins, _) = lease.activation().filter(|_| lease.audiences.is_none())?;
         let (target, anchor) = (lease.target.clone(), lease.anchor.clone());
         Some(Self { lease: lease.id, target, anchor, pins: pins.clone() })
     }
@@ -190,6 +190,8 @@ pub struct Witnessed {
 pub struct Evidence {
     /// When the anchor was there at the latest; none if the lease never became active.
     pub anchored: Option<Timestamp>,
+    /// Whether its tokens were for others than the API server.
+    pub for_others: bool,
     /// When the delete was sent.
     pub cut_sent: Timestamp,
     /// When it was confirmed, or why it was not.
@@ -269,11 +271,13 @@ pub enum Why {
     NoControl,
     /// It refused tokens of a living anchor, too.
     ControlRefused,
+    /// They do not ask the API server, or need not: whoever verifies offline does not see a revocation.
+    ForOthers,
 }
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NeverActive,
         Self::NotDeleted,
         Self::HeldByFinalizer,
@@ -284,6 +288,7 @@ impl Why {
         Self::NoAnswer,
         Self::NoControl,
         Self::ControlRefused,
+        Self::ForOthers,
     ];
 
     /// In words, for a sentence that goes on with a detail.
@@ -301,6 +306,10 @@ impl Why {
             Self::NoAnswer => "the server did not say yes or no",
             Self::NoControl => "there was no living anchor to compare with",
             Self::ControlRefused => "the server refuses tokens of a living anchor too",
+            Self::ForOthers => {
+                "its tokens are for others than the API server, and who verifies them without asking the cluster does not see \
+                 a revocation"
+            }
         }
     }
 
@@ -362,6 +371,9 @@ impl Evidence {
             }
             Err(cause) => return Err(Why::NotDeleted.because(cause.to_string())),
         };
+        if self.for_others {
+            return Err(Why::ForOthers.because(""));
+        }
         let mut last: Option<(Timestamp, Timestamp)> = None;
         for server in &self.servers {
             let Refusal { asked, refused } = server.refusal(self.cut_sent)?;

@@ -6,10 +6,12 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::audience::Audiences;
 use crate::digest::Digest;
 use crate::gives::Gives;
 use crate::job_requirement::JobRequirement;
 use crate::labels::Labels;
+use crate::lease::Lease;
 use crate::name::{Name, NamePattern, TrustDomain};
 use crate::needs::Need;
 use crate::silence::Silence;
@@ -118,6 +120,7 @@ pub enum OnChange {
 pub struct Role {
     name: Name,
     gives: Gives,
+    audiences: Option<Audiences>,
     token: Lifetime,
     lease: Lifetime,
     subjects: Vec<Subject>,
@@ -200,6 +203,7 @@ impl Role {
         Ok(Self {
             name,
             gives,
+            audiences: None,
             token,
             lease,
             subjects,
@@ -210,6 +214,19 @@ impl Role {
             dry_run: false,
             digest,
         })
+    }
+
+    /// The same, for others than the API server. What a strict role gives is in the cluster, so it has no others.
+    pub fn with_audiences(self, audiences: Audiences) -> Result<Self, RoleError> {
+        if self.gives.existing().is_none() {
+            return Err(RoleError {
+                field: "spec.audiences",
+                problem: "is about a target: the rights of a strict role are in the cluster, and nobody else knows its \
+                          ServiceAccounts; name a ServiceAccount with target, or take audiences out"
+                    .to_owned(),
+            });
+        }
+        Ok(Self { audiences: Some(audiences), ..self })
     }
 
     /// The same, with what it says about silence.
@@ -260,6 +277,16 @@ impl Role {
     /// What it gives out.
     pub fn gives(&self) -> &Gives {
         &self.gives
+    }
+
+    /// For whom its tokens are; none where that is the API server.
+    pub fn audiences(&self) -> Option<&Audiences> {
+        self.audiences.as_ref()
+    }
+
+    /// Whether a lease is what it gives out.
+    pub(crate) fn covers(&self, lease: &Lease) -> bool {
+        self.audiences == lease.audiences && self.gives.covers(&self.name, &lease.target, &lease.mode)
     }
 
     /// The cluster in which it gives something out.
@@ -344,6 +371,24 @@ mod tests {
         assert_eq!(unfit(3607, 3607), None);
         assert!(unfit(29, 60).is_some_and(|problem| problem.contains("30 s")));
         assert!(unfit(60, 30).is_some() && unfit(60, 8 * 24 * 3600).is_some());
+    }
+
+    #[test]
+    fn only_a_role_of_an_existing_service_account_is_for_others_than_the_api_server() {
+        use crate::gives::{RbacName, Rights, RoleRef, Strict, StrictBinding};
+        let vault = crate::audience::tests::audiences(&["vault"]).unwrap();
+        let bound = role(lifetime(600, 3600), somebody()).unwrap();
+        assert_eq!(bound.audiences(), None);
+        assert_eq!(bound.clone().with_audiences(vault.clone()).unwrap().audiences(), Some(&vault));
+        let name = |text| Name::parse(text).unwrap();
+        let rights = Rights::Existing(RoleRef::Role(RbacName::parse("r").unwrap()));
+        let bindings = vec![StrictBinding { namespace: name("web"), rights }];
+        let gives = Gives::Strict(Strict { cluster: name("c"), namespace: name("strict"), bindings });
+        let refused = Role { gives, ..bound }.with_audiences(vault).unwrap_err();
+        assert!(
+            refused.field == "spec.audiences" && refused.problem.contains("take audiences out"),
+            "{refused}"
+        );
     }
 
     #[test]

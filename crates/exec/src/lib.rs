@@ -177,9 +177,18 @@ impl Agent {
         &self.socket
     }
 
-    /// A token of `role` for the job; an empty name is this user's default job.
+    /// A token of `role` for the API server and the job; an empty name is this user's default job.
     pub fn credential(&self, role: &str, job: &str) -> Result<Credential, AskError> {
-        let question = CredentialRequest { role: role.to_owned(), job: job.to_owned() };
+        self.any_credential(role, job, false)
+    }
+
+    /// The same, for others than the API server.
+    pub fn token(&self, role: &str, job: &str) -> Result<Credential, AskError> {
+        self.any_credential(role, job, true)
+    }
+
+    fn any_credential(&self, role: &str, job: &str, for_others: bool) -> Result<Credential, AskError> {
+        let question = CredentialRequest { role: role.to_owned(), job: job.to_owned(), for_others };
         match self.ask(Question::Credential(question))? {
             Answer::Credential(answer) => {
                 let token = Zeroizing::new(answer.token);

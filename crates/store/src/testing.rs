@@ -110,6 +110,7 @@ pub(crate) fn lease(number: u8) -> Lease {
             namespace: name("web"),
             service_account: "deployer".to_owned(),
         },
+        audiences: None,
         anchor: AnchorName::from_random([number; 16]),
         mode: Mode::Bound,
         created: second(number.into()),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use shorepass_core::audience::Audiences;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::CallId;
 use shorepass_core::lease::{Lease, Mode, Pins};
@@ -105,6 +106,7 @@ struct State {
     /// Why controls are not deleted.
     controls_stay: Option<CutError>,
     service_account_uid: Option<String>,
+    audiences: Option<Vec<String>>,
     annotations: Vec<String>,
     calls: Vec<CallId>,
     forbidden: Vec<Right>,
@@ -163,6 +165,11 @@ impl FakeCluster {
     /// Tokens name this ServiceAccount UID from now on.
     pub fn replace_service_account(&self, uid: &str) {
         self.state().service_account_uid = Some(uid.to_owned());
+    }
+
+    /// Tokens are for these from now on, whatever is ordered.
+    pub fn give_audiences(&self, audiences: &[&str]) {
+        self.state().audiences = Some(audiences.iter().copied().map(str::to_owned).collect());
     }
 
     /// What happens in the middle of each mint.
@@ -268,6 +275,9 @@ impl Witnesses for FakeCluster {
         let pause = self.state().canary_pause;
         tokio::time::sleep(pause).await;
         let mut state = self.state();
+        if bound.target.service_account.is_empty() {
+            return Err(MintError::AnswerRejected("the ServiceAccount is not known".to_owned()));
+        }
         if state.anchors.get(bound.anchor.as_str()) != Some(&bound.pins.anchor_uid) {
             return Err(MintError::AnchorLost);
         }
@@ -335,7 +345,9 @@ impl Cluster for FakeCluster {
         let jti = format!("jti-{}", state.made);
         let created = self.clock.now();
         let expires = after(created, order.token_lifetime());
-        let audiences = vec!["https://kubernetes.default.svc".to_owned()];
+        let own = || vec!["https://kubernetes.default.svc".to_owned()];
+        let ordered = || order.lease().audiences.as_ref().map_or_else(own, Audiences::to_vec);
+        let audiences = state.audiences.clone().unwrap_or_else(ordered);
         let generated = matches!(order.mode(), Mode::Strict { .. });
         let uid = state.service_account_uid.clone().unwrap_or_else(|| "uid-1".to_owned());
         let bound = order.lease().has_anchor();

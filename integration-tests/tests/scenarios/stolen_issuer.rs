@@ -4,6 +4,7 @@
 //! with a twin's that has the same RBAC and no policy, where it must succeed. An attack that fails for another reason
 //! than the policy would prove nothing.
 
+mod audiences;
 mod modes;
 mod own;
 

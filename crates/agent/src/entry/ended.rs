@@ -71,7 +71,8 @@ impl Entry {
     pub(super) fn lend(&self, now: Moment) -> Option<Lent> {
         let held = self.held.as_ref()?;
         let left = held.left(now);
-        (left >= SHORTEST).then(|| Lent { token: held.token.clone(), valid_for: self.told_life(left, now) })
+        let (token, audiences) = (held.token.clone(), held.audiences.clone());
+        (left >= SHORTEST).then(|| Lent { token, valid_for: self.told_life(left, now), audiences })
     }
 
     /// No longer than until silence may have ended the lease; but what is held is served, for as short as can be told.

@@ -34,6 +34,7 @@ pub(super) struct Held {
     pub(super) valid_for: Duration,
     pub(super) silence: Option<Duration>,
     pub(super) unbound: bool,
+    pub(super) audiences: Vec<String>,
     pub(super) refresh_after: Duration,
 }
 

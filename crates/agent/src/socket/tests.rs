@@ -88,6 +88,19 @@ async fn a_user_that_the_config_names_gets_tokens() {
 }
 
 #[tokio::test]
+async fn a_token_for_others_is_given_to_who_asks_for_that_and_never_to_kubectl() {
+    let world = World::new(&[us()], us()).await;
+    check_refused(world.ask(|agent| agent.token("web", "")).await, 2, "shorepass kubeconfig --role web");
+    let world = World::new(&[us()], us()).await;
+    world.issuer.books().audiences = vec!["https://vault.example.org".to_owned(), "registry".to_owned()];
+    let says = "are for https://vault.example.org, registry, and the API server refuses them";
+    check_refused(world.ask(|agent| agent.credential("web", "")).await, 2, says);
+    check_refused(world.ask(|agent| agent.role("web")).await, 2, "shorepass token --role web");
+    let token = world.ask(|agent| agent.token("web", "")).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(token.token.as_str(), "token-1", "the lease is the same");
+}
+
+#[tokio::test]
 async fn a_user_that_the_config_does_not_name_gets_none_and_is_told_what_to_do() {
     let world = World::new(&[us() + 1], us() + 1).await;
     let remedy = format!("add {} to jobs.users", us());

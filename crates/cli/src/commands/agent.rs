@@ -4,9 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use shorepass_exec::{Agent, AskError};
+use zeroize::Zeroizing;
 
 use super::{emit, emit_as};
-use crate::args::{KubeconfigArgs, StatusArgs};
+use crate::args::{KubeconfigArgs, StatusArgs, TokenArgs};
 use crate::failure::Failure;
 use crate::kubeconfig;
 use crate::output::agent::AgentStatus;
@@ -32,6 +33,16 @@ pub(super) async fn kubeconfig(
         None => emit(out, &text),
         Some(file) => emit(out, &kubeconfig::write(file, &text)?),
     }
+}
+
+/// Where it is for the API server, kubectl gets it by its plugin, and the agent refuses it here.
+pub(super) async fn token(agent: Agent, args: TokenArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let (role, job) = (args.role.to_string(), args.job);
+    let credential = ask(agent, move |agent| agent.token(&role, &job)).await?;
+    let mut line = Zeroizing::new(String::with_capacity(credential.token.len() + 1));
+    line.push_str(&credential.token);
+    line.push('\n');
+    emit(out, &line)
 }
 
 pub(super) async fn status(agent: Agent, args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -120,6 +131,24 @@ mod tests {
         let question = local::RoleRequest { role: "web-deployer".to_owned() };
         let asked = scripted.asked.join().unwrap().request;
         assert_eq!(asked, Some(local::request::Request::Role(question)));
+    }
+
+    #[tokio::test]
+    async fn a_token_for_others_is_one_line_and_is_asked_for_as_such() {
+        let scripted = Scripted::answering(Answer::Credential(local::CredentialResponse {
+            token: "a.b.c".to_owned(),
+            valid_for: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        }));
+        let mut out = Vec::new();
+        let args = TokenArgs { role: Name::parse("vault").unwrap(), job: "build".to_owned() };
+        token(scripted.agent(), args, &mut out).await.unwrap();
+        assert_eq!(out, b"a.b.c\n");
+        let (role, job) = ("vault".to_owned(), "build".to_owned());
+        let question = local::CredentialRequest { role, job, for_others: true };
+        assert_eq!(
+            scripted.asked.join().unwrap().request,
+            Some(local::request::Request::Credential(question))
+        );
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match command {
         Command::Kubeconfig(args) => agent::kubeconfig(agent::local(), &args, &mut out).await,
+        Command::Token(args) => agent::token(agent::local(), args, &mut out).await,
         Command::Status(args) => agent::status(agent::local(), &args, &mut out).await,
         Command::CanI(args) => can_i::can_i(agent::local(), args, &mut out).await,
         Command::Job(JobCommand::Start(args)) => jobs::start(agent::local(), args, &mut out).await,

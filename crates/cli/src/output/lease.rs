@@ -40,6 +40,9 @@ pub(crate) struct LeaseView {
     namespace: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     service_account: String,
+    /// For whom its tokens are, where that is not the API server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    audiences: Vec<String>,
     mode: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     anchor: String,
@@ -140,6 +143,7 @@ impl LeaseView {
             cluster: lease.cluster,
             namespace: lease.namespace,
             service_account: lease.service_account,
+            audiences: lease.audiences,
             anchor: record.anchor,
             bindings: lease.bindings.into_iter().map(BindingView::of).collect(),
             tokens_until: time(lease.tokens_until),
@@ -249,8 +253,12 @@ impl LeaseView {
             ("ROLE", self.role()),
             ("CLUSTER", self.cluster.clone()),
             ("SERVICEACCOUNT", self.account()),
-            ("MODE", self.spoken_mode()),
         ]);
+        if !self.audiences.is_empty() {
+            let named = self.audiences.join(", ");
+            fields.push(("AUDIENCES", format!("{named}: who verifies offline does not see a revocation")));
+        }
+        fields.push(("MODE", self.spoken_mode()));
         if self.policy_version > 0 {
             fields.push(("POLICY", format!("version {}, {}", self.policy_version, self.policy_digest)));
         }

@@ -58,6 +58,7 @@ pub(crate) fn active() -> v1::LeaseRecord {
             bindings: Vec::new(),
             tokens_until: None,
             adopted: false,
+            audiences: Vec::new(),
         }),
         caller: "spiffe://ci.example.org/runner/prod-1".to_owned(),
         job: Some(v1::Job {

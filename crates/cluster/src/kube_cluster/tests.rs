@@ -42,6 +42,7 @@ fn lease() -> Lease {
         role: Some(name("role")),
         role_digest: Digest::of_bytes(b"role"),
         target: Target { cluster: name("staging"), namespace: name("web"), service_account: "a".to_owned() },
+        audiences: None,
         anchor: AnchorName::from_random([1; 16]),
         mode: Mode::Bound,
         created: Timestamp::UNIX_EPOCH,

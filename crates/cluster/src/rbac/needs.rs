@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use shorepass_core::audience::Audiences;
 use shorepass_core::gives::{Gives, Rights, RoleRef, Rule, Strict, Word};
 use shorepass_core::name::Name;
 use shorepass_core::needs::Scope;
@@ -22,8 +23,8 @@ const REVIEWS: &str = include_str!("../../../../deploy/kubernetes/reviews.yaml")
 const CLUSTER_REVIEWS: &str = include_str!("../../../../deploy/kubernetes/cluster-reviews.yaml");
 const CLUSTER_ROLES: &str = include_str!("../../../../deploy/kubernetes/clusterroles.yaml");
 
-/// Namespace, then ServiceAccount, then the longest token in seconds.
-type Accounts<'a> = BTreeMap<&'a Name, BTreeMap<&'a str, u64>>;
+/// Namespace, then ServiceAccount, then for whom, then the longest token in seconds.
+type Accounts<'a> = BTreeMap<&'a Name, BTreeMap<&'a str, BTreeMap<Option<&'a Audiences>, u64>>>;
 
 /// What some roles need in one cluster.
 #[derive(Default)]
@@ -62,8 +63,8 @@ impl<'a> Needs<'a> {
             self.reviewed.extend(role.needs().iter().map(|need| &need.scope));
         }
         match role.gives() {
-            Gives::Bound(target) => add_account(&mut self.bound, target, longest),
-            Gives::Unbound(target) => add_account(&mut self.unbound, target, longest),
+            Gives::Bound(target) => add_account(&mut self.bound, target, role.audiences(), longest),
+            Gives::Unbound(target) => add_account(&mut self.unbound, target, role.audiences(), longest),
             Gives::Strict(strict) => {
                 let known = self.strict.entry(&strict.namespace).or_default();
                 *known = longest.max(*known);
@@ -201,9 +202,15 @@ impl<'a> Needs<'a> {
     }
 }
 
-fn add_account<'a>(accounts: &mut Accounts<'a>, target: &'a Target, seconds: u64) {
+fn add_account<'a>(
+    accounts: &mut Accounts<'a>,
+    target: &'a Target,
+    audiences: Option<&'a Audiences>,
+    seconds: u64,
+) {
+    let in_namespace = accounts.entry(&target.namespace).or_default();
     let longest =
-        accounts.entry(&target.namespace).or_default().entry(target.service_account.as_str()).or_default();
+        in_namespace.entry(target.service_account.as_str()).or_default().entry(audiences).or_default();
     *longest = seconds.max(*longest);
 }
 
@@ -248,9 +255,20 @@ fn items(values: impl Iterator<Item = Value>) -> String {
 }
 
 fn entries(accounts: &Accounts<'_>) -> String {
+    let of_account = |namespace: &Name, account: &str, longest: &BTreeMap<Option<&Audiences>, u64>| {
+        let entry = |(audiences, seconds): (&Option<&Audiences>, &u64)| {
+            format!("\"{namespace}/{account}{}\": {seconds}", audiences.map(for_others).unwrap_or_default())
+        };
+        longest.iter().map(entry).collect::<Vec<_>>()
+    };
     lines(accounts.iter().flat_map(|(namespace, accounts)| {
-        accounts.iter().map(move |(account, seconds)| format!("\"{namespace}/{account}\": {seconds}"))
+        accounts.iter().flat_map(move |(account, longest)| of_account(namespace, account, longest))
     }))
+}
+
+/// What the policy makes of a TokenRequest for these: they are asked for in their order.
+fn for_others(audiences: &Audiences) -> String {
+    format!(" for {}", audiences.to_vec().join(" "))
 }
 
 fn lines(entries: impl Iterator<Item = String>) -> String {

@@ -47,6 +47,19 @@ fn giving(name: &str, gives: Gives, minutes: u64) -> Role {
     Role::new(like.name().clone(), gives, token, lease, like.subjects().to_vec(), digest).unwrap()
 }
 
+fn target(service_account: &str) -> Target {
+    Target { cluster: name("staging"), namespace: name("web"), service_account: service_account.to_owned() }
+}
+
+fn web(service_account: &str) -> Gives {
+    Gives::Bound(target(service_account))
+}
+
+fn for_others(role: Role, named: &[&str]) -> Role {
+    let named = named.iter().copied().map(str::to_owned).collect();
+    role.with_audiences(shorepass_core::audience::Audiences::new(named).unwrap()).unwrap()
+}
+
 fn strict(namespace: &str, bindings: Vec<(&str, Rights)>) -> Gives {
     let binding = |(namespace, rights)| StrictBinding { namespace: name(namespace), rights };
     let bindings = bindings.into_iter().map(binding).collect();
@@ -69,10 +82,8 @@ fn rules() -> Rights {
 
 fn all_modes() -> Vec<Role> {
     let mut roles = roles();
-    let status =
-        Target { cluster: name("staging"), namespace: name("web"), service_account: "status".to_owned() };
     roles.extend([
-        giving("web-status", Gives::Unbound(status), 10),
+        giving("web-status", Gives::Unbound(target("status")), 10),
         giving(
             "web-release",
             strict("shorepass-strict", vec![("web", existing(RoleRef::Role, "deployer")), ("api", rules())]),
@@ -84,6 +95,9 @@ fn all_modes() -> Vec<Role> {
             120,
         ),
         giving("own", strict("own-strict", vec![("api", existing(RoleRef::Role, "own"))]), 10),
+        for_others(giving("web-vault", web("deployer"), 20), &["https://vault.example.org", "registry"]),
+        for_others(giving("web-pusher", web("pusher"), 30), &["registry"]),
+        for_others(giving("web-beacon", Gives::Unbound(target("status")), 10), &["registry"]),
     ]);
     roles
 }
@@ -193,7 +207,7 @@ fn token_secrets_are_refused_for_the_accounts_of_the_roles_and_no_others() {
     let given =
         "        {\n        \"true\": [\"0\"],\n        \"web\": [\"deployer\",\"reader.v1\"]\n        }";
     assert!(bound.contains(given) && bound.contains("        []\n"), "{bound}");
-    assert!(all.contains(r#""web": ["deployer","reader.v1","status"]"#), "{all}");
+    assert!(all.contains(r#""web": ["deployer","pusher","reader.v1","status"]"#), "{all}");
     assert!(all.contains(r#"["own-strict","shorepass-strict"]"#), "{all}");
 }
 
@@ -224,7 +238,30 @@ fn named_audiences_replace_the_usual_ones() {
     let own = audiences(&["https://id.example.org/c/1", "k3s"]).unwrap();
     let output = render(&roles(), &name("staging"), &service_account(), &name("main"), &own).unwrap();
     assert!(output.contains(r#"audience in ["https://id.example.org/c/1","k3s"]"#), "{output}");
-    assert!(!output.contains(USUAL_AUDIENCES[0]));
+    assert!(!output.contains(OF_API_SERVERS[0]));
+}
+
+#[test]
+fn tokens_for_others_are_named_with_their_service_account_and_their_audiences() {
+    let entries = |text: &str| ALL_MODES.matches(text).count();
+    assert_eq!(entries("\"web/deployer\": 7200,"), 1);
+    assert_eq!(entries("\"web/deployer for https://vault.example.org registry\": 1200,"), 1);
+    assert_eq!(entries("\"web/pusher for registry\": 1800,"), 1);
+    assert_eq!(entries("\"web/pusher\": "), 0, "no role gives it for the API server");
+    assert_eq!(entries("\"web/status for registry\": 600"), 1);
+    assert!(ALL_MODES.contains(r#"resourceNames: ["deployer","pusher","reader.v1"]"#));
+}
+
+#[test]
+fn what_a_role_gives_to_others_the_api_server_does_not_take() {
+    let roles = [for_others(roles().remove(0), &["k3s", "vault"])];
+    let render = |cluster: &str, own: &[&str]| {
+        let own = audiences(own).unwrap();
+        render(&roles, &name(cluster), &service_account(), &name("main"), &own).map(drop)
+    };
+    assert_eq!(render("staging", &[]), Ok(()));
+    let both = RenderError::OwnAudience { role: name("web-deployer"), audience: "k3s".to_owned() };
+    assert_eq!(render("staging", &["k3s"]), Err(both));
 }
 
 #[test]

@@ -8,16 +8,14 @@ use std::time::Duration;
 pub use self::oidc::MachineIssuerConfig;
 pub use self::pods::PodsConfig;
 
+use shorepass_core::audience::OF_API_SERVERS;
+
 use super::{ClusterConfig, JobIssuerConfig};
 use crate::cursor::Cursor;
 
 /// How long after the end of its certificate a runner may come back with it, where nothing is said; and at most, because
 /// enrolments that are over are forgotten then.
 const REJOIN_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// What API servers call themselves unless they are told otherwise: a token for them is a credential.
-pub(super) const OF_API_SERVERS: [&str; 3] =
-    ["https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "kubernetes"];
 
 /// How runners are let in, and back in.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shorepass_core::audience::OF_API_SERVERS;
 use shorepass_core::claims::ClaimKind;
 use shorepass_core::job_issuer::{Declared, JobIssuer, KnownClaim, RunnerBinding, System};
 
-use super::enrolment::OF_API_SERVERS;
 use crate::cursor::{Cursor, Fields};
 use crate::scalar::HostPort;
 

@@ -208,6 +208,30 @@ fn a_role_of_an_unknown_cluster_is_refused_where_it_stands() {
 }
 
 #[test]
+fn a_roles_token_is_not_good_to_be_let_in_by_the_issuer() {
+    let directory = tempfile::tempdir().unwrap();
+    let role = include_str!("../../../../deploy/examples/role.yaml");
+    let pods = "pods: [{cluster: staging, audience: 'https://issuer.example.org/pods', serviceAccounts: [{namespace: ci, \
+                name: runner}], runners: [prod-*]}]";
+    let config = read(&ISSUER.replacen("rejoinWindow: 168h", pods, 1)).unwrap();
+    let config = IssuerConfig { role_directory: directory.path().to_owned(), ..config };
+    let load = |audience: &str| {
+        let text = role.replacen("  subjects:", &format!("  audiences: [vault, {audience}]\n  subjects:"), 1);
+        std::fs::write(directory.path().join("web.yaml"), text).unwrap();
+        config.load_roles(&NoConditions).map(drop).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(load("https://issuer.example.org/jobsite"), Ok(()));
+    for (audience, whose) in [
+        ("https://issuer.example.org/jobs", "the job tokens of gitlab"),
+        ("https://issuer.example.org/jobs/prod-1", "the job tokens of gitlab"),
+        ("https://issuer.example.org/pods", "enrolment.pods of cluster staging"),
+    ] {
+        let errors = load(audience).unwrap_err();
+        assert!(errors.contains("spec.audiences[1]") && errors.contains(whose), "{errors}");
+    }
+}
+
+#[test]
 fn files_that_are_no_documents_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("issuer.yaml");

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value, json};
+use shorepass_core::audience::{AUDIENCE_LIMIT, Audiences};
 use shorepass_core::claims::Claims;
 use shorepass_core::condition::{Condition, Conditions};
 use shorepass_core::job_issuer::{Declared, JobIssuer, RunnerBinding, System};
@@ -71,6 +72,7 @@ metadata: {name: little}
 spec:
   cluster: staging
   target: {namespace: web, serviceAccount: deployer}
+  audiences: ['https://vault.example.org', registry]
   silence: 'off'
   lifetimes: {token: {max: 1h30m}}
   subjects: [{platforms: [console]}]
@@ -110,6 +112,7 @@ fn read(document: &Value) -> Result<(), String> {
         clusters: vec![name("staging")],
         job_issuers: vec![gitlab.unwrap()],
         trust_domains: vec![TrustDomain::parse("partner.example.org").unwrap()],
+        taken: Vec::new(),
         conditions: &Always,
     };
     // What is JSON is YAML too.
@@ -246,6 +249,22 @@ fn texts_that_a_pattern_takes_are_those_that_the_reader_takes() {
         let taken = schema.takes("pattern", &json!(pattern));
         assert_eq!(taken, NamePattern::parse(pattern).is_ok(), "{pattern}");
     }
+    let long = [whole(AUDIENCE_LIMIT), whole(AUDIENCE_LIMIT + 1)];
+    let odd = [
+        "vault",
+        "https://v.example.org/a-b_c?d=[e]&(f)*+,;%2F#@!~",
+        "a b",
+        "",
+        "a'",
+        "a\"",
+        "$",
+        "ä",
+        "kubernetes",
+    ];
+    for audience in odd.into_iter().chain(long.iter().map(String::as_str)) {
+        let taken = Audiences::new(vec![audience.to_owned()]).is_ok();
+        assert_eq!(schema.takes("audience", &json!(audience)), taken, "{audience}");
+    }
     for duration in [
         "90s", "30m", "1h30m", "1h0m5s", "1h5s", "30", "m", "1.5h", "-1s", "5 m", "1m1h", "1m1m", "5d", "",
         "1H",
@@ -260,6 +279,9 @@ fn what_excludes_each_other_is_refused_by_both() {
     for (number, place, key, value) in [
         (0, "/spec", "strict", json!({"bindings": [{"namespace": "web", "role": "r"}]})),
         (2, "/spec", "dangerouslyUnbound", json!(true)),
+        (2, "/spec", "audiences", json!(["vault"])),
+        (0, "/spec", "audiences", json!(["vault", "vault"])),
+        (0, "/spec", "audiences", json!(["a", "b", "c", "d", "e"])),
         (2, "/spec/strict/bindings/0", "clusterRole", json!("view")),
         (4, "/spec/needs/0", "namespace", json!("web")),
         (1, "/spec/subjects/0", "platforms", json!(["console"])),

@@ -1,5 +1,7 @@
 //! Role documents, good and bad.
 
+mod audiences;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -77,7 +79,7 @@ fn what_is_wrong_is_named_with_its_place() {
             "strict: {bindings: [{namespace: web, role: r}]}\n  subjects:",
             &["spec.strict: stands beside target", "take the other out", "strict: {bindings"],
         ),
-        ("subjects:", "audiences: []\n  subjects:", &["spec.audiences: unknown key", "cluster, target"]),
+        ("subjects:", "claims: []\n  subjects:", &["spec.claims: unknown key", "cluster, target"]),
         ("runners:", "runner:", &["spec.subjects[0].runner: unknown key, did you mean `runners`?"]),
         ("prod-*", "\"*\"", &["spec.subjects[0].runners[0]", "three characters"]),
         ("prod-*", "p*d", &["spec.subjects[0].runners[0]", "three characters"]),
@@ -319,6 +321,7 @@ mod jobs {
             clusters,
             job_issuers: vec![gitlab],
             trust_domains: trust_domains(),
+            taken: Vec::new(),
             conditions: &Always,
         };
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
@@ -416,6 +419,7 @@ mod jobs {
             clusters,
             job_issuers: vec![gitlab],
             trust_domains: trust_domains(),
+            taken: Vec::new(),
             conditions: &Always,
         };
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);

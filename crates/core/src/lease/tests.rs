@@ -28,6 +28,7 @@ pub(crate) fn lease() -> Lease {
         role: Some(name("role")),
         role_digest: Digest::of_bytes(b"role"),
         target: Target { cluster: name("c"), namespace: name("web"), service_account: "sa".to_owned() },
+        audiences: None,
         anchor: AnchorName::from_random([7; 16]),
         mode: Mode::Bound,
         created: second(0),

@@ -53,6 +53,30 @@ fn verdict(change: impl FnOnce(&mut Minted)) -> Result<Verified, Lie> {
 }
 
 #[test]
+fn a_token_is_for_exactly_those_that_were_ordered() {
+    let verdict = |granted: &[&str], claimed: &[&str]| {
+        let (mut order, mut answer) = (order(), minted());
+        let texts = |texts: &[&str]| texts.iter().copied().map(str::to_owned).collect::<Vec<_>>();
+        order.lease.audiences = crate::audience::tests::audiences(&["vault", "registry"]).ok();
+        (answer.audiences, answer.claims.audiences) = (texts(granted), texts(claimed));
+        order.verify(answer, second(1_001)).map(|_| ()).map_err(|rejected| rejected.lie)
+    };
+    for same in [["registry", "vault"], ["vault", "registry"]] {
+        assert_eq!(verdict(&same, &same), Ok(()));
+    }
+    for others in [
+        &["api"][..],
+        &["vault"],
+        &["vault", "vault"],
+        &["registry", "vault", "api"],
+        &["registry", "vault", "vault"],
+    ] {
+        assert!(matches!(verdict(others, others), Err(Lie::Audience(_))), "{others:?}");
+    }
+    assert!(matches!(verdict(&["registry", "vault"], &["api"]), Err(Lie::Audience(_))));
+}
+
+#[test]
 fn an_honest_answer_activates_the_lease() {
     let verified = verdict(|_| {}).unwrap();
     assert_eq!(verified.lease().state_name(), "active");

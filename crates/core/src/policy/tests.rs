@@ -274,6 +274,34 @@ fn a_refresh_is_decided_again() {
 }
 
 #[test]
+fn a_lease_for_others_than_the_role_names_now_is_something_else() {
+    let caller = caller("runner/prod-1");
+    let audiences = |named: &[&str]| crate::audience::tests::audiences(named).unwrap();
+    let of = |named: Option<&[&str]>| {
+        let role = policy(true).role(&name("deploy")).unwrap().clone();
+        let role = named.map_or(Ok(role.clone()), |named| role.with_audiences(audiences(named))).unwrap();
+        Policy::new(vec![role]).unwrap()
+    };
+    let lease = |policy: &Policy| {
+        let grant = policy.decide(&caller, &job(&caller), &ask("deploy"), &[], second(0)).unwrap();
+        grant.into_order(LeaseId::parse(ID).unwrap(), AnchorName::from_random([0; 16])).lease
+    };
+    let roles = [of(None), of(Some(&["vault"])), of(Some(&["vault", "registry"]))];
+    assert_eq!(lease(&roles[1]).audiences, Some(audiences(&["vault"])));
+    for (granted, then) in roles.iter().enumerate() {
+        for (number, now) in roles.iter().enumerate() {
+            let refreshed = now.decide_refresh(&caller, Some(&job(&caller)), lease(then), None, second(1));
+            match refreshed {
+                Ok(order) => assert!(number == granted && order.lease == lease(then)),
+                Err(denial) => {
+                    assert!(number != granted && denial.explanation.contains("something else"), "{denial:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_adopted_lease_is_refreshed_by_who_could_have_it_for_an_asserted_job() {
     let caller = caller("runner/prod-1");
     let grant = decide(true, "runner/prod-1", "deploy").unwrap();

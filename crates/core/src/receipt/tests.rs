@@ -24,6 +24,7 @@ fn server(seen: Vec<Observation>) -> Witnessed {
 fn evidence(servers: Vec<Witnessed>) -> Evidence {
     Evidence {
         anchored: Some(second(0)),
+        for_others: false,
         cut_sent: second(100),
         cut: Ok(second(100)),
         lag_bound: LAG_BOUND,
@@ -64,6 +65,20 @@ fn a_refusal_between_two_acceptances_is_a_proof() {
     assert_eq!(receipt.verdict, Verdict::Proved(death));
     assert_eq!(receipt.canaries, ["jti-99", "jti-101", "jti-103", "jti-104"]);
     assert_eq!(receipt.endpoints, ["10.0.0.1:6443"]);
+}
+
+#[test]
+fn of_tokens_for_others_nothing_is_proved_whatever_was_seen() {
+    let others = |cut| Evidence { for_others: true, cut, ..evidence(vec![server(honest())]) };
+    assert_eq!(why(&others(Ok(second(100)))), Why::ForOthers);
+    let unreachable = CutError::Unreachable("no answer".to_owned());
+    assert_eq!(why(&others(Err(unreachable))), Why::NotDeleted, "that can still become better");
+    let lease = crate::lease::tests::lease();
+    let pins = Pins { anchor_uid: "a".to_owned(), service_account_uid: "s".to_owned() };
+    let active = lease.activate(pins, second(0)).unwrap();
+    assert!(Bound::of(&active).is_some());
+    let audiences = crate::audience::tests::audiences(&["vault"]).ok();
+    assert_eq!(Bound::of(&Lease { audiences, ..active }), None, "a canary");
 }
 
 #[test]

@@ -131,6 +131,7 @@ fn told(problem: RenderError) -> anyhow::Error {
         RenderError::NoRoles { .. } => UsageError(format!("--cluster: {problem}")).into(),
         RenderError::OwnNamespace(_) => UsageError(format!("--namespace: {problem}")).into(),
         RenderError::RenewSecret(_) => UsageError(format!("the issuer's own Secret: {problem}")).into(),
+        RenderError::OwnAudience { .. } => UsageError(format!("--audience: {problem}")).into(),
         RenderError::Roles(_) | RenderError::Audience(_) => anyhow::Error::from(problem),
     }
 }

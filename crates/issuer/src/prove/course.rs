@@ -70,6 +70,9 @@ impl Proof {
         if mutants::is(Mutant::AskOneServer) {
             scope.endpoints.truncate(1);
         }
+        if lease.audiences.is_some() {
+            scope.endpoints.clear(); // none of them is asked
+        }
         let server = |endpoint| Arc::new(Server { endpoint, known: Mutex::default() });
         Self {
             moments: Moments::begin(proving.0.outside.clock.clone()),
@@ -164,6 +167,7 @@ impl Proof {
         };
         Evidence {
             anchored: self.lease.activation().map(|(_, since)| since),
+            for_others: self.lease.audiences.is_some(),
             cut_sent,
             cut,
             lag_bound: if mutants::is(Mutant::IgnoreLag) { Duration::ZERO } else { self.cluster.lag_bound() },

@@ -6,6 +6,7 @@ use shorepass_core::block::Block;
 use shorepass_core::cluster::MintError;
 use shorepass_core::lease::{EndCause, State};
 use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::receipt::{Verdict, Why};
 use shorepass_rpc::api::{Administration as _, Credentials as _, Outcome, Revocation, RevokeStep};
 use tokio::sync::mpsc;
 
@@ -127,6 +128,25 @@ async fn a_lost_lease_is_adopted_and_its_owner_alone_goes_on_with_it() {
         assert_eq!(ended.state_name(), "ended");
         lost.is_cut().await;
     }
+}
+
+/// Its tokens may be for others than the API server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_adopted_lease_whose_role_is_not_known_nothing_is_proved() {
+    let lost = Lost::new(true).await;
+    lost.bench.cluster.has_one_server();
+    let other = Lease { role_digest: Digest::of_bytes(b"another"), ..lost.lease.clone() };
+    lost.finds(Some(annotation(&other)));
+    lost.look().await;
+    assert_eq!((lost.now().role, lost.now().audiences), (None, None));
+    lost.revoke(LeaseFilter::default()).await;
+    lost.bench.until("the receipt", || lost.now().receipt.is_some()).await;
+    let receipt = lost.now().receipt.unwrap();
+    assert!(
+        matches!(&receipt.verdict, Verdict::Unproved(unproved) if unproved.why == Why::NoCanary),
+        "{receipt:?}"
+    );
+    assert_eq!(lost.bench.cluster.canaries(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

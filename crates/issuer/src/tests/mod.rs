@@ -1,6 +1,7 @@
 //! The use cases over a ledger and a cluster in memory. What the real ones do is in `integration-tests`.
 
 mod adoption;
+mod audiences;
 mod bans;
 mod enrolment;
 mod follow;

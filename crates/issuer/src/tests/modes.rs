@@ -20,7 +20,7 @@ use super::revocation::revoke;
 use super::{Bench, name, reason, role};
 use crate::revoke::sweeper::Sweeper;
 
-/// Roles `deploy`, `release` (strict), `status` (unbound) and `needy`, which needs something.
+/// Roles `deploy`, `release` (strict), `status` (unbound), `needy`, which needs something, and `vault`, for others.
 pub(super) fn roles() -> Vec<Role> {
     let existing = RoleRef::Role(RbacName::parse("deployer").unwrap());
     let bindings = vec![StrictBinding { namespace: name("web"), rights: Rights::Existing(existing) }];
@@ -33,7 +33,8 @@ pub(super) fn roles() -> Vec<Role> {
         Role::new(name(text), gives, like.token(), like.lease(), subjects, like.digest()).unwrap()
     };
     let needy = giving("needy", role().gives().clone()).with_needs(super::reviews::needs());
-    vec![role(), giving("release", strict.into()), giving("status", Gives::Unbound(status)), needy]
+    let vault = giving("vault", role().gives().clone()).with_audiences(super::audiences::vault()).unwrap();
+    vec![role(), giving("release", strict.into()), giving("status", Gives::Unbound(status)), needy, vault]
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn revoke_with(bench: &Bench, wait: bool) -> Vec<RevokeStep> {
     revoke_these(bench, filter, wait).await
 }
 
-async fn revoke_these(bench: &Bench, filter: LeaseFilter, wait: bool) -> Vec<RevokeStep> {
+pub(super) async fn revoke_these(bench: &Bench, filter: LeaseFilter, wait: bool) -> Vec<RevokeStep> {
     let (sender, mut receiver) = mpsc::channel(64);
     let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait };
     let operator = bench.operator();

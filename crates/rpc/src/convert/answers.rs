@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use shorepass_core::audience::Audiences;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::Block;
 use shorepass_core::caller::SpiffeId;
@@ -106,6 +107,7 @@ pub(crate) fn lease(lease: &Lease, now: Timestamp) -> v1::Lease {
             Mode::Bound | Mode::Strict { .. } => None,
         },
         adopted: lease.is_adopted(),
+        audiences: audiences(lease.audiences.as_ref()),
     }
 }
 
@@ -211,7 +213,12 @@ pub(crate) fn role(offered: &OfferedRole) -> v1::Role {
         cluster: Some(cluster(&offered.endpoint, gives.working_namespace())),
         service_account: gives.existing().map(|target| target.service_account.clone()).unwrap_or_default(),
         mode: mode.into(),
+        audiences: audiences(offered.role.audiences()),
     }
+}
+
+fn audiences(audiences: Option<&Audiences>) -> Vec<String> {
+    audiences.map(Audiences::to_vec).unwrap_or_default()
 }
 
 pub(crate) fn enrolled(certificate: Certificate) -> v1::EnrollResponse {

@@ -45,6 +45,7 @@ fn wire_lease() -> v1::Lease {
         bindings: Vec::new(),
         tokens_until: None,
         adopted: false,
+        audiences: vec!["registry".to_owned(), "vault".to_owned()],
     }
 }
 
@@ -206,6 +207,7 @@ async fn roles_are_listed_by_page() {
         cluster: Some(wire_cluster()),
         service_account: "deployer".to_owned(),
         mode: v1::LeaseMode::Bound.into(),
+        audiences: vec!["registry".to_owned(), "vault".to_owned()],
     };
     assert_eq!(first.roles, [role]);
     assert_ne!(first.next_page_token, "");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use shorepass_core::audience::Audiences;
 use shorepass_core::ban::{Ban, BanKey};
 use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId, VerifiedPeer};
@@ -195,6 +196,7 @@ pub(crate) fn lease() -> Lease {
         role: Some(name("web-deployer")),
         role_digest: Digest::of_bytes(b"role"),
         target: target(),
+        audiences: Some(audiences()),
         anchor: AnchorName::from_random([7; 16]),
         mode: Mode::Bound,
         created: second(-1),
@@ -272,6 +274,10 @@ fn delivery() -> Delivery {
     Delivery { issued, endpoint: endpoint() }
 }
 
+fn audiences() -> Audiences {
+    Audiences::new(vec!["vault".to_owned(), "registry".to_owned()]).unwrap()
+}
+
 fn offered() -> OfferedRole {
     let lifetime = Lifetime { default: Duration::from_secs(600), max: Duration::from_secs(600) };
     let subject = Subject {
@@ -282,6 +288,7 @@ fn offered() -> OfferedRole {
     };
     let digest = Digest::of_bytes(b"role");
     let role = Role::new(name("web-deployer"), target(), lifetime, lifetime, vec![subject], digest);
+    let role = role.and_then(|role| role.with_audiences(audiences()));
     OfferedRole { role: role.unwrap(), endpoint: endpoint() }
 }
 

@@ -1,5 +1,6 @@
 //! Leases and what is known of their tokens.
 
+use shorepass_core::audience::Audiences;
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
 use shorepass_core::digest::Digest;
 use shorepass_core::gives::{RbacName, RoleRef};
@@ -48,6 +49,7 @@ impl Stored for Lease {
             role: self.role_name().to_owned(),
             role_digest: self.role_digest.as_bytes().to_vec(),
             target: Some(self.target.to_record()),
+            audiences: self.audiences.as_ref().map(Audiences::to_vec).unwrap_or_default(),
             anchor: self.anchor.as_str().to_owned(),
             created: nanoseconds(self.created),
             deadline: nanoseconds(self.deadline),
@@ -92,6 +94,7 @@ impl Stored for Lease {
             role_digest: digest("role_digest", &record.role_digest)?,
             policy: record.policy.map(read_edition).transpose()?,
             target: inner("target", record.target)?,
+            audiences: read_audiences(record.audiences)?,
             anchor: required("anchor", AnchorName::parse(&record.anchor))?,
             created: time("created", record.created)?,
             deadline: time("deadline", record.deadline)?,
@@ -132,6 +135,13 @@ impl Stored for Binding {
                 None => None,
             },
         })
+    }
+}
+
+fn read_audiences(named: Vec<String>) -> Result<Option<Audiences>, Malformed> {
+    match named.is_empty() {
+        true => Ok(None),
+        false => parse("audiences", Audiences::new(named)).map(Some),
     }
 }
 
@@ -352,6 +362,23 @@ mod tests {
     fn a_record_from_before_there_were_modes_is_bound() {
         let record = stored::Lease { mode: 0, ..testing::lease(1).to_record() };
         assert_eq!(Lease::from_record(record), Ok(testing::lease(1)));
+    }
+
+    #[test]
+    fn for_whom_its_tokens_are_comes_back_and_what_nobody_can_be_does_not() {
+        let audiences = Audiences::new(vec!["vault".to_owned(), "registry".to_owned()]).unwrap();
+        let lease = Lease { audiences: Some(audiences), ..testing::lease(1) };
+        let record = lease.to_record();
+        assert_eq!(record.audiences, ["registry", "vault"]);
+        assert_eq!(Lease::from_record(record.clone()), Ok(lease));
+        let none = stored::Lease { audiences: Vec::new(), ..record.clone() };
+        assert_eq!(
+            Lease::from_record(none),
+            Ok(testing::lease(1)),
+            "as in a record from before there were others"
+        );
+        let odd = stored::Lease { audiences: vec!["a b".to_owned()], ..record };
+        assert!(Lease::from_record(odd).is_err());
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn stored_why(why: Why) -> stored::UnprovedReason {
         Why::NoAnswer => stored::UnprovedReason::NoAnswer,
         Why::NoControl => stored::UnprovedReason::NoControl,
         Why::ControlRefused => stored::UnprovedReason::ControlRefused,
+        Why::ForOthers => stored::UnprovedReason::ForOthers,
     }
 }
 

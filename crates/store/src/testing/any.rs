@@ -2,6 +2,7 @@
 
 use proptest::option;
 use proptest::prelude::*;
+use shorepass_core::audience::Audiences;
 use shorepass_core::ban::{Ban, Banned};
 use shorepass_core::block::{Block, Lifted};
 use shorepass_core::caller::{LeaseOwner, Owner, SpiffeId};
@@ -204,19 +205,25 @@ fn any_not_removed() -> impl Strategy<Value = Option<NotRemoved>> {
         .prop_map(|(named, others)| NotRemoved::recorded(named, others))
 }
 
+fn any_audiences() -> impl Strategy<Value = Option<Audiences>> {
+    let named = proptest::collection::btree_set("[-A-Za-z0-9._~:/?#@!&()*+,;=%]{1,40}", 1..=4);
+    option::of(named)
+        .prop_map(|named| named.and_then(|named| Audiences::new(named.into_iter().collect()).ok()))
+}
+
 fn any_lease() -> impl Strategy<Value = Lease> {
     let target = (any_name(), any_name(), any::<String>())
         .prop_map(|(cluster, namespace, service_account)| Target { cluster, namespace, service_account });
     let ids = (any_id!(LeaseId), any_origin(), any::<[u8; 16]>(), any_mode());
     let edition = option::of((any_digest(), any::<u64>()));
     let policy = edition.prop_map(|edition| edition.map(|(digest, version)| Edition { digest, version }));
-    let role = (any_digest(), policy, target);
+    let role = (any_digest(), policy, target, any_audiences());
     let ends = (option::of(any_receipt()), any_not_removed());
     let life = (any_time(), any_time(), any_state(), ends, any_revision());
     (ids, role, life).prop_map(
         |(
             (id, (job, owner, role), anchor, mode),
-            (role_digest, policy, target),
+            (role_digest, policy, target, audiences),
             (created, deadline, state, (receipt, not_removed), revision),
         )| {
             Lease {
@@ -227,6 +234,7 @@ fn any_lease() -> impl Strategy<Value = Lease> {
                 role_digest,
                 policy,
                 target,
+                audiences,
                 anchor: AnchorName::from_random(anchor),
                 mode,
                 created,

@@ -90,6 +90,20 @@ fn what_the_end_of_a_lease_leaves_is_told_with_it_and_with_its_receipt() {
 }
 
 #[test]
+fn for_whom_a_leases_tokens_are_is_told_where_that_is_not_the_api_server() {
+    let mut record = active();
+    let audiences = vec!["registry".to_owned(), "https://vault.example.org".to_owned()];
+    record.lease = record.lease.map(|lease| v1::Lease { audiences: audiences.clone(), ..lease });
+    let lease = view(record);
+    let line = "AUDIENCES       registry, https://vault.example.org: who verifies offline does not see a revocation\n";
+    assert!(lease_table(&lease).contains(line), "{}", lease_table(&lease));
+    let document: serde_json::Value = serde_json::from_str(&lease_document(&lease)).unwrap();
+    assert_eq!(document["audiences"], serde_json::json!(audiences));
+    assert!(!lease_table(&view(active())).contains("AUDIENCES"));
+    assert!(!lease_document(&view(active())).contains("audiences"));
+}
+
+#[test]
 fn what_a_job_may_have_left_is_told_with_its_lease_and_with_the_receipt() {
     let found = |rights: &[&str]| v1::EscapeRights {
         rights: rights.iter().map(|right| (*right).to_owned()).collect(),

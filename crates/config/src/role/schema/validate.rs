@@ -102,6 +102,9 @@ impl Schema {
             "maximum" => holds(value.as_u64().is_none_or(|value| value <= number())),
             "minItems" => holds(value.as_array().is_none_or(|items| items.len() as u64 >= number())),
             "maxItems" => holds(value.as_array().is_none_or(|items| items.len() as u64 <= number())),
+            "uniqueItems" => holds(value.as_array().is_none_or(|items| {
+                items.iter().enumerate().all(|(index, item)| !items[..index].contains(item))
+            })),
             "minProperties" => holds(value.as_object().is_none_or(|fields| fields.len() as u64 >= number())),
             "required" => {
                 holds(value.as_object().is_none_or(|fields| keys().all(|key| fields.contains_key(key))))
