@@ -62,7 +62,7 @@ enum Run {
         #[arg(long, value_name = "RELEASE")]
         kubernetes: Option<Release>,
     },
-    /// Many more inputs for what reads job tokens, key sets and conditions.
+    /// Many more inputs for what reads documents, tokens, certificate requests and certificates.
     Fuzz {
         /// How long each of them.
         #[arg(long, default_value_t = 60)]

@@ -3,6 +3,7 @@ mod fuzz;
 mod keys;
 mod machines;
 mod systems;
+mod target;
 mod tokens;
 
 use std::time::Duration;

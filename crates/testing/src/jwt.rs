@@ -99,7 +99,12 @@ impl SigningKey {
 
     /// The same with a header that is spelt so, as no JSON library would.
     pub fn sign_spelt(&self, header: &str, payload: &str) -> String {
-        let signed = format!("{}.{}", encoded(header.as_bytes()), encoded(payload.as_bytes()));
+        self.sign_bytes(header.as_bytes(), payload.as_bytes())
+    }
+
+    /// The same of what may be no text.
+    pub fn sign_bytes(&self, header: &[u8], payload: &[u8]) -> String {
+        let signed = format!("{}.{}", encoded(header), encoded(payload));
         let signature = self.signature(signed.as_bytes());
         format!("{signed}.{}", encoded(&signature))
     }

@@ -10,3 +10,4 @@ pub mod oidc;
 pub mod openssl;
 pub mod outside;
 pub mod pods;
+pub mod seeds;

@@ -12,7 +12,8 @@ use shorepass_core::id::{EnrolmentId, IdError};
 use shorepass_core::name::TrustDomain;
 use shorepass_core::time::Timestamp;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, SubjectAlternativeName};
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
@@ -184,14 +185,23 @@ struct Names {
 
 impl Names {
     fn of(certificate: &X509Certificate<'_>) -> Result<Self, LeafError> {
-        let extension = certificate.subject_alternative_name().map_err(|_| LeafError::Encoding)?;
-        let names = extension.map_or(&[][..], |extension| extension.value.general_names.as_slice());
+        let extension = certificate
+            .get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME)
+            .map_err(|_| LeafError::Encoding)?;
+        // What the library has read already passes over bytes behind the names, and another reader may find names in them.
+        let names = match extension.map(|extension| SubjectAlternativeName::from_der(extension.value)) {
+            None => Vec::new(),
+            Some(Ok(([], names))) => names.general_names,
+            Some(Ok(_) | Err(_)) => return Err(LeafError::Encoding),
+        };
         let mut uris = Vec::new();
         let (mut dns_or_address, mut other) = (false, false);
-        for name in names {
+        for name in &names {
             match name {
                 GeneralName::URI(uri) => uris.push(*uri),
                 GeneralName::DNSName(_) | GeneralName::IPAddress(_) => dns_or_address = true,
+                // A URI that is no text, for one: it would not count as the second that it is.
+                GeneralName::Invalid(..) => return Err(LeafError::Encoding),
                 _ => other = true,
             }
         }

@@ -10,8 +10,10 @@ use shorepass_core::caller::{SpiffeId, SpiffeIdError};
 use shorepass_core::digest::Digest;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256};
+use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
 use x509_parser::prelude::FromDer;
 
 use crate::key::{KeyError, PrivateKey};
@@ -118,8 +120,11 @@ fn only_uri<'a>(request: &'a X509CertificationRequest<'_>) -> Result<&'a str, Re
     for attribute in request.certification_request_info.iter_attributes() {
         let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else { continue };
         for extension in &requested.extensions {
-            if let ParsedExtension::SubjectAlternativeName(found) = extension.parsed_extension() {
-                names.extend(&found.general_names);
+            if extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME {
+                match SubjectAlternativeName::from_der(extension.value) {
+                    Ok(([], found)) => names.extend(found.general_names),
+                    Ok(_) | Err(_) => return Err(RequestError::Names),
+                }
             }
         }
     }

@@ -1,3 +1,4 @@
 //! Tests of several files together.
 
 mod fuzz;
+mod targets;

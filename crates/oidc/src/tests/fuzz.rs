@@ -13,12 +13,12 @@ use crate::keys::KeySet;
 
 const URL: &str = "https://ci.example.org";
 
-static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("one"));
+pub(super) static KEY: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("one"));
 static KEYS: LazyLock<KeySet> =
     LazyLock::new(|| KeySet::parse(key_set(&[&KEY]).to_string().as_bytes()).unwrap());
 static ISSUER: LazyLock<JobIssuer> = LazyLock::new(|| issuer_at(URL, "ci", RunnerBinding::FirstUse));
 
-fn verify(token: &str) -> Result<Verified<'static>, TokenError> {
+pub(super) fn verify(token: &str) -> Result<Verified<'static>, TokenError> {
     let jwt = Jwt::parse(token)?;
     if verify::issuer_of(&jwt)? != URL {
         return Err(Fault::Issuer.because("another issuer"));
@@ -105,7 +105,14 @@ fn is_sound(claims: &[(String, String)]) -> bool {
     let names: Vec<String> = claims.iter().map(|(name, _)| name.to_lowercase()).collect();
     let unique = names.iter().enumerate().all(|(place, name)| !names[..place].contains(name));
     let known = claims.iter().all(|(name, _)| *name == name.to_lowercase());
-    let payload: Value = serde_json::from_str(&spelt(claims)).unwrap();
+    unique
+        && known
+        && !claims.iter().any(|(_, value)| value.contains("\"A\":2"))
+        && keeps_every_rule(&serde_json::from_str(&spelt(claims)).unwrap())
+}
+
+/// The rules of what a token says, whatever its names are.
+pub(super) fn keeps_every_rule(payload: &Value) -> bool {
     let text = |name: &str| payload[name].as_str();
     let second = now().as_second();
     let (Some(made), Some(expires)) = (payload["iat"].as_i64(), payload["exp"].as_i64()) else {
@@ -115,10 +122,7 @@ fn is_sound(claims: &[(String, String)]) -> bool {
         payload.get(name).is_none_or(|value| value.is_null() || fits(value))
     };
     let texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
-    unique
-        && known
-        && !claims.iter().any(|(_, value)| value.contains("\"A\":2"))
-        && text("iss") == Some(URL)
+    text("iss") == Some(URL)
         && (text("aud") == Some(AUDIENCE) || payload["aud"] == json!([AUDIENCE]))
         && text("sub").is_some_and(|subject| !subject.is_empty())
         && made <= second + 60
@@ -179,18 +183,6 @@ proptest! {
         }
         let token: String = token.into_iter().collect();
         prop_assert!(token == good || verify(&token).is_err(), "{}", token);
-    }
-
-    #[test]
-    fn whatever_is_no_token_is_refused_and_not_quoted(token in "[ -~\u{e9}]{0,200}(\\.[ -~]{0,60}){0,3}") {
-        match verify(&token) {
-            Ok(verified) => prop_assert!(false, "{verified:?}"),
-            Err(TokenError::Rejected { fault: _, told, explanation }) => {
-                let quoted = token.len() > 120 && (told.contains(&token) || explanation.contains(&token));
-                prop_assert!(!quoted, "{}", explanation);
-            }
-            Err(other) => prop_assert!(false, "{other:?}"),
-        }
     }
 
     #[test]

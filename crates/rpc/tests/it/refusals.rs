@@ -86,7 +86,6 @@ async fn a_job_needs_evidence() {
         (asserted("jenkins", "", ""), "asserted.id"),
         (asserted("jenkins", "1", "javascript:alert(1)"), "asserted.url"),
         (bench::start_job_with(""), "oidc.token"),
-        (bench::start_job_with(&"a".repeat(16 * 1024 + 1)), "oidc.token"),
     ];
     for (request, field) in cases {
         assert_eq!(refused_field(client.start_job(request).await), field);
@@ -230,7 +229,6 @@ async fn enrolments_are_checked_and_never_repeat_the_join_token() {
             v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_pod() },
             "service_account_token",
         ),
-        (v1::EnrollRequest { oidc_token: "x".repeat(16 * 1024 + 1), ..bench::enroll_oidc() }, "oidc_token"),
         (v1::EnrollRequest { join_token: JOIN_TOKEN.to_owned(), ..bench::enroll_oidc() }, "oidc_token"),
         (v1::EnrollRequest { oidc_token: POD_TOKEN.to_owned(), ..bench::enroll_pod() }, "oidc_token"),
     ];

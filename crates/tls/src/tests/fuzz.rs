@@ -1,4 +1,4 @@
-//! Join tokens, certificate requests and certificates' names that nobody thought of. `PROPTEST_CASES` says how many.
+//! Certificates and their names that nobody thought of. `PROPTEST_CASES` says how many.
 
 use std::sync::LazyLock;
 
@@ -7,18 +7,14 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use shorepass_core::caller::SpiffeId;
-use shorepass_core::digest::Digest;
 
-use crate::fixture::{TestEntropy, enrolment, runner};
-use crate::request::CertificateRequest;
-use crate::{JoinTokenText, KeyAndRequest, leaf};
+use crate::fixture::{enrolment, runner};
+use crate::leaf;
 
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
-static REQUEST: LazyLock<KeyAndRequest> = LazyLock::new(|| KeyAndRequest::generate(&runner()).unwrap());
 
-/// What somebody may do to one place of a text.
+/// What somebody may do to one place of a certificate.
 #[derive(Clone, Debug)]
 enum Change {
     Put(u8),
@@ -92,51 +88,6 @@ fn certificate(names: &[(u8, String)]) -> CertificateDer<'static> {
 }
 
 proptest! {
-    #[test]
-    fn a_join_token_is_the_one_that_was_made_or_none(changes in changes()) {
-        let made = JoinTokenText::generate(Digest::of_bytes(b"ca"), &TestEntropy::default());
-        let bytes = changed(made.expose().as_bytes(), &changes);
-        if let Ok(text) = std::str::from_utf8(&bytes) {
-            match JoinTokenText::parse(text) {
-                Ok(read) => {
-                    prop_assert!(*read.expose() == text.trim_ascii());
-                    prop_assert_eq!(read.secret_digest(), made.secret_digest());
-                }
-                Err(refused) => prop_assert!(!refused.to_string().contains(text.trim_ascii()) || text.len() < 20),
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_is_no_join_token_is_refused(text in "(spjt1)?[ -~]{0,140}") {
-        if let Ok(read) = JoinTokenText::parse(&text) {
-            prop_assert!(*read.expose() == text.trim_ascii());
-        }
-    }
-
-    #[test]
-    fn a_certificate_request_that_was_changed_says_the_same_or_is_refused(changes in changes()) {
-        let good = CertificateRequest::parse(&REQUEST.request_pem).unwrap();
-        if let Ok(read) = CertificateRequest::parse(&changed(&REQUEST.request_pem, &changes)) {
-            prop_assert_eq!((read.spiffe_id(), read.key()), (good.spiffe_id(), good.key()));
-        }
-        // Below the PEM, whose white space may change.
-        let der = rustls::pki_types::CertificateSigningRequestDer::from_pem_slice(&REQUEST.request_pem).unwrap();
-        let body = changed(&der, &changes);
-        let pem = format!(
-            "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
-            data_encoding::BASE64.encode(&body)
-        );
-        if let Ok(read) = CertificateRequest::parse(pem.as_bytes()) {
-            prop_assert_eq!((read.spiffe_id(), read.key()), (good.spiffe_id(), good.key()));
-        }
-    }
-
-    #[test]
-    fn whatever_is_no_certificate_request_is_refused(bytes in vec(any::<u8>(), 0..400)) {
-        prop_assert!(CertificateRequest::parse(&bytes).is_err());
-    }
-
     #[test]
     fn a_certificate_has_one_name_which_is_a_spiffe_id_of_ours_or_is_nobodys(names in vec(name(), 0..4)) {
         let der = certificate(&names);
