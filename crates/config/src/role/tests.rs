@@ -407,15 +407,6 @@ mod jobs {
     }
 
     fn cases(text: &str) -> Result<Vec<case::Case>, String> {
-        let gitlab = gitlab();
-        let clusters = vec![Name::parse("staging").unwrap()];
-        let known = Known {
-            clusters,
-            job_issuers: vec![gitlab],
-            trust_domains: trust_domains(),
-            taken: Vec::new(),
-            conditions: &Always,
-        };
         let known = known();
         let read = Reader { known: Some(&known), seen: BTreeMap::new() }.text(Path::new("web.yaml"), text);
         read.map(|read| read.cases).map_err(|errors| errors.to_string())

@@ -317,7 +317,7 @@ async fn runners_are_listed_with_what_is_known_of_them() {
     assert_eq!(states, expected);
     assert_eq!(live.labels, [bench::label("env", "prod"), bench::label("pool", "a")]);
     assert_eq!((live.generation, live.enrol_time, live.clone_cause.as_str()), (1, at(0), ""));
-    assert!(cloned.clone_cause.contains("renewed once more"), "{cloned:?}");
+    assert!(cloned.clone_cause.contains("renewed after another one had taken its place"), "{cloned:?}");
     let next = v1::ListRunnersRequest { page_token: first.next_page_token, ..list };
     assert_eq!(client.list_runners(next).await.unwrap().next_page_token, "");
     assert!(client.list_runners(v1::ListRunnersRequest::default()).await.unwrap().runners.is_empty());
