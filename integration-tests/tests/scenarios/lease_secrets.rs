@@ -35,13 +35,15 @@ async fn a_job_that_may_edit_secrets_cannot_hold_change_forge_or_delete_a_lease(
     let site = Site::new("lease-secrets").await?;
     let issuer = IssuerUnderTest::start(&site, Knobs::default()).await?;
     let namespace = &site.place.namespace;
-    site.place.service_account("editor").await?;
-    site.admin.apply(&format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: editor, namespace: {namespace}}}\nrules: \
-         [{{apiGroups: [''], resources: [secrets], verbs: ['*']}}]\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: \
-         RoleBinding\nmetadata: {{name: editor, namespace: {namespace}}}\nroleRef: {{apiGroup: rbac.authorization.k8s.io, \
-         kind: Role, name: editor}}\nsubjects: [{{kind: ServiceAccount, name: editor, namespace: {namespace}}}]\n"
-    ))?;
+    for account in ["editor", "keeper"] {
+        site.place.service_account(account).await?;
+    }
+    let policy = names::lease_policy_name(&site.identity.issuer);
+    site.admin.apply(&rights(namespace.as_str(), &policy))?;
+    let _wide = site.admin.cleanup(vec![
+        format!("clusterrolebinding/keeper-{namespace}"),
+        format!("clusterrole/keeper-{namespace}"),
+    ]);
     let client = site.admin.client_with(&site.place.token_of("editor").await?).await?;
     let secrets: Api<Secret> = Api::namespaced(client, namespace.as_str());
     let platform = issuer.platform("test-portal")?;
@@ -50,7 +52,7 @@ async fn a_job_that_may_edit_secrets_cannot_hold_change_forge_or_delete_a_lease(
     let anchor = site.place.anchors().await?.pop().context("there is no anchor")?;
     let anchor = anchor.metadata.name.context("it has no name")?;
 
-    let policy = format!("ValidatingAdmissionPolicy '{}'", names::lease_policy_name(&site.identity.issuer));
+    let policy = format!("ValidatingAdmissionPolicy '{policy}'");
     let patched = async |metadata: Value, dry_run: bool| {
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams { dry_run, ..PatchParams::default() };
@@ -81,5 +83,39 @@ async fn a_job_that_may_edit_secrets_cannot_hold_change_forge_or_delete_a_lease(
 
     platform.release(&lease).await?;
     ensure!(site.place.secrets().get_opt(&anchor).await?.is_none(), "the issuer deletes it");
+
+    // Who could lift the policy ends leases without the issuer, and needs no more for it.
+    platform.issue(&job, "deploy").await?;
+    let anchor = site.place.anchors().await?.pop().and_then(|anchor| anchor.metadata.name);
+    let client = site.admin.client_with(&site.place.token_of("keeper").await?).await?;
+    let secrets: Api<Secret> = Api::namespaced(client, namespace.as_str());
+    secrets.delete(&anchor.context("there is no anchor")?, &DeleteParams::default()).await?;
     Ok(())
+}
+
+/// Both may do everything with Secrets; `keeper` may delete the policy's binding, too.
+fn rights(namespace: &str, policy: &str) -> String {
+    let api = "apiVersion: rbac.authorization.k8s.io/v1";
+    let subject = |name: &str| format!("{{kind: ServiceAccount, name: {name}, namespace: {namespace}}}");
+    let (editor, keeper) = (subject("editor"), subject("keeper"));
+    let (here, wide) = (format!("name: editor, namespace: {namespace}"), format!("name: keeper-{namespace}"));
+    let bound = |kind: &str, name: &str| {
+        format!("{{apiGroup: rbac.authorization.k8s.io, kind: {kind}, name: {name}}}")
+    };
+    [
+        format!("{api}\nkind: Role\nmetadata: {{{here}}}\nrules: [{{apiGroups: [''], resources: [secrets], verbs: ['*']}}]\n"),
+        format!(
+            "{api}\nkind: RoleBinding\nmetadata: {{{here}}}\nroleRef: {}\nsubjects: [{editor}, {keeper}]\n",
+            bound("Role", "editor")
+        ),
+        format!(
+            "{api}\nkind: ClusterRole\nmetadata: {{{wide}}}\nrules: [{{apiGroups: [admissionregistration.k8s.io], resources: \
+             [validatingadmissionpolicybindings], resourceNames: [{policy}], verbs: [delete]}}]\n"
+        ),
+        format!(
+            "{api}\nkind: ClusterRoleBinding\nmetadata: {{{wide}}}\nroleRef: {}\nsubjects: [{keeper}]\n",
+            bound("ClusterRole", &format!("keeper-{namespace}"))
+        ),
+    ]
+    .join("---\n")
 }
