@@ -242,7 +242,7 @@ impl IssuerError {
             _ => None,
         };
         if let Some(decision) = decision.filter(|_| self.reason() == Some(Reason::RightsMissing)) {
-            return format!("an administrator of the cluster adds these rules (decision {decision}):");
+            return format!("add the rules, which `shorepass can-i` prints (decision {decision})");
         }
         if let Some(decision) = decision {
             return format!("an operator finds the explanation in the audit file under decision {decision}");
@@ -354,7 +354,7 @@ mod tests {
         let call = CallId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").unwrap();
         let denial = IssuerError::Refused(refusal).denial(&call);
         assert_eq!(denial.rules, rules);
-        assert_eq!(denial.remedy, "an administrator of the cluster adds these rules (decision d-1):");
+        assert_eq!(denial.remedy, "add the rules, which `shorepass can-i` prints (decision d-1)");
         assert_eq!(refused(Reason::RoleNotAvailable).denial(&call).rules, "");
     }
 

@@ -70,7 +70,8 @@ impl KubeCluster {
             }
         }
         let who = "a ServiceAccount with what spec.strict.bindings of the role names".to_owned();
-        Missing::of(missing).map_or(Ok(()), |missing| Err(MintError::NeedsMissing { who, missing }))
+        let adds = "whoever writes the role adds to those, or to a Role that they name, and applies `shorepass-issuer rbac` again:";
+        Missing::of(missing).map_or(Ok(()), |missing| Err(MintError::NeedsMissing { who, adds, missing }))
     }
 }
 

@@ -152,10 +152,12 @@ pub enum MintError {
         cluster: Name,
     },
     /// The ServiceAccount is not allowed what the role needs.
-    #[error("{who} is not allowed all that the role needs; an administrator of the cluster adds {missing}")]
+    #[error("{who} is not allowed all that the role needs; {adds} {missing}")]
     NeedsMissing {
         /// Which, as `ServiceAccount namespace/name`; of a generated one, that its bindings decide.
         who: String,
+        /// Who adds what is missing, in words.
+        adds: &'static str,
         /// What is missing.
         missing: Missing,
     },

@@ -4,9 +4,11 @@
 //! asked about each ServiceAccount that roles name, with its groups, in its namespace. What is of the whole cluster is asked
 //! there too: whoever has it has it there, and whoever has it only there can do as much harm in that namespace.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::cluster::Cluster;
+use crate::gives::{Rights, Rule, Strict, Word};
 use crate::name::Name;
 use crate::needs::{Right, Scope};
 use crate::role::Target;
@@ -58,6 +60,54 @@ pub async fn ask(account: &Target, cluster: &dyn Cluster, now: Timestamp) -> Esc
         }
         Err(cause) => Escapes::Unknown(cause.to_string()),
     }
+}
+
+/// Of a strict role, whose ServiceAccounts are made for each lease: what its own rules allow. What Roles that it names allow
+/// nobody can ask about before there is a lease.
+pub fn of_strict(strict: &Strict, now: Timestamp) -> Escapes {
+    let (mut allowed, mut named) = (Vec::<Right>::new(), Vec::new());
+    for binding in &strict.bindings {
+        match &binding.rights {
+            Rights::Existing(role) => {
+                named.push(format!("what {role} in namespace {} allows", binding.namespace))
+            }
+            Rights::Rules(rules) => {
+                let asked = questions(&binding.namespace).into_iter();
+                allowed.extend(asked.filter(|right| rules.iter().any(|rule| allows(rule, right))));
+            }
+        }
+    }
+    if allowed.is_empty() && !named.is_empty() {
+        return Escapes::Unknown(format!(
+            "{} is not looked at: see whether it is more than a job may leave behind",
+            named.join(", ")
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    allowed.retain(|Right { group, resource, verb, .. }| {
+        seen.insert((group.clone(), resource.clone(), verb.clone()))
+    });
+    match Escapes::found(&allowed, for_people(now)) {
+        Escapes::Found { mut rights, at } => {
+            rights.extend(named);
+            Escapes::Found { rights, at }
+        }
+        unknown @ Escapes::Unknown(_) => unknown,
+    }
+}
+
+/// As RBAC reads a rule. What has no name yet is made under none that a rule lists.
+fn allows(rule: &Rule, right: &Right) -> bool {
+    let has = |words: &[Word], word: &str| {
+        words.iter().any(|one| matches!(one.as_str(), "*") || one.as_str() == word)
+    };
+    let (_, subresource) = right.parts();
+    let makes = right.verb == "create" && subresource.is_empty();
+    has(&rule.api_groups, &right.group)
+        && (has(&rule.resources, &right.resource)
+            || !subresource.is_empty() && has(&rule.resources, &format!("*/{subresource}")))
+        && has(&rule.verbs, &right.verb)
+        && (rule.resource_names.is_empty() || !makes)
 }
 
 /// What is known of a ServiceAccount.
@@ -141,5 +191,49 @@ mod tests {
         let found = Escapes::found(&allowed, Timestamp::UNIX_EPOCH);
         assert_eq!(found.to_string(), "create,update secrets; create,patch,update jobs.batch");
         assert_eq!(Escapes::found(&[], Timestamp::UNIX_EPOCH).to_string(), "none");
+    }
+
+    #[test]
+    fn of_a_strict_role_its_own_rules_are_read_and_named_roles_are_not_known() {
+        use crate::gives::{RbacName, RoleRef, StrictBinding};
+        let (name, word) = (
+            |text| Name::parse(text).unwrap(),
+            |text: &str| match text {
+                "" => Word::CORE_GROUP,
+                text => Word::parse(text).unwrap(),
+            },
+        );
+        let words = |all: &[&str]| all.iter().map(|text| word(text)).collect::<Vec<_>>();
+        let rule = |groups: &[&str], resources: &[&str], names: &[&str], verbs: &[&str]| Rule {
+            api_groups: words(groups),
+            resources: words(resources),
+            resource_names: words(names),
+            verbs: words(verbs),
+        };
+        let told = |bindings: Vec<Rights>| {
+            let binding = |rights| StrictBinding { namespace: name("web"), rights };
+            let bindings = bindings.into_iter().map(binding).collect();
+            of_strict(&Strict { cluster: name("c"), namespace: name("s"), bindings }, Timestamp::UNIX_EPOCH)
+                .to_string()
+        };
+        let rules = |rules: Vec<Rule>| vec![Rights::Rules(rules)];
+        assert_eq!(told(rules(vec![rule(&[""], &["pods"], &[], &["get", "list"])])), "none");
+        assert_eq!(
+            told(rules(vec![rule(&[""], &["secrets"], &["one"], &["create", "patch"])])),
+            "patch secrets"
+        );
+        assert_eq!(
+            told(rules(vec![rule(&[""], &["serviceaccounts/token"], &["one"], &["create"])])),
+            "create serviceaccounts/token"
+        );
+        assert_eq!(told(rules(vec![rule(&["apps"], &["*"], &[], &["create"])])).matches("create").count(), 4);
+        assert!(
+            told(rules(vec![rule(&["*"], &["*/approval"], &[], &["*"])]))
+                .contains("patch,update certificatesigningrequests/approval")
+        );
+        let existing = || Rights::Existing(RoleRef::Role(RbacName::parse("deployer").unwrap()));
+        assert!(told(vec![existing()]).contains("not known: what Role/deployer in namespace web allows"));
+        let both = told(vec![existing(), Rights::Rules(vec![rule(&[""], &["pods"], &[], &["create"])])]);
+        assert_eq!(both, "create pods; what Role/deployer in namespace web allows");
     }
 }

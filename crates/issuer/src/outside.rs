@@ -204,13 +204,19 @@ impl Outside {
     }
 
     /// The blocks that refuse the caller a lease of the role for this job: those of the role, and those of a session of the
-    /// same job, whichever of its tokens has opened that.
+    /// same job, whichever of its tokens has opened that. A job without a token may be any, so what blocks one from the role
+    /// blocks it too.
     pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
         let (now, mut blocks) = (self.clock.now(), Vec::new());
+        let is_asserted = || {
+            let found = self.ledger.job(job);
+            found.map(|job| job.is_none_or(|job| job.evidence.verified().is_none()))
+        };
         for block in self.ledger.blocks_of_caller(caller.spiffe_id())? {
             let refuses = match block.job {
                 None => block.role == *role,
-                Some(blocked) => block.in_force(now) && self.is_one_job(blocked, job)?,
+                Some(_) if !block.in_force(now) => false,
+                Some(blocked) => self.is_one_job(blocked, job)? || (block.role == *role && is_asserted()?),
             };
             if refuses {
                 blocks.push(block);
@@ -331,11 +337,10 @@ pub fn mint_refused(cause: &MintError) -> Refused {
                 "{text}: try again, and if it stays so, look whether the API server is behind or somebody deletes RoleBindings"
             ),
         ),
-        MintError::NeedsMissing { who, missing } => Refused::new(
+        MintError::NeedsMissing { who, adds, missing } => Refused::new(
             Reason::RightsMissing,
             format!(
-                "{who} is not allowed all that the role needs, so no lease was given: an administrator of the cluster adds the \
-                 rules that come with this (`rules`)"
+                "{who} is not allowed all that the role needs, so no lease was given: {adds} the rules that come with this (`rules`)"
             ),
         )
         .with(RULES, missing.yaml_within(RULES_LIMIT)),

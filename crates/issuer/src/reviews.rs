@@ -2,7 +2,8 @@
 //!
 //! Needs are asked for before a lease begins, and an answer is believed for a while. Escape rights are asked for at the start
 //! and then every hour; they decide nothing and are told with each lease of the role. Of a strict role neither is asked
-//! here: its ServiceAccounts do not exist yet, and what they may do stands in the Roles that it names.
+//! here: its ServiceAccounts do not exist yet, and what they may do stands in its rules, which are read, and in the Roles that it
+//! names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use shorepass_core::cluster::{Cluster, MintError};
 use shorepass_core::escape::{self, Escapes};
+use shorepass_core::gives::Gives;
 use shorepass_core::name::Name;
 use shorepass_core::needs::{Missing, Need, Right};
 use shorepass_core::policy::Policy;
@@ -63,7 +65,9 @@ impl Reviews {
         };
         *verdict = Some((missing.clone(), at));
         let who = format!("ServiceAccount {}/{}", account.namespace, account.service_account);
-        missing.map_or(Ok(()), |missing| Err(MintError::NeedsMissing { who, missing }))
+        missing.map_or(Ok(()), |missing| {
+            Err(MintError::NeedsMissing { who, adds: "an administrator of the cluster adds", missing })
+        })
     }
 
     /// Asks about the ServiceAccounts of all roles of a cluster; whether all could be asked.
@@ -71,6 +75,14 @@ impl Reviews {
         let name = &cluster.endpoint().name;
         let mut found = BTreeMap::<&Target, Escapes>::new();
         for role in policy.roles().filter(|role| role.cluster() == name) {
+            if let Gives::Strict(strict) = role.gives() {
+                let escapes = escape::of_strict(strict, self.clock.now());
+                let before = locked(&self.escapes).insert(role.name().clone(), escapes.clone());
+                if let Escapes::Found { .. } = escapes {
+                    tell(role, &escapes, before);
+                }
+                continue;
+            }
             let Some(account) = role.gives().existing() else { continue };
             if !found.contains_key(account) {
                 found.insert(account, escape::ask(account, cluster, self.clock.now()).await);
@@ -81,7 +93,7 @@ impl Reviews {
         found.values().all(|escapes| matches!(escapes, Escapes::Found { .. }))
     }
 
-    /// By what the role's jobs can leave something behind; none of a strict role, and before it was asked.
+    /// By what the role's jobs can leave something behind; none before it was asked.
     pub fn escapes_of(&self, role: &Name) -> Option<Escapes> {
         locked(&self.escapes).get(role).cloned()
     }

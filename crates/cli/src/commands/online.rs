@@ -7,21 +7,28 @@ use shorepass_cluster::{Connection, KubeCluster, in_cluster};
 use shorepass_config::IssuerConfig;
 use shorepass_config::issuer::{ClusterConfig, Connect};
 use shorepass_core::escape::{self, Escapes};
+use shorepass_core::gives::Gives;
 use shorepass_core::name::Name;
 use shorepass_core::role::{Role, Target};
 use shorepass_core::time::Clock as _;
 use shorepass_daemon::clock::SystemClock;
 use shorepass_daemon::telemetry::Chain;
 
-/// By what the jobs of each role can leave something behind. Strict roles are not among them: their ServiceAccounts are made
-/// for each lease.
+/// By what the jobs of each role can leave something behind. Nobody is asked about strict roles: their ServiceAccounts are made
+/// for each lease, and what their own rules say is read.
 pub(super) async fn escapes(
     config: &IssuerConfig,
     roles: impl Iterator<Item = &Role>,
 ) -> Vec<(Name, Escapes)> {
-    let existing = roles.filter_map(|role| Some((role.name(), role.gives().existing()?)));
     let (mut clusters, mut found) = (BTreeMap::new(), Vec::new());
-    for (role, account) in existing {
+    for role in roles {
+        let (role, account) = match role.gives() {
+            Gives::Strict(strict) => {
+                found.push((role.name().clone(), escape::of_strict(strict, SystemClock.now())));
+                continue;
+            }
+            Gives::Bound(account) | Gives::Unbound(account) => (role.name(), account),
+        };
         if !clusters.contains_key(&account.cluster) {
             clusters.insert(account.cluster.clone(), connect(config, &account.cluster).await);
         }

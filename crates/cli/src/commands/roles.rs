@@ -63,7 +63,9 @@ pub(super) async fn test(args: &TestArgs, out: &mut dyn Write) -> Result<(), Fai
     };
     let run = TestRun::of(decided, escapes);
     emit_as(out, args.documents.output, || run.document(), || run.text())?;
-    match (run.count(), run.failed(), run.unknown()) {
+    let strict = documents.roles.iter().filter(|role| role.gives().existing().is_none());
+    let strict: Vec<String> = strict.map(|role| role.name().to_string()).collect();
+    match (run.count(), run.failed(), run.unknown(&strict)) {
         (0, _, _) => Err(Failure::NoTests),
         (_, 0, 0) => Ok(()),
         (_, 0, unknown) => Err(Failure::NotAsked(unknown)),

@@ -75,12 +75,12 @@ pub(crate) fn block_document(block: &BlockView) -> String {
 
 /// A lifted block for people.
 pub(crate) fn block_sentence(block: &BlockView) -> String {
-    format!(
-        "lifted {}: {} may have leases of {} again\n",
-        super::printable(&block.id),
-        super::printable(&block.caller),
-        super::printable(&block.role)
-    )
+    let (id, caller, role) =
+        (super::printable(&block.id), super::printable(&block.caller), super::printable(&block.role));
+    match block.job_id.is_empty() {
+        true => format!("lifted {id}: {caller} may have leases of {role} again\n"),
+        false => format!("lifted {id}: the job may have leases on {caller} again\n"),
+    }
 }
 
 fn row(block: &BlockView) -> [String; 7] {
@@ -121,6 +121,7 @@ mod tests {
     #[test]
     fn a_block_of_a_job_session_refuses_it_everything() {
         let view = BlockView::of(v1::Block { job_id: "0198c5a2".to_owned(), ..block() });
+        assert!(block_sentence(&view).contains("the job may have leases on"));
         assert!(list_table(&[view]).contains("all, job 0198c5a2"));
     }
 

@@ -180,9 +180,10 @@ impl TestRun {
         Self { passed: items.len() - failed, failed, items, escape_rights }
     }
 
-    /// About how many roles nothing could be asked.
-    pub(crate) fn unknown(&self) -> usize {
-        self.escape_rights.iter().filter(|of| of.found.is_unknown()).count()
+    /// About how many roles nothing could be asked, but for these, of which nobody is.
+    pub(crate) fn unknown(&self, but: &[String]) -> usize {
+        let asked = self.escape_rights.iter().filter(|of| !but.contains(&of.role));
+        asked.filter(|of| of.found.is_unknown()).count()
     }
 
     /// How many were run.

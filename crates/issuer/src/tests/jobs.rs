@@ -244,8 +244,13 @@ async fn a_blocked_job_does_not_come_back_with_another_token() {
         let refused = bench.issue_of(role, &caller, job, bench.request()).await.unwrap_err();
         assert_eq!(refused.reason, Reason::Blocked, "{role}");
     }
+    // Nor without one: it may be any job.
+    let asserted = bench.job(&caller).await;
+    let on = |role: &str| bench.use_cases.outside.blocks_on(&caller, &name(role), asserted.id).unwrap().len();
+    assert_eq!((on("ship"), on("ship-too")), (1, 0));
     let block = bench.ledger.blocks_of_caller(caller.spiffe_id()).unwrap().remove(0);
     bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
+    assert_eq!(on("ship"), 0);
     bench.issue_of("ship", &caller, &later, bench.request()).await.unwrap();
 }
 
