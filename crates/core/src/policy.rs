@@ -117,6 +117,8 @@ impl Denial {
 pub enum DenialReason {
     /// There is no such role, or not for this caller and job. Where the role names the caller, with what its job lacks.
     RoleNotAvailable(Option<String>),
+    /// The role gives out something else than the lease is: it may give another one.
+    GivesOther,
     /// An operator's revocation is in force.
     Blocked(Box<Block>),
     /// The job session is over.
@@ -306,7 +308,7 @@ impl Policy {
         if !role.covers(lease) {
             let explanation =
                 format!("role {} gives out something else since lease {} was granted", role.name(), lease.id);
-            return Err(Denial::new(DenialReason::RoleNotAvailable(None), explanation));
+            return Err(Denial::new(DenialReason::GivesOther, explanation));
         }
         Ok(role)
     }

@@ -36,6 +36,13 @@ impl Issuing {
                 );
                 Refused::new(Reason::RoleNotAvailable, message)
             }
+            // As of a lease that is lost: then an agent asks for a new one.
+            DenialReason::GivesOther => Refused::new(
+                Reason::LeaseNotAvailable,
+                format!(
+                    "role {role} gives out something else since this lease was granted; ask for a new one"
+                ),
+            ),
             DenialReason::Blocked(block) => Refused::new(
                 Reason::Blocked,
                 format!(

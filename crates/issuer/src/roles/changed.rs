@@ -97,7 +97,9 @@ impl Changed<'_> {
         let refreshed = self.new.would_refresh(who, job.as_ref(), lease, outside.clock.now());
         Ok(match refreshed {
             Ok(role) => lease.deadline > after(lease.created, role.lease().max),
-            Err(denial) => matches!(denial.reason, DenialReason::RoleNotAvailable(_)),
+            Err(denial) => {
+                matches!(denial.reason, DenialReason::RoleNotAvailable(_) | DenialReason::GivesOther)
+            }
         })
     }
 }
