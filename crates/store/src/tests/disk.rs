@@ -382,7 +382,7 @@ fn a_place_that_cannot_be_used_is_named() {
 
 /// Flips a bit in the newest row of a table.
 fn damage(place: &Place, table: Table) {
-    let records = sled::open(place.directory()).unwrap();
+    let records = super::records_in(place.directory());
     let (key, value) = records.scan_prefix([table as u8]).map(Result::unwrap).last().unwrap();
     let mut value = value.to_vec();
     *value.last_mut().unwrap() ^= 1;

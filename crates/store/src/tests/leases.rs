@@ -156,7 +156,7 @@ async fn the_indices_of_records_made_anew_from_the_audit_file_are_right() {
 async fn a_ledger_from_before_there_were_indices_gets_them_when_it_is_opened() {
     let directory = tempfile::tempdir().unwrap();
     fill(&open(directory.path()).unwrap()).await;
-    let records = sled::open(directory.path().join("ledger")).unwrap();
+    let records = super::records_in(directory.path().join("ledger"));
     for table in [Table::UnfinishedLeases, Table::LeasesOfJob, Table::LeasesOfCaller] {
         for key in records.scan_prefix(table.key(&[])).keys() {
             records.remove(key.unwrap()).unwrap();
@@ -219,7 +219,7 @@ async fn unbound_leases_that_ended_are_found_while_their_tokens_work_and_no_othe
     checked(&store, check_outliving);
     drop(store);
     // Records of before have no such queue; and those that are made anew have it again.
-    let records = sled::open(directory.path().join("ledger")).unwrap();
+    let records = super::records_in(directory.path().join("ledger"));
     for key in records.scan_prefix(Table::Due.key(&[])).keys() {
         records.remove(key.unwrap()).unwrap();
     }

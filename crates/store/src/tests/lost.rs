@@ -227,7 +227,7 @@ async fn a_copy_that_is_lost_is_made_anew_and_one_that_has_more_gives_it_back() 
         };
         assert_eq!(rows(crate::copy::read(&place.path("security.log")).unwrap()), 6);
     }
-    let records = sled::open(place.path("ledger")).unwrap();
+    let records = super::records_in(place.path("ledger"));
     for table in crate::tables::Table::ALL.into_iter().filter(|table| table.is_security()) {
         for key in records.scan_prefix([table as u8]).keys() {
             records.remove(key.unwrap()).unwrap();
@@ -269,7 +269,7 @@ async fn the_newer_of_two_rows_counts() {
 async fn what_a_newer_version_wrote_is_refused_and_left_alone() {
     let place = Place::new();
     place.fill().await;
-    let records = sled::open(place.path("ledger")).unwrap();
+    let records = super::records_in(place.path("ledger"));
     let (key, mut value) =
         records.scan_prefix([2]).next().unwrap().map(|(key, value)| (key, value.to_vec())).unwrap();
     value[0] = 2;

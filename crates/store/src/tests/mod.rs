@@ -15,6 +15,20 @@ mod offline;
 mod syncs;
 mod unfinished;
 
+/// Opens records beside the store. Their lock outlives a moment with a child process that another test is just starting: it has the
+/// file too, until it is another program.
+fn records_in(directory: impl AsRef<std::path::Path>) -> sled::Db {
+    for _ in 0..250 {
+        match sled::open(&directory) {
+            Err(sled::Error::Io(cause)) if cause.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("somebody has {} open", directory.as_ref().display());
+}
+
 #[test]
 fn limits_change_only_on_purpose() {
     use crate::{manifest::EVERY, records::CACHE, sled_ledger::QUEUE, storage::BATCH};

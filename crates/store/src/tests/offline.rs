@@ -41,7 +41,7 @@ fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn damage(directory: &Path, table: u8) {
-    let records = sled::open(directory.join("ledger")).unwrap();
+    let records = super::records_in(directory.join("ledger"));
     let (key, value) = records.scan_prefix([table]).next().unwrap().unwrap();
     let mut value = value.to_vec();
     *value.last_mut().unwrap() ^= 1;
@@ -71,7 +71,7 @@ async fn what_is_damaged_is_named() {
     );
 
     let directory = filled().await;
-    let records = sled::open(directory.path().join("ledger")).unwrap();
+    let records = super::records_in(directory.path().join("ledger"));
     records.remove(records.scan_prefix([11]).keys().next().unwrap().unwrap()).unwrap();
     records.remove(records.scan_prefix([3]).keys().next().unwrap().unwrap()).unwrap();
     drop(records);
