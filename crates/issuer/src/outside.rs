@@ -205,7 +205,7 @@ impl Outside {
 
     /// The blocks that refuse the caller a lease of the role for this job: those of the role, and those of a session of the
     /// same job, whichever of its tokens has opened that. A job without a token may be any, so what blocks one from the role
-    /// blocks it too.
+    /// blocks it too; and where the record of the blocked session was lost, every job may be that one.
     pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
         let (now, mut blocks) = (self.clock.now(), Vec::new());
         let is_asserted = || {
@@ -216,7 +216,12 @@ impl Outside {
             let refuses = match block.job {
                 None => block.role == *role,
                 Some(_) if !block.in_force(now) => false,
-                Some(blocked) => self.is_one_job(blocked, job)? || (block.role == *role && is_asserted()?),
+                Some(blocked) => {
+                    let unknown = || -> Result<bool, LedgerError> {
+                        Ok(is_asserted()? || self.ledger.job(blocked)?.is_none())
+                    };
+                    self.is_one_job(blocked, job)? || (block.role == *role && unknown()?)
+                }
             };
             if refuses {
                 blocks.push(block);

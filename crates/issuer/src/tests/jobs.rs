@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use shorepass_core::block::Block;
 use shorepass_core::claims::Claim;
+use shorepass_core::id::JobId;
 use shorepass_core::job_issuer::{JobIssuer, RunnerBinding};
 use shorepass_core::job_requirement::JobRequirement;
 use shorepass_core::job_token::{JobToken, JobTokenError};
-use shorepass_core::ledger::LeaseFilter;
+use shorepass_core::ledger::{LeaseFilter, Revision};
 use shorepass_core::name::NamePattern;
 use shorepass_core::role::{Role, Subject};
 use shorepass_core::security::SecurityState;
@@ -252,6 +254,26 @@ async fn a_blocked_job_does_not_come_back_with_another_token() {
     bench.use_cases.unblock(&bench.operator(), block.id).await.unwrap();
     assert_eq!(on("ship"), 0);
     bench.issue_of("ship", &caller, &later, bench.request()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_block_whose_job_was_lost_with_the_records_holds_the_runner_back_from_the_role() {
+    let bench = Bench::new();
+    bench.know("main", &MAIN);
+    let caller = bench.runner_7("runner/prod-1").await;
+    let job = bench.open(&caller, "main").await.unwrap();
+    let lease = bench.issue_of("ship", &caller, &job, bench.request()).await.unwrap().issued.lease;
+    revoke(&bench, LeaseFilter { lease: Some(lease.id), ..LeaseFilter::default() }, false).await;
+    let known = bench.ledger.blocks_of_caller(caller.spiffe_id()).unwrap().remove(0);
+    let bench = Bench::new();
+    let session = JobId::parse("0198c5a2-8f7e-7cc0-b1d2-3e4f5a6b7c8d").ok();
+    let lost = Block { job: session, revision: Revision::FIRST, ..known };
+    bench.ledger.commit(vec![Change::BlockSet { block: lost }]).await.unwrap();
+    bench.know("main", &MAIN);
+    let caller = bench.runner_7("runner/prod-1").await;
+    let job = bench.open(&caller, "main").await.unwrap();
+    let on = |role: &str| bench.use_cases.outside.blocks_on(&caller, &name(role), job.id).unwrap().len();
+    assert_eq!((on("ship"), on("ship-too")), (1, 0));
 }
 
 #[tokio::test]

@@ -188,6 +188,20 @@ async fn a_role_that_is_given_for_less_time_ends_longer_leases_if_it_says_so() {
 }
 
 #[tokio::test]
+async fn a_role_that_gives_out_something_else_gives_another_lease() {
+    let mut stage = Stage::new();
+    let (caller, job, delivery) = stage.bench.leased().await;
+    let other =
+        document("prod-*", "silence: off").replace("serviceAccount: deployer", "serviceAccount: reader");
+    stage.write_text(&other).await;
+    let refused = stage.bench.refresh(&caller, delivery.issued.lease.id).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::LeaseNotAvailable, "an agent asks for a new one then");
+    assert!(refused.message.contains("ask for a new one"), "{}", refused.message);
+    let next = stage.bench.issue(&caller, &job, stage.bench.request()).await.unwrap().issued.lease;
+    assert_eq!(next.target.service_account, "reader");
+}
+
+#[tokio::test]
 async fn owners_who_listen_are_told_that_their_role_is_another_one() {
     let mut stage = Stage::new();
     let (caller, _, delivery) = stage.bench.leased().await;
