@@ -14,6 +14,7 @@ use shorepass_core::block::Block;
 use shorepass_core::caller::{Caller, Kind, Owner, SpiffeId};
 use shorepass_core::cluster::{Cluster, MintError};
 use shorepass_core::id::{DecisionId, EnrolmentId, JobId};
+use shorepass_core::job::Job;
 use shorepass_core::job_issuer::JobIssuer;
 use shorepass_core::job_token::JobTokens;
 use shorepass_core::labels::Labels;
@@ -207,20 +208,19 @@ impl Outside {
     /// same job, whichever of its tokens has opened that. A job without a token may be any, so what blocks one from the role
     /// blocks it too; and where the record of the blocked session was lost, every job may be that one.
     pub fn blocks_on(&self, caller: &Caller, role: &Name, job: JobId) -> Result<Vec<Block>, LedgerError> {
-        let (now, mut blocks) = (self.clock.now(), Vec::new());
-        let is_asserted = || {
-            let found = self.ledger.job(job);
-            found.map(|job| job.is_none_or(|job| job.evidence.verified().is_none()))
-        };
-        for block in self.ledger.blocks_of_caller(caller.spiffe_id())? {
+        let (now, all) = (self.clock.now(), self.ledger.blocks_of_caller(caller.spiffe_id())?);
+        let is_of_a_job = |block: &Block| block.job.is_some() && block.in_force(now);
+        let asking = if all.iter().any(is_of_a_job) { self.ledger.job(job)? } else { None };
+        let is_asserted = asking.as_ref().is_none_or(|asking| asking.evidence.verified().is_none());
+        let mut blocks = Vec::new();
+        for block in all {
             let refuses = match block.job {
                 None => block.role == *role,
                 Some(_) if !block.in_force(now) => false,
                 Some(blocked) => {
-                    let unknown = || -> Result<bool, LedgerError> {
-                        Ok(is_asserted()? || self.ledger.job(blocked)?.is_none())
-                    };
-                    self.is_one_job(blocked, job)? || (block.role == *role && unknown()?)
+                    let found = self.ledger.job(blocked)?;
+                    let may_be_any = block.role == *role && (is_asserted || found.is_none());
+                    may_be_any || blocked == job || are_one(asking.as_ref(), found.as_ref())
                 }
             };
             if refuses {
@@ -235,10 +235,7 @@ impl Outside {
         if one == other {
             return Ok(true);
         }
-        let pair = self.ledger.job(one)?.zip(self.ledger.job(other)?);
-        let verified =
-            pair.as_ref().and_then(|(one, other)| one.evidence.verified().zip(other.evidence.verified()));
-        Ok(verified.is_some_and(|(one, other)| (&one.issuer, &one.id) == (&other.issuer, &other.id)))
+        Ok(are_one(self.ledger.job(one)?.as_ref(), self.ledger.job(other)?.as_ref()))
     }
 
     /// Refuses whoever is banned, without waiting for anything; and everybody while it is not known who is.
@@ -268,6 +265,13 @@ impl Outside {
         })
         .await
     }
+}
+
+/// Whether both sessions are of one job of a CI system, which tokens have shown.
+fn are_one(one: Option<&Job>, other: Option<&Job>) -> bool {
+    let verified =
+        one.zip(other).and_then(|(one, other)| one.evidence.verified().zip(other.evidence.verified()));
+    verified.is_some_and(|(one, other)| (&one.issuer, &one.id) == (&other.issuer, &other.id))
 }
 
 /// What a caller is told who is banned. The reason is for operators.
