@@ -75,15 +75,17 @@ impl Reviews {
         let name = &cluster.endpoint().name;
         let mut found = BTreeMap::<&Target, Escapes>::new();
         for role in policy.roles().filter(|role| role.cluster() == name) {
-            if let Gives::Strict(strict) = role.gives() {
-                let escapes = escape::of_strict(strict, self.clock.now());
-                let before = locked(&self.escapes).insert(role.name().clone(), escapes.clone());
-                if let Escapes::Found { .. } = escapes {
-                    tell(role, &escapes, before);
+            let account = match role.gives() {
+                Gives::Bound(account) | Gives::Unbound(account) => account,
+                Gives::Strict(strict) => {
+                    let escapes = escape::of_strict(strict, self.clock.now());
+                    let before = locked(&self.escapes).insert(role.name().clone(), escapes.clone());
+                    if let Escapes::Found { .. } = escapes {
+                        tell(role, &escapes, before);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let Some(account) = role.gives().existing() else { continue };
+            };
             if !found.contains_key(account) {
                 found.insert(account, escape::ask(account, cluster, self.clock.now()).await);
             }

@@ -15,12 +15,12 @@ use shorepass_daemon::clock::SystemClock;
 use shorepass_daemon::telemetry::Chain;
 
 /// By what the jobs of each role can leave something behind. Nobody is asked about strict roles: their ServiceAccounts are made
-/// for each lease, and what their own rules say is read.
+/// for each lease, and what their own rules say is read. Also, about how many roles nobody answered.
 pub(super) async fn escapes(
     config: &IssuerConfig,
     roles: impl Iterator<Item = &Role>,
-) -> Vec<(Name, Escapes)> {
-    let (mut clusters, mut found) = (BTreeMap::new(), Vec::new());
+) -> (Vec<(Name, Escapes)>, usize) {
+    let (mut clusters, mut found, mut unanswered) = (BTreeMap::new(), Vec::new(), 0);
     for role in roles {
         let (role, account) = match role.gives() {
             Gives::Strict(strict) => {
@@ -32,9 +32,11 @@ pub(super) async fn escapes(
         if !clusters.contains_key(&account.cluster) {
             clusters.insert(account.cluster.clone(), connect(config, &account.cluster).await);
         }
-        found.push((role.clone(), ask(account, &clusters[&account.cluster]).await));
+        let escapes = ask(account, &clusters[&account.cluster]).await;
+        unanswered += usize::from(matches!(escapes, Escapes::Unknown(_)));
+        found.push((role.clone(), escapes));
     }
-    found
+    (found, unanswered)
 }
 
 async fn ask(account: &Target, cluster: &Result<KubeCluster, String>) -> Escapes {

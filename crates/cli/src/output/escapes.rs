@@ -32,11 +32,6 @@ impl EscapesView {
         }
     }
 
-    /// Whether it could not be asked.
-    pub(crate) fn is_unknown(&self) -> bool {
-        !self.unknown.is_empty()
-    }
-
     /// All of it, in one line.
     pub(crate) fn sentence(&self) -> String {
         if !self.unknown.is_empty() {

@@ -180,12 +180,6 @@ impl TestRun {
         Self { passed: items.len() - failed, failed, items, escape_rights }
     }
 
-    /// About how many roles nothing could be asked, but for these, of which nobody is.
-    pub(crate) fn unknown(&self, but: &[String]) -> usize {
-        let asked = self.escape_rights.iter().filter(|of| !but.contains(&of.role));
-        asked.filter(|of| of.found.is_unknown()).count()
-    }
-
     /// How many were run.
     pub(crate) fn count(&self) -> usize {
         self.items.len()
