@@ -22,15 +22,8 @@ fn connection(text: &str) -> (tempfile::NamedTempFile, Connection) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let name = |text| Name::parse(text).unwrap();
-    let connection = Connection {
-        name: name("c"),
-        kubeconfig: file.path().to_owned(),
-        context: "staging".to_owned(),
-        advertise: Advertise::default(),
-        issuer: name("main"),
-        endpoints: Vec::new(),
-        lag_bound: shorepass_core::receipt::LAG_BOUND,
-    };
+    let (kubeconfig, context) = (file.path().to_owned(), "staging".to_owned());
+    let connection = Connection::new(name("c"), kubeconfig, context, name("main"));
     (file, connection)
 }
 

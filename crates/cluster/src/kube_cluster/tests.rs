@@ -14,7 +14,6 @@ use shorepass_core::role::Target;
 use shorepass_core::time::Timestamp;
 
 use super::*;
-use crate::connection::Advertise;
 
 struct Stopwatch(Instant);
 
@@ -65,15 +64,8 @@ async fn cut_at(server: &str, lease: &Lease) -> (Result<(), CutError>, Duration)
          clusters: [{{name: x, cluster: {{server: 'https://{server}'}}}}]}}"
     )
     .unwrap();
-    let connection = Connection {
-        name: name("staging"),
-        kubeconfig: kubeconfig.path().to_owned(),
-        context: "x".to_owned(),
-        advertise: Advertise::default(),
-        issuer: name("main"),
-        endpoints: Vec::new(),
-        lag_bound: shorepass_core::receipt::LAG_BOUND,
-    };
+    let (path, context) = (kubeconfig.path().to_owned(), "x".to_owned());
+    let connection = Connection::new(name("staging"), path, context, name("main"));
     let cluster = KubeCluster::connect(connection, Arc::new(Stopwatch(Instant::now()))).await.unwrap();
     let start = Instant::now();
     let outcome = cluster.cut(lease).await;
