@@ -103,6 +103,8 @@ struct State {
     made: u64,
     next_mint: Option<MintError>,
     next_cut: Option<CutError>,
+    /// How many cuts are confirmed and not done.
+    pretended_cuts: usize,
     /// Why controls are not deleted.
     controls_stay: Option<CutError>,
     service_account_uid: Option<String>,
@@ -155,6 +157,11 @@ impl FakeCluster {
     /// The next cut fails so.
     pub fn fail_next_cut(&self, cause: CutError) {
         self.state().next_cut = Some(cause);
+    }
+
+    /// So many cuts are confirmed and not done.
+    pub fn pretend_cuts(&self, count: usize) {
+        self.state().pretended_cuts = count;
     }
 
     /// Controls are not deleted, for this reason, until there is none.
@@ -389,6 +396,10 @@ impl Cluster for FakeCluster {
         let mut state = self.state();
         if let Some(cause) = state.next_cut.take() {
             return Err(cause);
+        }
+        if state.pretended_cuts > 0 {
+            state.pretended_cuts -= 1;
+            return Ok(());
         }
         state.anchors.remove(lease.anchor.as_str());
         Ok(())

@@ -130,6 +130,12 @@ impl Scene {
     }
 }
 
+async fn behind_a_proxy(site: Site) -> Result<(Scene, Proxy)> {
+    let proxy = Proxy::start(&site).await?;
+    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), lag_bound: "1s", ..Knobs::default() };
+    Ok((Scene::with(site, knobs).await?, proxy))
+}
+
 /// The reason, if it is one that only a busy machine has.
 fn was_late(record: &LeaseRecord) -> bool {
     record.receipt.as_ref().is_some_and(|receipt| receipt.reason.starts_with(LATE))
@@ -366,6 +372,35 @@ async fn a_finalizer_on_the_anchor_leaves_nothing_proved() -> Result<()> {
     ensure!(receipt.dead_by_time.is_none(), "{receipt:?}");
     secrets.patch(&anchor, &PatchParams::default(), &hold(Value::Null)).await?;
     scene.has_no_anchors().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_was_confirmed_and_not_done_is_seen_and_sent_again() -> Result<()> {
+    let (scene, proxy) = behind_a_proxy(Site::new("unheeded").await?).await?;
+    for _ in 0..PATIENCE {
+        let issued = scene.seasoned_lease().await?;
+        let unheeded = proxy.fault(Target::Cuts, Fault::Say(200, r#"{"kind":"Status","status":"Success"}"#));
+        let record = scene.revoke(&issued.lease.id).await?;
+        drop(unheeded);
+        let receipt = record.receipt.clone().context("no receipt")?;
+        assert_eq!(receipt.verdict(), ReceiptVerdict::Unproved, "{receipt:?}");
+        if was_late(&record) {
+            continue; // nobody saw that it was not done
+        }
+        ensure!(receipt.reason.contains("accepted as long as"), "{receipt:?}");
+        let later = wait::until("another receipt", Duration::from_secs(40), async || {
+            let lease = scene.operator.leases().await?.into_iter().find(|lease| lease.id == issued.lease.id);
+            let later = lease.and_then(|lease| lease.receipt).context("no receipt")?;
+            Ok(if later == receipt { Seen::NotYet(format!("{later:?}")) } else { Seen::Ready(later) })
+        })
+        .await?;
+        // One URL, behind which there may be others.
+        assert_eq!(later.verdict(), ReceiptVerdict::Assumed, "{later:?}");
+        let client = scene.site.admin.client_with(&issued.credential.token).await?;
+        is_dead_by(&client, &later.dead_by_time.context("assumed without a time")?).await?;
+        return scene.has_no_anchors().await;
+    }
+    bail!("no lease had its canaries in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use shorepass_core::cluster::{Cluster, CutError};
 use shorepass_core::id::LeaseId;
 use shorepass_core::lease::Lease;
 use shorepass_core::receipt::{
-    Answer, Bound, Canary, Evidence, Observation, Unproved, Whose, Why, Witnessed,
+    Answer, Bound, Canary, Evidence, Observation, Unproved, Verdict, Whose, Why, Witnessed,
 };
 use shorepass_core::time::Timestamp;
 use tokio::sync::{Semaphore, watch};
@@ -115,20 +115,32 @@ impl Proof {
     /// The delete was sent then, and this came of it. Goes on in the background.
     pub(crate) fn conclude(self, sent: Timestamp, cut: Result<(), CutError>) {
         let at = self.moments.now();
+        let (proving, cluster, lease) = (self.proving.clone(), self.cluster.clone(), self.lease.clone());
         let shared = self.proving.0.clone();
         shared.tasks.spawn(async move {
-            let stop = self.proving.0.stop.clone();
-            stop.run_until_cancelled(self.go_on(sent, cut.map(|()| at))).await;
+            let stop = proving.0.stop.clone();
+            let rest = async {
+                if self.go_on(sent, cut.map(|()| at)).await == Some(Why::StillAccepted) {
+                    proving.cut_again(cluster, &lease).await;
+                }
+            };
+            stop.run_until_cancelled(rest).await;
         });
     }
 
-    async fn go_on(&self, sent: Timestamp, cut: Result<Timestamp, CutError>) {
+    /// Asks after the cut and records what that amounts to; gives why nothing is proved, if so.
+    pub(super) async fn go_on(self, sent: Timestamp, cut: Result<Timestamp, CutError>) -> Option<Why> {
         let start = Instant::now();
         if cut.is_ok() {
             self.after_the_cut(sent, start).await;
         }
         let receipt = self.evidence(sent, cut, self.knows_all(start).await).receipt(self.moments.now());
+        let why = match &receipt.verdict {
+            Verdict::Unproved(unproved) => Some(unproved.why),
+            Verdict::Proved(_) | Verdict::Assumed(_) => None,
+        };
         self.proving.record(self.lease.id, receipt).await;
+        why
     }
 
     async fn after_the_cut(&self, sent: Timestamp, start: Instant) {

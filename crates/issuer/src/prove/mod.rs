@@ -8,6 +8,7 @@
 //! Who gets a receipt: leases that were revoked, each of up to [`SAMPLE`] in one revocation, above that as many, spread
 //! evenly; of other leases one in so many, as configured.
 
+mod again;
 mod controls;
 mod course;
 
@@ -287,7 +288,7 @@ impl Proving {
 /// Whether it can still become better: the anchor is cut again until it is gone.
 fn is_provisional(receipt: &Receipt) -> bool {
     match &receipt.verdict {
-        Verdict::Unproved(unproved) => unproved.why == Why::NotDeleted,
+        Verdict::Unproved(unproved) => matches!(unproved.why, Why::NotDeleted | Why::StillAccepted),
         Verdict::Proved(_) | Verdict::Assumed(_) => false,
     }
 }

@@ -102,6 +102,22 @@ async fn behind_one_url_it_is_assumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_delete_that_is_confirmed_and_not_done_is_sent_again_until_the_anchor_is_gone_and_proved_anew() {
+    let bench = Bench::new();
+    bench.cluster.has_one_server();
+    let (_, _, delivery) = old_lease(&bench).await;
+    bench.cluster.pretend_cuts(3);
+    assert_eq!(why(&receipt(&bench).await), Why::StillAccepted);
+    let receipt = || bench.lease(delivery.issued.lease.id).receipt.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(receipt().verdict.word(), "proved", "{:?}", receipt());
+    without_controls(&bench).await;
+    let canaries = bench.cluster.canaries();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.cluster.canaries(), canaries, "what is gone is left alone");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_server_says_is_no_proof_once_there_is_another() {
     let bench = Bench::new();
     bench.cluster.has_one_server();

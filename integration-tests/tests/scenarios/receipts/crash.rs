@@ -72,12 +72,6 @@ async fn a_crash_in_the_middle_of_a_strict_leases_proof_leaves_no_service_accoun
     bail!("no lease had its canaries in time")
 }
 
-async fn behind_a_proxy(site: Site) -> Result<(Scene, Proxy)> {
-    let proxy = Proxy::start(&site).await?;
-    let knobs = Knobs { kubeconfig: Some(proxy.kubeconfig()), lag_bound: "1s", ..Knobs::default() };
-    Ok((Scene::with(site, knobs).await?, proxy))
-}
-
 /// That the control of this name was recorded.
 fn was_planned(scene: &Scene, control: &str) -> Result<()> {
     let planned = scene
