@@ -1,7 +1,7 @@
 //! The ledger port over an engine: the same reads for each, and the one place where a commit becomes a proof.
 //!
 //! A macro and not a trait, because a foreign trait cannot be implemented for whatever implements one of ours. An engine
-//! has `record(changes)`, `read(|view| ...)`, `read_tokens(|view| ...)` and `last()`.
+//! has `record(changes)`, `read(|view| ...)` and `last()`.
 
 /// Implements [`shorepass_core::ledger::Ledger`] for an engine.
 macro_rules! ledger_over {
@@ -38,11 +38,11 @@ macro_rules! ledger_over {
             }
 
             fn tokens(&self, lease: LeaseId, limit: usize) -> Result<Vec<MintedToken>, LedgerError> {
-                self.read_tokens(|view| rows::tokens(view, lease, limit))
+                self.read(|view| rows::tokens(view, lease, limit))
             }
 
             fn token(&self, jti: &str) -> Result<Option<MintedToken>, LedgerError> {
-                self.read_tokens(|view| rows::token(view, jti))
+                self.read(|view| rows::token(view, jti))
             }
 
             fn request(

@@ -13,6 +13,7 @@ mod convert;
 mod copy;
 mod error;
 mod files;
+mod layers;
 mod ledger;
 mod manifest;
 mod memory;

@@ -58,14 +58,6 @@ impl MemoryLedger {
         Ok(read(&self.memory().rows)?)
     }
 
-    /// The same: nothing is acknowledged before it is here.
-    pub(crate) fn read_tokens<T>(
-        &self,
-        read: impl FnOnce(&dyn View) -> Result<T, ReadError>,
-    ) -> Result<T, LedgerError> {
-        self.read(read)
-    }
-
     pub(crate) fn healthy(&self) -> Result<(), LedgerError> {
         Ok(())
     }

@@ -302,7 +302,7 @@ impl Opening {
             return Ok(());
         }
         records
-            .write(rows, self.disk.as_ref())
+            .write(&rows, self.disk.as_ref())
             .map_err(|source| OpenError::file(&self.place.records(), source))
     }
 

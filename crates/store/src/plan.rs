@@ -23,11 +23,12 @@ use shorepass_proto::store::v1::{LatestIdentity, Progress};
 
 use crate::audit;
 use crate::convert::Stored;
+use crate::layers::Overlay;
 use crate::record::frame;
 use crate::rows::{self, Row};
 use crate::tables::{
-    LATEST_IDENTITY, Overlay, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key,
-    block_of_job_key, index_of_lease, token_of_lease_key,
+    LATEST_IDENTITY, PROGRESS, ReadError, Table, View, Writes, block_of_caller_key, block_of_job_key,
+    index_of_lease, token_of_lease_key,
 };
 use crate::trim;
 

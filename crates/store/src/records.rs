@@ -82,9 +82,9 @@ impl Records {
     }
 
     /// Makes rows durable, all or none.
-    pub(crate) fn write(&self, rows: Writes, disk: &dyn Disk) -> io::Result<()> {
+    pub(crate) fn write(&self, rows: &Writes, disk: &dyn Disk) -> io::Result<()> {
         let mut batch = sled::Batch::default();
-        for (key, value) in rows.into_rows() {
+        for (key, value) in rows.iter() {
             match value {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),

@@ -12,9 +12,10 @@ use shorepass_core::enrolment::{Enrolment, JoinToken};
 
 use crate::convert::Stored as _;
 use crate::copy::Rows;
+use crate::layers::Overlay;
 use crate::record::unframe;
 use crate::rows::{self, Row};
-use crate::tables::{Overlay, ReadError, Table, View, Writes};
+use crate::tables::{ReadError, Table, View, Writes};
 use crate::trim;
 
 /// The rows that are missing in `view` or older there.

@@ -100,19 +100,10 @@ impl Store {
         let records = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
         let records = records.as_ref().ok_or_else(|| self.state.gone())?;
         // Nothing of ours is left half changed by a panic in there: reading changes nothing.
-        match catch_unwind(AssertUnwindSafe(|| read(records))) {
+        match catch_unwind(AssertUnwindSafe(|| read(&records.view()))) {
             Ok(read) => Ok(read?),
             Err(panic) => Err(LedgerError::Unavailable(describe(panic.as_ref()))),
         }
-    }
-
-    /// The same of tokens, which are acknowledged before they are in the records: waits for those.
-    pub(crate) fn read_tokens<T>(
-        &self,
-        read: impl FnOnce(&dyn View) -> Result<T, ReadError>,
-    ) -> Result<T, LedgerError> {
-        let _written = self.state.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        self.read(read)
     }
 
     pub(crate) fn healthy(&self) -> Result<(), LedgerError> {

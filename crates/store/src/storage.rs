@@ -1,9 +1,9 @@
 //! The storage thread: owns all writes, writes many commits at a time, and mends itself when the disk comes back.
 //!
 //! For each batch: plan; append to the audit file and sync it; append to the security copy and sync it, if the batch
-//! touches security state; apply to the records, flush and sync them; then answer. Who recorded only another token of a
-//! lease (a refresh) is answered when the audit file is synced: a start brings it in from there. A batch is what waited while
-//! the one before it was written, so a slow disk makes larger batches and no timer is needed.
+//! touches security state; show the rows to whoever reads; then answer. That is durable: a start brings into the records what
+//! the audit file has and they do not. The rows are written to the records and synced [`FLUSH`] later, those of all batches
+//! of that time together, and before the MANIFEST's mark moves. A batch is what waited while the one before it was written, so a slow disk makes larger batches.
 //!
 //! With a batch goes the removal of what is over ([`crate::trim`]): where nothing is recorded, nothing grows.
 //!
@@ -21,14 +21,18 @@ use std::time::Duration;
 
 use shorepass_core::ledger::{Change, LedgerError};
 use shorepass_core::security::SecurityState;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::copy::{self, SecurityCopy};
 use crate::error::OpenError;
+use crate::layers::Layered;
 use crate::manifest;
 use crate::opening::{OnFailure, Opened, Opening};
 use crate::panics::describe;
 use crate::plan::{Batch, Planned};
+use crate::tables::Writes;
 
 /// How many commits are written together at most.
 pub(crate) const BATCH: usize = 256;
@@ -36,6 +40,8 @@ pub(crate) const BATCH: usize = 256;
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// How often history is looked at, by a commit that comes after that time.
 const TRIM: Duration = Duration::from_secs(60);
+/// How long rows that stand in the audit file wait for their sync in the records: a start brings in as much from there.
+const FLUSH: Duration = Duration::from_millis(200);
 /// How often the queue is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -51,10 +57,22 @@ pub(crate) struct Item {
 #[derive(Default)]
 pub(crate) struct State {
     /// The records to read; none while they are not open.
-    pub(crate) records: RwLock<Option<sled::Db>>,
-    /// Held for writing while tokens are acknowledged and not in the records yet.
-    pub(crate) tokens: RwLock<()>,
+    pub(crate) records: RwLock<Option<Shown>>,
     told: Mutex<Told>,
+}
+
+/// The records as who reads sees them.
+pub(crate) struct Shown {
+    db: sled::Db,
+    /// What stands in the audit file and is not written to the records yet.
+    unwritten: Writes,
+}
+
+impl Shown {
+    /// To read from.
+    pub(crate) fn view(&self) -> Layered<'_> {
+        Layered { base: &self.db, writes: &self.unwritten }
+    }
 }
 
 /// What is told besides the records.
@@ -97,7 +115,8 @@ impl State {
     }
 
     fn opened(&self, opened: &Opened) {
-        *self.records.write().unwrap_or_else(PoisonError::into_inner) = Some(opened.records.db().clone());
+        let shown = Shown { db: opened.records.db().clone(), unwritten: Writes::default() };
+        *self.records.write().unwrap_or_else(PoisonError::into_inner) = Some(shown);
         let mut told = self.told();
         (told.failed, told.audit_problem) = (None, None);
         told.alarm = opened.alarm.clone().or(told.alarm.take());
@@ -119,26 +138,28 @@ pub(crate) fn start(
     state: Arc<State>,
 ) -> Result<JoinHandle<()>, OpenError> {
     let directory = opening.place.records();
+    let failed = |problem: String| OpenError::Damaged { directory: directory.clone(), problem };
+    let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let timer = timer.map_err(|error| failed(format!("no timer could be made: {error}")))?;
     let (told, result) = std::sync::mpsc::sync_channel(1);
     // Nobody takes the answer only if `start` is gone, and with it the queue.
     let body = move || match open(&opening, opening.options.on_failure) {
         Ok(opened) => {
             state.opened(&opened);
             let _ = told.send(Ok(()));
-            Thread { opening, waiting, state }.run(opened);
+            Thread { opening, waiting, state, timer }.run(opened);
         }
         Err(error @ OpenError::DiskFull { .. }) => {
             let problem = error.in_full();
             tracing::error!(problem, "the ledger stays closed until there is room; it is tried every second");
             state.failed(problem);
             let _ = told.send(Ok(()));
-            Thread { opening, waiting, state }.begin_later();
+            Thread { opening, waiting, state, timer }.begin_later();
         }
         Err(error) => {
             let _ = told.send(Err(error));
         }
     };
-    let failed = |problem: String| OpenError::Damaged { directory: directory.clone(), problem };
     let thread = std::thread::Builder::new().name("shorepass-ledger".to_owned()).spawn(body);
     let thread = thread.map_err(|error| failed(format!("no thread could be started: {error}")))?;
     match result.recv() {
@@ -158,6 +179,8 @@ struct Thread {
     opening: Opening,
     waiting: mpsc::Receiver<Item>,
     state: Arc<State>,
+    /// To wait for a commit, but not for ever.
+    timer: Runtime,
 }
 
 /// Copy or records cannot be written; everything must be opened again.
@@ -170,10 +193,11 @@ impl Thread {
             let mut storage = Storage {
                 opened: open,
                 next_trim: Duration::ZERO,
+                next_flush: None,
                 opening: &self.opening,
                 state: &self.state,
             };
-            let served = catch_unwind(AssertUnwindSafe(|| storage.serve(&mut self.waiting)));
+            let served = catch_unwind(AssertUnwindSafe(|| storage.serve(&mut self.waiting, &self.timer)));
             let reason = match served {
                 Ok(Ok(())) => return storage.close(),
                 Ok(Err(Failed(reason))) => reason,
@@ -238,16 +262,12 @@ impl Thread {
 /// What a commit is answered when it is durable.
 struct Answer {
     outcome: Result<(), LedgerError>,
-    /// Whether nobody reads the rows to go on: another token of a lease stands in the audit file, and that is enough for it
-    /// to leave.
-    early: bool,
     to: oneshot::Sender<Result<(), LedgerError>>,
 }
 
 impl Answer {
     fn plan(Item { changes, answer: to }: Item, batch: &mut Batch<'_>) -> Self {
-        let early = changes.iter().all(|change| matches!(change, Change::TokenMinted { .. }));
-        Self { outcome: batch.add(&changes), early, to }
+        Self { outcome: batch.add(&changes), to }
     }
 
     /// Nobody may wait for it any more.
@@ -258,27 +278,34 @@ impl Answer {
     fn give_planned(self) {
         let _ = self.to.send(self.outcome);
     }
-
-    /// Gives those that need the audit file alone; the others are left.
-    fn give_early(all: Vec<Self>) -> Vec<Self> {
-        let (early, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|answer| answer.early);
-        early.into_iter().for_each(Self::give_planned);
-        later
-    }
 }
 
 struct Storage<'a> {
     opened: Opened,
     /// When history is looked at again.
     next_trim: Duration,
+    /// When the records are to be synced; none while nothing waits for that.
+    next_flush: Option<Duration>,
     opening: &'a Opening,
     state: &'a State,
 }
 
 impl Storage<'_> {
     /// Serves until the queue's senders are gone.
-    fn serve(&mut self, waiting: &mut mpsc::Receiver<Item>) -> Result<(), Failed> {
-        while let Some(first) = waiting.blocking_recv() {
+    fn serve(&mut self, waiting: &mut mpsc::Receiver<Item>, timer: &Runtime) -> Result<(), Failed> {
+        loop {
+            let left = self.next_flush.map(|due| due.saturating_sub(self.opening.clock.since_boot()));
+            let first = match left {
+                None => waiting.blocking_recv(),
+                Some(left) => match timer.block_on(async { timeout(left, waiting.recv()).await }) {
+                    Ok(first) => first,
+                    Err(_) => {
+                        self.flush()?;
+                        continue;
+                    }
+                },
+            };
+            let Some(first) = first else { return Ok(()) };
             let mut items = vec![first];
             while items.len() < BATCH
                 && let Ok(next) = waiting.try_recv()
@@ -287,19 +314,12 @@ impl Storage<'_> {
             }
             self.commit(items)?;
         }
-        Ok(())
     }
 
     /// Writes what waits, and answers.
     fn commit(&mut self, items: Vec<Item>) -> Result<(), Failed> {
         let started = self.opening.clock.since_boot();
-        let mut batch = Batch::over(self.opened.records.db(), self.opened.sequence);
-        let mut planned: Vec<_> = items.into_iter().map(|item| Answer::plan(item, &mut batch)).collect();
-        if !batch.is_empty() && started >= self.next_trim {
-            let more = batch.trim(self.opening.clock.now(), self.opening.options.retention);
-            self.next_trim = if more { started } else { started + TRIM };
-        }
-        let Planned { rows, lines, sequence } = batch.finish();
+        let (planned, Planned { rows, lines, sequence }) = self.plan(items, started)?;
         if !lines.is_empty() {
             if let Err(error) = self.opened.audit.append(&lines, self.opening.disk.as_ref()) {
                 self.state.told().audit_problem = Some(error.to_string());
@@ -310,10 +330,7 @@ impl Storage<'_> {
                 return Ok(());
             }
             self.state.told().audit_problem = None;
-            let unwritten = || self.state.tokens.write().unwrap_or_else(PoisonError::into_inner);
-            let _unwritten = planned.iter().any(|answer| answer.early).then(unwritten);
-            planned = Answer::give_early(planned);
-            if let Err(failed) = self.write(rows, sequence) {
+            if let Err(failed) = self.show(rows, sequence) {
                 // Told before the waiting are let go, so that they learn why.
                 self.state.failed(failed.0.clone());
                 return Err(failed);
@@ -325,21 +342,52 @@ impl Storage<'_> {
         self.keep_up()
     }
 
-    /// Writes the rows of lines that are in the audit file.
-    fn write(&mut self, rows: crate::tables::Writes, sequence: u64) -> Result<(), Failed> {
+    fn plan(&mut self, items: Vec<Item>, now: Duration) -> Result<(Vec<Answer>, Planned), Failed> {
+        let shown = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
+        let view = shown.as_ref().ok_or_else(closed)?.view();
+        let mut batch = Batch::over(&view, self.opened.sequence);
+        let planned = items.into_iter().map(|item| Answer::plan(item, &mut batch)).collect();
+        if !batch.is_empty() && now >= self.next_trim {
+            let more = batch.trim(self.opening.clock.now(), self.opening.options.retention);
+            self.next_trim = if more { now } else { now + TRIM };
+        }
+        Ok((planned, batch.finish()))
+    }
+
+    /// Shows the rows of lines that are in the audit file; those of security state are in the copy then, too.
+    fn show(&mut self, rows: Writes, sequence: u64) -> Result<(), Failed> {
         let disk = self.opening.disk.as_ref();
         let copied = self.opened.copy.append(disk, sequence, &rows);
         copied
             .map_err(|error| Failed(format!("the copy of the security state cannot be written: {error}")))?;
-        let written = self.opened.records.write(rows, disk);
-        written.map_err(|error| Failed(format!("the records cannot be written: {error}")))?;
+        let mut shown = self.state.records.write().unwrap_or_else(PoisonError::into_inner);
+        shown.as_mut().ok_or_else(closed)?.unwritten.absorb(rows);
         self.opened.sequence = sequence;
+        self.next_flush.get_or_insert_with(|| self.opening.clock.since_boot() + FLUSH);
+        Ok(())
+    }
+
+    /// Writes to the records what only the audit file has, durably.
+    fn flush(&mut self) -> Result<(), Failed> {
+        if self.next_flush.take().is_none() {
+            return Ok(());
+        }
+        let written = {
+            let shown = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
+            let rows = &shown.as_ref().ok_or_else(closed)?.unwritten;
+            self.opened.records.write(rows, self.opening.disk.as_ref())
+        };
+        written.map_err(|error| Failed(format!("the records cannot be written: {error}")))?;
+        // This thread alone adds to them.
+        let mut shown = self.state.records.write().unwrap_or_else(PoisonError::into_inner);
+        shown.as_mut().ok_or_else(closed)?.unwritten = Writes::default();
         Ok(())
     }
 
     /// Moves the manifest's mark and compacts the copy, when it is time; nobody waits for that.
     fn keep_up(&mut self) -> Result<(), Failed> {
         if self.opened.copy.has_grown() {
+            self.flush()?;
             let rows = self.opened.records.read(copy::rows_of).map_err(|error| Failed(error.to_string()))?;
             let path = self.opening.place.copy();
             let id = self.opened.manifest.id;
@@ -352,12 +400,15 @@ impl Storage<'_> {
         let marked = self.opened.manifest.sequence;
         // The first line at once: a mark of 0 proves nothing.
         if self.opened.sequence >= marked + if marked == 0 { 1 } else { manifest::EVERY } {
+            self.flush()?;
             self.mark(false);
+        } else if self.next_flush.is_some_and(|due| due <= self.opening.clock.since_boot()) {
+            self.flush()?;
         }
         Ok(())
     }
 
-    /// Moves the manifest's mark to where the records are. Where that fails the old mark stands, which proves less.
+    /// Moves the manifest's mark to where the records are, durably. Where that fails the old mark stands, which proves less.
     fn mark(&mut self, clean: bool) {
         let manifest = &mut self.opened.manifest;
         (manifest.sequence, manifest.clean) = (self.opened.sequence, clean);
@@ -369,6 +420,18 @@ impl Storage<'_> {
 
     /// The orderly end.
     fn close(mut self) {
-        self.mark(true);
+        match self.flush() {
+            Ok(()) => self.mark(true),
+            Err(Failed(reason)) => {
+                tracing::warn!(
+                    reason,
+                    "not all records were written; the next start does that from the audit file"
+                );
+            }
+        }
     }
+}
+
+fn closed() -> Failed {
+    Failed("the records are closed".to_owned())
 }

@@ -348,77 +348,28 @@ impl Writes {
         self.0.is_empty()
     }
 
+    /// What is to become of a whole key; none if nothing is.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.0.get(key).map(Option::as_deref)
+    }
+
     /// The whole keys and values; none for what is to be removed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.0.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 
+    /// Those of a range of whole keys, without their table's byte, which every key in it begins with.
+    pub(crate) fn within(
+        &self,
+        (start, end): (Vec<u8>, Vec<u8>),
+    ) -> impl DoubleEndedIterator<Item = (&[u8], Option<&[u8]>)> {
+        let rows = self.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)));
+        rows.map(|(key, value)| (&key[1..], value.as_deref()))
+    }
+
     /// The same, given away.
     pub(crate) fn into_rows(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
         self.0.into_iter()
-    }
-}
-
-/// A key space as it will be once something is written to it.
-pub(crate) struct Overlay<'a> {
-    base: &'a dyn View,
-    /// What is to be written.
-    pub(crate) writes: Writes,
-}
-
-impl<'a> Overlay<'a> {
-    /// With nothing to be written yet.
-    pub(crate) fn over(base: &'a dyn View) -> Self {
-        Self { base, writes: Writes::default() }
-    }
-
-    /// The key space as it is now.
-    pub(crate) fn base(&self) -> &'a dyn View {
-        self.base
-    }
-
-    /// Whether any key of a table will begin so.
-    pub(crate) fn any(&self, table: Table, prefix: &[u8]) -> Result<bool, ReadError> {
-        let (start, end) = range(table, prefix, None);
-        let mut written = self.writes.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)));
-        if written.any(|(_, value)| value.is_some()) {
-            return Ok(true);
-        }
-        for entry in self.base.newest_first(table, prefix, None) {
-            if !self.writes.0.contains_key(&table.key(&entry?.0)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl View for Overlay<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        match self.writes.0.get(&table.key(key)) {
-            Some(written) => Ok(written.clone()),
-            None => self.base.get(table, key),
-        }
-    }
-
-    /// Collects the whole range; planning scans nothing but the blocks of one caller and role.
-    fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
-        let below: Result<BTreeMap<_, _>, _> = self.base.newest_first(table, prefix, before).collect();
-        let mut merged = match below {
-            Ok(below) => below,
-            Err(error) => return Box::new(std::iter::once(Err(error))),
-        };
-        let (start, end) = range(table, prefix, before);
-        for (key, written) in
-            self.writes.0.range::<Vec<u8>, _>((Bound::Included(start), Bound::Excluded(end)))
-        {
-            // Every key in the range begins with the table's byte.
-            match written {
-                Some(value) => merged.insert(key[1..].to_vec(), value.clone()),
-                None => merged.remove(&key[1..]),
-            };
-        }
-        Box::new(merged.into_iter().rev().map(Ok))
     }
 }
 
@@ -440,20 +391,6 @@ mod tests {
         let mut space = Space::default();
         space.apply(writes);
         space
-    }
-
-    #[test]
-    fn what_is_removed_is_gone_from_the_overlay_and_then_from_the_space() {
-        let mut space = space();
-        let mut overlay = Overlay::over(&space);
-        overlay.writes.remove(Table::Job.key(b"ab"));
-        overlay.writes.put(Table::Job.key(b"ac"), vec![1]);
-        overlay.writes.remove(Table::Job.key(b"ad"));
-        assert_eq!(overlay.get(Table::Job, b"ab").unwrap(), None);
-        assert_eq!(keys(&overlay, b"a", None), [b"ac".as_slice(), b"a"]);
-        let writes = overlay.writes;
-        space.apply(writes);
-        assert_eq!(keys(&space, b"a", None), [b"ac".as_slice(), b"a"]);
     }
 
     #[test]

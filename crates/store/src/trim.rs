@@ -29,9 +29,10 @@ use shorepass_core::request::{Outcome, Request};
 use shorepass_core::time::{Timestamp, after, until as time_until};
 
 use crate::convert::{nanoseconds, time_of};
+use crate::layers::Overlay;
 use crate::rows;
 use crate::tables::{
-    Overlay, ReadError, Table, View, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
+    ReadError, Table, View, Writes, block_of_caller_key, block_of_job_key, index_of_lease, jti_of,
 };
 
 /// How long a request is kept after what came of it ended.
