@@ -16,10 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-/// What the shell does before it becomes the program: forget the signal for files that grow over their limit, so that
-/// the write fails instead, and leave somebody behind who kills the program (`$$`) when our pipe ends. The pid cannot
+/// What the shell does before it becomes the program: leave somebody behind who kills the program (`$$`) when our pipe ends. The pid cannot
 /// have been given to somebody else by then: it names the process group of who kills.
-const WRAPPER: &str = "trap '' XFSZ; exec 3<&0 </dev/null; \
+const WRAPPER: &str = "exec 3<&0 </dev/null; \
                        { read _ <&3; kill -KILL $$; } >/dev/null 2>&1 & exec \"$0\" \"$@\" 3<&-";
 
 /// How long a program may take to end after SIGTERM: the issuer's own grace, with slack.

@@ -10,7 +10,7 @@ use shorepass_core::caller::{Kind, SpiffeId};
 use shorepass_core::id::CallId;
 use shorepass_core::time::{Clock, Entropy};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
-use shorepass_daemon::shutdown::{Tasks, UnexpectedEnd, on_signals};
+use shorepass_daemon::shutdown::{Tasks, UnexpectedEnd, on_signals, survive_file_size_limit};
 use shorepass_exec::{Agent, AskError};
 use shorepass_tls::{IdentityFile, IdentityFileError};
 use tokio::sync::watch;
@@ -123,6 +123,7 @@ pub struct Left {
 
 /// Serves until SIGTERM or SIGINT. Leases are not released then.
 pub async fn serve(config: AgentConfig) -> Result<(), AgentError> {
+    survive_file_size_limit().map_err(AgentError::Signals)?;
     let stop = on_signals().map_err(AgentError::Signals)?;
     let opened = Opened::of(&config)?;
     let place = Place::bind(&config.socket).await.map_err(AgentError::Place)?;

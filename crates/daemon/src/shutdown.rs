@@ -31,6 +31,12 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
+/// From now on a write beyond the limit of a file's size is an error (EFBIG), and no signal that ends the process (setrlimit(2)).
+pub fn survive_file_size_limit() -> std::io::Result<()> {
+    // The handler stays when this is dropped.
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
+}
+
 /// Each SIGHUP from now on; before this a SIGHUP ends the process.
 pub fn on_hangups() -> std::io::Result<Hangups> {
     Ok(Hangups(signal(SignalKind::hangup())?))

@@ -38,7 +38,11 @@ pub fn init(default_filter: &str) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&value)
         .map_err(|source| TelemetryError::Filter { value: value.clone(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where stderr takes nothing (a full disk), telling that on stderr would panic.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let outcome = if std::io::stderr().is_terminal() {
         lines.finish().try_init()
     } else {

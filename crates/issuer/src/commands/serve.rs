@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use shorepass_conditions::CelConditions;
 use shorepass_config::role::Roles;
 use shorepass_config::{Fault, IssuerConfig};
+use shorepass_daemon::shutdown::survive_file_size_limit;
 use shorepass_daemon::{hardening, telemetry};
 
 use crate::compose;
@@ -27,5 +28,8 @@ pub(super) fn run(file: &Path) -> Result<()> {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    runtime.block_on(compose::serve(config, roles))
+    runtime.block_on(async {
+        survive_file_size_limit().context("cannot watch for signals")?;
+        compose::serve(config, roles).await
+    })
 }
