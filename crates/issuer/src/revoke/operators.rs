@@ -237,8 +237,9 @@ impl Revoking {
         }
     }
 
-    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. In commits of a bounded
-    /// size, each of which blocks some leases and ends those of them whose ends do not come at a pace.
+    /// Alone at the gate: no lease of the blocked pairs begins between the list and the block. All blocks come first, in one
+    /// commit, so that after a crash the next start ends all of it or nothing; then the ends that do not come at a pace, in
+    /// commits of a bounded size.
     async fn begin(&self, caller: &Caller, revocation: &Revocation) -> Result<Begun, Refused> {
         let outside = Arc::clone(&self.ends.outside);
         let _alone = outside.gate.write().await;
@@ -252,20 +253,16 @@ impl Revoking {
             receipts: Receipts::new(&self.ends, &found),
             wishes,
         };
-        for some in found.chunks(LEASES_IN_A_COMMIT) {
-            let (at_a_pace, at_once): (Vec<Lease>, Vec<Lease>) =
-                some.iter().cloned().partition(|lease| revocation.wait && begun.wishes.receipt(lease.id));
-            let plan = || {
-                let (mut changes, mut hit) = self.plan_blocks(caller, &revocation.reason, some)?;
-                let (ends, ending) = self.plan_ends(caller, &revocation.reason, &at_once)?;
-                changes.extend(ends);
-                hit.add(ending);
-                Ok((changes, hit))
-            };
+        let plan = || self.plan_blocks(caller, &revocation.reason, &found);
+        begun.hit.add(self.ends.again_on_conflict(plan).await?);
+        fail_points::reached(Point::BlocksRecorded);
+        let (at_a_pace, at_once): (Vec<Lease>, Vec<Lease>) =
+            found.into_iter().partition(|lease| revocation.wait && begun.wishes.receipt(lease.id));
+        for some in at_once.chunks(LEASES_IN_A_COMMIT) {
+            let plan = || self.plan_ends(caller, &revocation.reason, some);
             begun.hit.add(self.ends.again_on_conflict(plan).await?);
-            begun.to_end.extend(at_a_pace);
-            fail_points::reached(Point::BlocksRecorded);
         }
+        begun.to_end = at_a_pace;
         Ok(begun)
     }
 

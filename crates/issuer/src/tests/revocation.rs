@@ -10,9 +10,10 @@ use shorepass_rpc::api::{
 };
 use tokio::sync::mpsc;
 
+use super::receipts::revoke_these;
 use super::*;
 use crate::revoke::sweeper::Sweeper;
-use crate::revoke::{MINT_IN_FLIGHT, RETRY_WINDOW};
+use crate::revoke::{LEASES_IN_A_COMMIT, MINT_IN_FLIGHT, RETRY_WINDOW};
 
 pub(super) async fn revoke(bench: &Bench, filter: LeaseFilter, dry_run: bool) -> Vec<RevokeStep> {
     let (sender, mut receiver) = mpsc::channel(64);
@@ -400,4 +401,21 @@ async fn a_name_that_nobody_knows_is_an_error_and_what_is_known_is_none() {
     ] {
         assert!(revoke(&bench, filter, false).await.is_empty());
     }
+}
+
+#[tokio::test]
+async fn all_blocks_of_a_large_revocation_are_recorded_before_the_first_end() {
+    const LEASES: usize = 2 * LEASES_IN_A_COMMIT + 20;
+    let bench = Bench::new();
+    let caller = bench.caller("runner/prod-1");
+    let job = bench.job(&caller).await;
+    for _ in 0..LEASES {
+        bench.issue(&caller, &job, bench.request()).await.unwrap();
+    }
+    let before = bench.events().len();
+    let filter = LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() };
+    assert_eq!(revoke_these(&bench, filter, false).await.len(), LEASES);
+    let events = bench.events().split_off(before);
+    assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
+    assert_eq!(events.iter().filter(|event| *event == "lease.ending").count(), LEASES);
 }
