@@ -254,6 +254,17 @@ impl AuditFile {
         }
     }
 
+    /// How long it is, in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Takes back the lines that were appended after it was so long, which nobody was told of.
+    pub(crate) fn take_back(&mut self, length: u64) -> io::Result<()> {
+        (self.length, self.ragged) = (length, true);
+        self.cut()
+    }
+
     fn cut(&mut self) -> io::Result<()> {
         if self.ragged {
             self.file.set_len(self.length)?;

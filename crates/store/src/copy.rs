@@ -194,6 +194,12 @@ impl SecurityCopy {
         Ok(())
     }
 
+    /// Takes back what an append that failed may have left.
+    pub(crate) fn take_back(&self) -> io::Result<()> {
+        self.file.set_len(self.length)?;
+        self.file.sync_data()
+    }
+
     /// Whether it should be written anew.
     pub(crate) fn has_grown(&self) -> bool {
         self.length > SMALL && self.length > self.compacted.saturating_mul(GROWTH)

@@ -321,6 +321,7 @@ impl Storage<'_> {
         let started = self.opening.clock.since_boot();
         let (planned, Planned { rows, lines, sequence }) = self.plan(items, started)?;
         if !lines.is_empty() {
+            let before = self.opened.audit.length();
             if let Err(error) = self.opened.audit.append(&lines, self.opening.disk.as_ref()) {
                 self.state.told().audit_problem = Some(error.to_string());
                 // Also for what conflicted: it may have conflicted with what is now not recorded.
@@ -330,7 +331,7 @@ impl Storage<'_> {
                 return Ok(());
             }
             self.state.told().audit_problem = None;
-            if let Err(failed) = self.show(rows, sequence) {
+            if let Err(failed) = self.show(rows, sequence, before) {
                 // Told before the waiting are let go, so that they learn why.
                 self.state.failed(failed.0.clone());
                 return Err(failed);
@@ -354,12 +355,17 @@ impl Storage<'_> {
         Ok((planned, batch.finish()))
     }
 
-    /// Shows the rows of lines that are in the audit file; those of security state are in the copy then, too.
-    fn show(&mut self, rows: Writes, sequence: u64) -> Result<(), Failed> {
-        let disk = self.opening.disk.as_ref();
-        let copied = self.opened.copy.append(disk, sequence, &rows);
-        copied
-            .map_err(|error| Failed(format!("the copy of the security state cannot be written: {error}")))?;
+    /// Shows the rows of lines that are in the audit file, from byte `before` on; those of security state are in the copy then,
+    /// too. If that fails, nothing of it is anywhere, so that what is refused does not come to be after all.
+    fn show(&mut self, rows: Writes, sequence: u64, before: u64) -> Result<(), Failed> {
+        let Opened { audit, copy, .. } = &mut self.opened;
+        if let Err(error) = copy.append(self.opening.disk.as_ref(), sequence, &rows) {
+            // In this order: a copy that is ahead of the audit file would be taken for a sign of loss.
+            if let Err(error) = copy.take_back().and_then(|()| audit.take_back(before)) {
+                tracing::error!(%error, "what is refused now is in the audit file, and takes effect at the next start");
+            }
+            return Err(Failed(format!("the copy of the security state cannot be written: {error}")));
+        }
         let mut shown = self.state.records.write().unwrap_or_else(PoisonError::into_inner);
         shown.as_mut().ok_or_else(closed)?.unwritten.absorb(rows);
         self.opened.sequence = sequence;

@@ -12,6 +12,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use shorepass_core::block::Block;
+use shorepass_core::id::BlockId;
 use shorepass_core::ledger::{Change, Ledger as _};
 
 use crate::audit::AuditFile;
@@ -19,6 +21,7 @@ use crate::copy;
 use crate::files::Disk;
 use crate::manifest::{Found, Manifest};
 use crate::records::Records;
+use crate::tables::Table;
 use crate::testing::*;
 use crate::{OnFailure, Options, Store};
 
@@ -190,6 +193,31 @@ async fn the_records_are_synced_a_moment_later_for_all_that_came_until_then() {
     let records = seen.iter().filter(|event| *event == "records").count();
     assert!(records < 20, "one for each commit: {seen:?}");
     assert_eq!(lines_in(&place.path().join("image")), [21, 0, 21]);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_written_anew_has_what_is_not_in_the_records_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("security.log");
+    let store = open(directory.path()).unwrap();
+    let reason = "a copy is written anew when it has grown to a mebibyte ".repeat(100);
+    let (mut blocks, mut before) = (0, 0);
+    loop {
+        let id = BlockId::parse(&format!("01a0c450-0000-7000-8000-0000{blocks:08x}")).unwrap();
+        let block = Block { id, reason: reason.clone(), ..block(1) };
+        store.commit(vec![Change::BlockSet { block }]).await.unwrap();
+        blocks += 1;
+        // Nobody is told when it is written anew; the next block comes after that.
+        let now = fs::metadata(&path).unwrap().len();
+        if now < before {
+            break;
+        }
+        before = now;
+    }
+    drop(store);
+    let copy::Found::Read(copy) = copy::read(&path).unwrap() else { panic!("no copy") };
+    let held = copy.rows.iter().filter(|(key, _)| key.first() == Some(&Table::Block.key(&[])[0])).count();
+    assert_eq!(held, blocks);
 }
 
 #[tokio::test]
