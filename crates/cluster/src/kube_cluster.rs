@@ -15,6 +15,7 @@ use serde::Serialize;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::{CallId, LeaseId};
 use shorepass_core::lease::{AnchorName, Lease, Mode};
+pub use shorepass_core::mint::MINT_DEADLINE;
 use shorepass_core::mint::{Minted, Order};
 use shorepass_core::name::Name;
 use shorepass_core::needs::Right;
@@ -34,8 +35,6 @@ use crate::probe::{Places, Probe, Probes, WARM_UP};
 use crate::refusal::{Act, act_error, cut_error, mint_error};
 use crate::witness::Servers;
 
-/// How long a mint may take: probe, anchor and token together.
-pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
 /// How long a cut may take once it has its permit.
 pub const CUT_DEADLINE: Duration = Duration::from_secs(8);
 /// How much of that the bindings of a strict lease may take, so that time is left for the anchor.

@@ -12,7 +12,7 @@ use http::Method;
 use http::header::HeaderValue;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use kube::config::Kubeconfig;
-use shorepass_core::mint::{Claims, EXPIRY_TOLERANCE};
+use shorepass_core::mint::{Claims, EXPIRY_TOLERANCE, expiry_drift};
 use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after, for_people, until};
 use tokio::time::timeout;
@@ -234,7 +234,8 @@ impl OwnAccount {
         if claims.audiences.is_empty() || claims.audiences != granted.audiences {
             return Err(format!("its audiences are {:?}", claims.audiences));
         }
-        let latest = after(granted.created, life.saturating_add(EXPIRY_TOLERANCE * 2));
+        let drift = EXPIRY_TOLERANCE + expiry_drift(MINT_DEADLINE);
+        let latest = after(granted.created, life.saturating_add(drift));
         if claims.expires <= now || claims.expires > latest {
             return Err(format!("it ends at {}", for_people(claims.expires)));
         }

@@ -64,7 +64,7 @@ pub struct MintedToken {
     pub fingerprint: Digest,
     /// When the API server says it was made.
     pub issued: Timestamp,
-    /// When the API server says it expires.
+    /// When it expires, as it says itself.
     pub expires: Timestamp,
     /// When it was recorded, by the issuer's clock.
     pub recorded: Timestamp,

@@ -20,9 +20,19 @@ use crate::window::{Chain, Told, Window};
 /// How far the clocks of issuer and API server may differ.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// How much later the token's own expiry may be than the granted one, and the granted one than the ordered: the API server
-/// reads its clock for the answer, then again for the token, and rounds.
+/// How long a mint may take: probe, anchor and token together.
+pub const MINT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How much later the granted expiry may be than the ordered one, and the token's own than the granted one where the answer
+/// came at once: the API server rounds.
 pub const EXPIRY_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// How much later the token's own expiry may be than the granted one, in an answer that took this long: the API server reads
+/// its clock for the answer, asks its storage, and reads it again for the token.
+pub fn expiry_drift(spent: Duration) -> Duration {
+    let rounding = Duration::from_secs(1);
+    EXPIRY_TOLERANCE.max(spent.min(MINT_DEADLINE) + rounding)
+}
 
 /// A token to be minted: the lease's first, which makes the anchor, or another on the same anchor.
 #[derive(Debug)]
@@ -218,7 +228,8 @@ fn check(order: &Order, minted: &Minted, now: Timestamp) -> Result<Pins, Lie> {
         return Err(Lie::Expiry);
     }
     let later = claims.expires.as_second().saturating_sub(minted.expires.as_second());
-    if minted.expires <= minted.created || !(0..=EXPIRY_TOLERANCE.as_secs() as i64).contains(&later) {
+    let drift = expiry_drift(minted.spent).as_secs() as i64;
+    if minted.expires <= minted.created || !(0..=drift).contains(&later) {
         return Err(Lie::Expiry);
     }
     Ok(pins)
@@ -286,9 +297,11 @@ impl Verified {
             lease: lease.id,
             fingerprint: minted.token.fingerprint(),
             issued: minted.created,
-            expires: minted.expires,
+            // The later one: until then it works.
+            expires: minted.claims.expires,
             recorded: now,
         };
+        // The earlier one: until then at least.
         let life = until(minted.created, minted.expires).saturating_sub(minted.spent);
         Ok(Self { lease, owner, news, record, token: minted.token, window: Window { life } })
     }

@@ -69,6 +69,16 @@ fn only_what_was_asked_for_is_kept() {
     }
 }
 
+#[test]
+fn a_slow_answer_makes_its_end_later_by_as_long_as_it_took_and_no_more() {
+    let ends_later = |seconds| {
+        let granted = granted(|claims| claims.expires = second(ISSUED + DAY + seconds));
+        account().check(&granted, "u", OWN_LIFE, second(ISSUED + 9))
+    };
+    assert_eq!(ends_later(8), Ok(()));
+    assert!(ends_later(12).is_err());
+}
+
 fn credential(text: &str) -> (tempfile::TempDir, OwnCredential) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.token");

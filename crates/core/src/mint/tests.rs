@@ -1,5 +1,7 @@
 //! What is checked of an answer, and what a caller is told of a token's life.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::caller::LeaseOwner;
 use crate::lease::EndCause;
@@ -163,6 +165,79 @@ fn an_unbound_answer_is_bound_to_nothing() {
 #[test]
 fn a_second_that_ends_between_answer_and_token_is_not_a_lie() {
     assert!(verdict(|answer| answer.claims.expires = second(1_601)).is_ok());
+}
+
+#[test]
+fn a_token_may_expire_later_than_the_answer_says_by_as_long_as_the_answer_took() {
+    let verdict = |spent_millis, later: i64| {
+        verdict(|answer| {
+            answer.spent = Duration::from_millis(spent_millis);
+            answer.claims.expires = second(1_600 + later);
+        })
+    };
+    for (spent_millis, latest) in
+        [(0, 2), (1_000, 2), (1_999, 2), (2_000, 3), (4_200, 5), (8_000, 9), (100_000, 9)]
+    {
+        for fits in [0, 1, latest] {
+            assert!(verdict(spent_millis, fits).is_ok(), "{fits} s in {spent_millis} ms");
+        }
+        for lie in [-1, latest + 1, 3_600] {
+            assert_eq!(verdict(spent_millis, lie).unwrap_err(), Lie::Expiry, "{lie} s in {spent_millis} ms");
+        }
+    }
+}
+
+#[test]
+fn the_record_has_the_later_expiry_and_the_owner_is_told_of_the_earlier() {
+    let verified = verdict(|answer| {
+        answer.spent = Duration::from_secs(5);
+        answer.claims.expires = second(1_605);
+    });
+    let issued = verified.unwrap().release(&Recorded::durable(), second(99_999), None, second(1_005));
+    assert_eq!(issued.record.expires, second(1_605));
+    assert_eq!(issued.told.valid_for, Duration::from_secs(585));
+}
+
+proptest! {
+    /// An API server whose clock is right, read twice, with a stall in between.
+    #[test]
+    fn a_slow_and_honest_answer_is_taken_and_nobody_is_told_more_than_it_lives(
+        start in 0i64..1_000, stall in 0i64..8_000, way in 0i64..1_000, life in 300i64..=600,
+    ) {
+        let sent = 1_000_000;
+        let moment = |millis: i64| Timestamp::from_millisecond(millis).unwrap();
+        let whole = |millis: i64| second(millis.div_euclid(1_000));
+        let read = sent + start;
+        let read_again = read + stall;
+        let now = read_again + way;
+        let mut answer = minted();
+        answer.created = whole(read);
+        answer.expires = whole(read + life * 1_000);
+        answer.claims.expires = whole(read_again + life * 1_000);
+        answer.spent = Duration::from_millis((now - sent).try_into().unwrap());
+        let dies = answer.claims.expires;
+        let verified = order().verify(answer, moment(now));
+        prop_assert!(verified.is_ok(), "{:?}", verified.err());
+        let issued = verified.unwrap().release(&Recorded::durable(), second(99_999), None, moment(now));
+        prop_assert_eq!(issued.record.expires, dies);
+        prop_assert!(issued.told.expires_at < dies, "{:?} and {dies}", issued.told);
+    }
+
+    /// Whatever it says of how long that took, and wherever it puts the excess.
+    #[test]
+    fn a_token_that_lives_much_longer_than_asked_is_refused(
+        granted in 1i64..100_000, later in 0i64..100_000, spent in 0u64..100_000,
+    ) {
+        let verdict = verdict(|answer| {
+            answer.created = second(1_001);
+            answer.expires = second(1_001 + granted);
+            answer.claims.expires = second(1_001 + granted + later);
+            answer.spent = Duration::from_secs(spent);
+        });
+        // Ordered were 600 s: 2 of rounding, 8 of a mint and 1 of rounding once more.
+        let limit = 600 + 2 + 8 + 1;
+        prop_assert!(verdict.is_err() || granted + later <= limit, "{granted} s and {later} s");
+    }
 }
 
 #[test]
