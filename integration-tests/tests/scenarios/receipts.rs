@@ -389,8 +389,10 @@ async fn a_delete_that_was_confirmed_and_not_done_is_seen_and_sent_again() -> Re
         }
         ensure!(receipt.reason.contains("accepted as long as"), "{receipt:?}");
         let later = wait::until("another receipt", Duration::from_secs(40), async || {
-            let lease = scene.operator.leases().await?.into_iter().find(|lease| lease.id == issued.lease.id);
-            let later = lease.and_then(|lease| lease.receipt).context("no receipt")?;
+            let is_it =
+                |record: &LeaseRecord| record.lease.as_ref().is_some_and(|lease| lease.id == issued.lease.id);
+            let record = scene.operator.leases().await?.into_iter().find(is_it);
+            let later = record.and_then(|record| record.receipt).context("no receipt")?;
             Ok(if later == receipt { Seen::NotYet(format!("{later:?}")) } else { Seen::Ready(later) })
         })
         .await?;
