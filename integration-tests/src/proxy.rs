@@ -76,6 +76,8 @@ pub enum Fault {
     Flood,
     /// It is done, and the connection breaks before the answer.
     LoseReply,
+    /// It is not done, and told as done: the delete of an object of the core group.
+    Ignore,
     /// It is done, and its answer is another one.
     Change(Arc<dyn Fn(&mut Value) + Send + Sync>),
 }
@@ -280,6 +282,7 @@ impl Shared {
         let response = match &fault {
             Some(Fault::Answer(answer)) => answer.response().map(AnswerBody::from),
             Some(Fault::Say(status, text)) => said(*status, text).map(AnswerBody::from),
+            Some(Fault::Ignore) => deleted(request.uri().path()).map(AnswerBody::from),
             Some(Fault::Hang) => match std::future::pending::<Infallible>().await {},
             Some(Fault::Flood) => Response::new(AnswerBody::Endless(self.flooded.clone())),
             Some(Fault::LoseReply) => {
@@ -354,6 +357,15 @@ impl Shared {
         *response.headers_mut() = end_to_end(parts.headers);
         Ok(response)
     }
+}
+
+/// What an API server says of an object that it deleted; the path ends with its resource and its name.
+fn deleted(path: &str) -> Response<Bytes> {
+    let mut parts = path.rsplit('/');
+    let (name, resource) = (parts.next(), parts.next());
+    let details = json!({"name": name, "kind": resource});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details});
+    Response::new(Bytes::from(status.to_string()))
 }
 
 fn said(status: u16, text: &'static str) -> Response<Bytes> {

@@ -4,12 +4,10 @@
 //! never quote it; a parser's own message may.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use shorepass_core::mint::Claims;
 use shorepass_core::time::Timestamp;
 use shorepass_core::token::Token;
@@ -45,17 +43,6 @@ pub(crate) fn created_uid(what: &str, body: &[u8]) -> Result<String, String> {
     } else {
         Ok(object.metadata.uid)
     }
-}
-
-/// Whether the answer to a DELETE is the object, held by a finalizer. Its beginning says that; the content comes after.
-pub(crate) fn is_held(body: &[u8]) -> Result<bool, String> {
-    let head = Deleted::head_of(body);
-    head.is_held().ok_or_else(|| "the answer to the delete is malformed".to_owned())
-}
-
-/// Whether so much of an answer to a DELETE is there that [`is_held`] can tell.
-pub(crate) fn tells_whether_held(beginning: &[u8]) -> bool {
-    Deleted::head_of(beginning).is_held().is_some()
 }
 
 /// Says where a text is malformed, and does not quote it.
@@ -172,65 +159,6 @@ struct CreatedMetadata {
     uid: String,
 }
 
-/// The fields of an answer that were read so far.
-#[derive(Default)]
-struct Deleted {
-    kind: Option<String>,
-    metadata: Option<DeletedMetadata>,
-}
-
-impl Deleted {
-    fn head_of(beginning: &[u8]) -> Self {
-        let mut head = Self::default();
-        // What is cut off is an error, and what was read before it counts.
-        let _ = DeserializeSeed::deserialize(&mut head, &mut serde_json::Deserializer::from_slice(beginning));
-        head
-    }
-
-    /// None if that cannot be told yet.
-    fn is_held(&self) -> Option<bool> {
-        match (self.kind.as_deref()?, &self.metadata) {
-            ("Status", _) => Some(false),
-            (_, metadata) => metadata.as_ref().map(|metadata| metadata.deletion_timestamp.is_some()),
-        }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for &mut Deleted {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Deleted {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a Status or an object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        while self.is_held().is_none()
-            && let Some(field) = map.next_key::<Cow<'de, str>>()?
-        {
-            match field.as_ref() {
-                "kind" => self.kind = Some(map.next_value()?),
-                "metadata" => self.metadata = Some(map.next_value()?),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct DeletedMetadata {
-    deletion_timestamp: Option<Timestamp>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,27 +237,5 @@ mod tests {
         assert!(!problem(misplaced).contains("eyJsecret"));
         let payload = PAYLOAD.replace("1600", "\"eyJsecret\"");
         assert!(!problem(&answer(&jwt(&payload))).contains("eyJsecret"));
-    }
-
-    #[test]
-    fn only_an_object_with_a_deletion_timestamp_is_held() {
-        assert_eq!(is_held(br#"{"kind":"Status","metadata":{},"status":"Success"}"#), Ok(false));
-        let held = br#"{"kind":"Secret","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"data":{"k":"dg=="}}"#;
-        assert_eq!(is_held(held), Ok(true));
-        for malformed in ["gone", "[]", "{}", r#"{"kind":"Secret"}"#, r#"{"metadata":{}}"#] {
-            assert!(is_held(malformed.as_bytes()).is_err(), "{malformed}");
-        }
-    }
-
-    #[test]
-    fn the_beginning_of_an_answer_tells_whether_the_object_is_held() {
-        let held = r#"{"kind":"Secret","metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"data":{"k":"#;
-        assert!(tells_whether_held(held.as_bytes()));
-        assert_eq!(is_held(held.as_bytes()), Ok(true));
-        let cut = held.split_once(",\"data\"").unwrap().0;
-        for end in 0..cut.len() {
-            assert!(!tells_whether_held(&cut.as_bytes()[..end]), "{}", &cut[..end]);
-        }
-        assert!(tells_whether_held(br#"{"kind":"Status","#));
     }
 }

@@ -50,7 +50,7 @@ pub(crate) enum ApiError {
         retry_after: Duration,
     },
     /// It said no.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
 }
 
 impl fmt::Display for ApiError {
@@ -83,6 +83,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// `details.kind`: the kind or resource that it is about.
     pub(crate) kind: String,
+    /// `details.name`: which of them.
+    pub(crate) name: String,
     /// `details.causes[].reason`
     pub(crate) causes: Vec<String>,
     /// When to come back, if it says so.
@@ -193,7 +195,9 @@ impl ApiServer {
             return Ok(body);
         }
         match refusal(parts.status, &parts.headers, &body) {
-            Some(refusal) if parts.status == StatusCode::UNAUTHORIZED => Err(ApiError::Refused(refusal)),
+            Some(refusal) if parts.status == StatusCode::UNAUTHORIZED => {
+                Err(ApiError::Refused(Box::new(refusal)))
+            }
             _ => Err(self.refused(parts.status, &parts.headers, &body)),
         }
     }
@@ -222,7 +226,7 @@ impl ApiServer {
                 )
             }
             (_, Some(refusal)) if status.is_server_error() => failure(&refusal),
-            (_, Some(refusal)) => ApiError::Refused(refusal),
+            (_, Some(refusal)) => ApiError::Refused(Box::new(refusal)),
             (_, None) => {
                 tracing::warn!(credential = self.credential, %status, "something answered that is not a Kubernetes API server: check the server's URL");
                 no_answer(format!(
@@ -349,7 +353,7 @@ async fn read_until(
 }
 
 /// A failure in the API server's own words; none if they are somebody else's.
-fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refusal> {
+pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refusal> {
     let told = |seconds| Duration::from_secs(seconds).clamp(RETRY_SOON, RETRY_LIMIT);
     let header = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     match serde_json::from_slice::<Status>(body) {
@@ -358,6 +362,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             reason: clean(&answer.reason),
             message: clean(&answer.message),
             kind: clean(&answer.details.kind),
+            name: clean(&answer.details.name),
             causes: answer.details.causes.iter().map(|cause| clean(&cause.reason)).collect(),
             retry_after: header.or(answer.details.retry_after_seconds).map(told),
         }),
@@ -367,6 +372,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Refus
             reason: String::new(),
             message: "too many requests".to_owned(),
             kind: String::new(),
+            name: String::new(),
             causes: Vec::new(),
             retry_after: header.map(told),
         }),
@@ -395,6 +401,8 @@ struct Status {
 struct Details {
     #[serde(default)]
     kind: String,
+    #[serde(default)]
+    name: String,
     retry_after_seconds: Option<u64>,
     #[serde(default)]
     causes: Vec<Cause>,

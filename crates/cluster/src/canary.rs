@@ -77,9 +77,9 @@ impl KubeCluster {
     }
 
     async fn delete_control_now(&self, control: &Control) -> Result<(), CutError> {
-        let anchor = self.delete_anchor(&control.namespace, &control.anchor).await;
+        let anchor = self.delete_anchor(&control.namespace, &control.anchor, "").await;
         match control.with_account {
-            true => anchor.and(self.delete_account(&control.namespace, control.anchor.as_str()).await),
+            true => anchor.and(self.delete_account(&control.namespace, control.anchor.as_str(), "").await),
             false => anchor,
         }
     }

@@ -29,10 +29,11 @@ use zeroize::Zeroizing;
 use crate::answer::{self, Granted};
 use crate::api_server::{ApiError, ApiServer, Call};
 use crate::connection::{ConnectError, Connection};
+use crate::deletion::{self, Deletion, Kind};
 use crate::effects::{self, Effect};
 use crate::objects;
 use crate::probe::{Places, Probe, Probes, WARM_UP};
-use crate::refusal::{Act, act_error, cut_error, mint_error};
+use crate::refusal::{Act, act_error, mint_error};
 use crate::witness::Servers;
 
 /// How long a cut may take once it has its permit.
@@ -224,7 +225,10 @@ impl KubeCluster {
     /// everything else was tried.
     async fn cut_now(&self, lease: &Lease) -> Result<(), CutError> {
         let namespace = &lease.target.namespace;
-        let anchor = || self.delete_anchor(namespace, &lease.anchor);
+        let (anchor_uid, account_uid) = lease
+            .activation()
+            .map_or(("", ""), |(pins, _)| (pins.anchor_uid.as_str(), pins.service_account_uid.as_str()));
+        let anchor = || self.delete_anchor(namespace, &lease.anchor, anchor_uid);
         match &lease.mode {
             Mode::Unbound { .. } => Ok(()),
             Mode::Bound => anchor().await,
@@ -234,28 +238,26 @@ impl KubeCluster {
                     .unwrap_or_else(|_| Err(CutError::Unreachable(no_answer_within(BINDINGS_DEADLINE))));
                 let anchor = anchor().await;
                 effects::done_if(&anchor, Effect::StrictAnchorDeleted);
-                unbound.and(anchor).and(self.delete_account(namespace, &lease.target.service_account).await)
+                let account = &lease.target.service_account;
+                unbound.and(anchor).and(self.delete_account(namespace, account, account_uid).await)
             }
         }
     }
 
-    pub(crate) async fn delete_anchor(&self, namespace: &Name, anchor: &AnchorName) -> Result<(), CutError> {
-        let name = anchor.as_str();
-        let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
-        let held = || CutError::HeldByFinalizer(format!("{namespace}/{name}"));
-        self.delete(path, Act::Delete { resource: "secrets", namespace, name }, held).await
+    pub(crate) async fn delete_anchor(
+        &self,
+        namespace: &Name,
+        anchor: &AnchorName,
+        uid: &str,
+    ) -> Result<(), CutError> {
+        self.delete(Deletion { kind: Kind::Secret, namespace, name: anchor.as_str(), uid }).await
     }
 
     /// Deletes one object, whose content is not read.
-    pub(crate) async fn delete(
-        &self,
-        path: String,
-        act: Act<'_>,
-        held: impl FnOnce() -> CutError,
-    ) -> Result<(), CutError> {
+    pub(crate) async fn delete(&self, deletion: Deletion<'_>) -> Result<(), CutError> {
         let call = Call {
             method: Method::DELETE,
-            path,
+            path: deletion.path(),
             user_agent: USER_AGENT,
             // Foreground and orphan deletes leave the object, and its tokens, for a while.
             body: &DeleteOptions {
@@ -263,15 +265,7 @@ impl KubeCluster {
                 ..DeleteOptions::default()
             },
         };
-        let body = match self.api.call_for_head(call, answer::tells_whether_held).await {
-            Ok(body) => body,
-            Err(error) => return cut_error(error, act).map_or(Ok(()), Err),
-        };
-        match answer::is_held(&body) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(held()),
-            Err(problem) => Err(CutError::Unreachable(problem)),
-        }
+        deletion.outcome(self.api.call_for_head(call, deletion::is_enough).await)
     }
 
     pub(crate) fn too_slow(&self, deadline: Duration) -> MintError {

@@ -13,6 +13,7 @@ mod bootstrap;
 mod canary;
 mod connection;
 mod coordination;
+mod deletion;
 pub mod effects;
 pub mod in_cluster;
 mod kube_cluster;

@@ -65,11 +65,11 @@ impl KubeListing {
             outcome = outcome.and(self.cluster.delete_binding(namespace, name).await);
         }
         if !bindings.is_empty() {
-            outcome = outcome.and(self.cluster.delete_account(namespace, anchor.as_str()).await);
+            outcome = outcome.and(self.cluster.delete_account(namespace, anchor.as_str(), "").await);
         }
         // Last, and only if all else is gone: it is what the rest is found by.
         outcome?;
-        self.cluster.delete_anchor(namespace, anchor).await
+        self.cluster.delete_anchor(namespace, anchor, "").await
     }
 }
 

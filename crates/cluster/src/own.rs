@@ -168,16 +168,19 @@ impl OwnCredential {
 
     /// What a refusal says, of a token that was to last until then.
     fn refused(&self, error: ApiError, ends: Timestamp, now: Timestamp) -> RenewError {
-        match error {
-            ApiError::Refused(Refusal { code: 401, .. }) if ends <= now => RenewError::Ended(ends),
+        let said = error.to_string();
+        let ApiError::Refused(refusal) = error else { return RenewError::Unreachable(said) };
+        let Refusal { code, message, .. } = *refusal;
+        match code {
+            401 if ends <= now => RenewError::Ended(ends),
             // Authenticated before the delete, or after it; or the Secret was made again.
-            ApiError::Refused(Refusal { code: code @ (401 | 404 | 409), message, .. }) => RenewError::Gone {
+            401 | 404 | 409 => RenewError::Gone {
                 namespace: self.account.namespace.clone(),
                 secret: self.account.secret.clone(),
                 words: format!("{code}: {message}"),
             },
-            ApiError::Refused(Refusal { code: 403 | 422, message, .. }) => RenewError::Forbidden(message),
-            other => RenewError::Unreachable(other.to_string()),
+            403 | 422 => RenewError::Forbidden(message),
+            _ => RenewError::Unreachable(said),
         }
     }
 }

@@ -12,6 +12,7 @@ use shorepass_core::name::Name;
 use shorepass_core::role::Target;
 
 use crate::api_server::{ApiError, Refusal};
+use crate::deletion::Deletion;
 use crate::names;
 
 /// What the issuer was about to do.
@@ -29,8 +30,8 @@ pub(crate) enum Act<'a> {
     Review { namespace: &'a Name, everywhere: bool },
     /// Look at a Role.
     GetRole { namespace: &'a Name, role: &'a RoleRef },
-    /// Delete a Secret, a ServiceAccount or a RoleBinding: the resource's name.
-    Delete { resource: &'static str, namespace: &'a Name, name: &'a str },
+    /// Delete something that was made for a lease.
+    Delete(Deletion<'a>),
 }
 
 impl Act<'_> {
@@ -42,7 +43,7 @@ impl Act<'_> {
             | Self::Bind { namespace, .. }
             | Self::GetRole { namespace, .. }
             | Self::Review { namespace, .. }
-            | Self::Delete { namespace, .. } => namespace,
+            | Self::Delete(Deletion { namespace, .. }) => namespace,
         }
     }
 }
@@ -68,9 +69,7 @@ impl fmt::Display for Act<'_> {
                 }
                 RoleRef::ClusterRole(name) => write!(f, "get clusterroles \"{}\"", name.as_str()),
             },
-            Self::Delete { resource, namespace, name } => {
-                write!(f, "delete {resource} in namespace \"{namespace}\" (\"{name}\")")
-            }
+            Self::Delete(deletion) => write!(f, "{deletion}"),
         }
     }
 }
@@ -119,21 +118,25 @@ pub(crate) fn act_error(error: ApiError, act: Act<'_>, cluster: &Name) -> MintEr
 }
 
 /// Why a cut failed; none if there is nothing to cut.
-pub(crate) fn cut_error(error: ApiError, act: Act<'_>) -> Option<CutError> {
+pub(crate) fn cut_error(error: ApiError, deletion: Deletion<'_>) -> Option<CutError> {
+    let act = Act::Delete(deletion);
     match error {
         ApiError::NoAnswer(cause) => Some(CutError::Unreachable(cause)),
         ApiError::WebhookFails => Some(CutError::Unreachable(error.to_string())),
         ApiError::Unavailable { retry_after } => Some(CutError::Busy { retry_after }),
-        ApiError::Refused(refusal) if refusal.code == 404 => None,
-        ApiError::Refused(refusal) => Some(match who_refuses(&refusal) {
-            Some(Refuser::Rbac) => CutError::Forbidden(act.to_string()),
-            Some(Refuser::Limit) => CutError::Busy { retry_after: refusal.wait() },
+        ApiError::Refused(refusal) => match who_refuses(&refusal) {
+            Some(Refuser::Rbac) => Some(CutError::Forbidden(act.to_string())),
+            Some(Refuser::Limit) => Some(CutError::Busy { retry_after: refusal.wait() }),
             // Operators alone are told of cuts.
-            Some(Refuser::OurPolicy | Refuser::Admission) => CutError::Forbidden(with_words(&refusal, act)),
-            Some(Refuser::Namespace { .. } | Refuser::Quota) | None => {
-                CutError::Unreachable(refused(&refusal, act))
+            Some(Refuser::OurPolicy | Refuser::Admission) => {
+                Some(CutError::Forbidden(with_words(&refusal, act)))
             }
-        }),
+            None if deletion.is_missing(&refusal) => None,
+            Some(Refuser::Namespace { .. } | Refuser::Quota) | None => {
+                let said = refused(&refusal, act);
+                Some(if refusal.code == 404 { deletion.untold() } else { CutError::Unreachable(said) })
+            }
+        },
     }
 }
 
@@ -230,20 +233,22 @@ mod tests {
     use shorepass_core::gives::RbacName;
 
     use super::*;
+    use crate::deletion::Kind;
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
     }
 
     fn refusal(code: u16, reason: &str, kind: &str, message: &str) -> ApiError {
-        ApiError::Refused(Refusal {
+        ApiError::Refused(Box::new(Refusal {
             code,
             reason: reason.to_owned(),
             message: message.to_owned(),
             kind: kind.to_owned(),
+            name: String::new(),
             causes: Vec::new(),
             retry_after: Some(Duration::from_secs(7)),
-        })
+        }))
     }
 
     fn caused(mut error: ApiError, cause: &str) -> ApiError {
@@ -261,7 +266,8 @@ mod tests {
     }
 
     fn cutting(error: ApiError) -> Option<CutError> {
-        cut_error(error, Act::Delete { resource: "secrets", namespace: &name("web"), name: "shorepass-x" })
+        let namespace = &name("web");
+        cut_error(error, Deletion { kind: Kind::Secret, namespace, name: "shorepass-x", uid: "" })
     }
 
     const RBAC: &str = "serviceaccounts \"deployer\" is forbidden: User \"x\" cannot create resource \
@@ -383,11 +389,6 @@ mod tests {
         assert_eq!(cutting(away()), Some(CutError::Busy { retry_after }));
         let unreachable = minting(ApiError::NoAnswer("refused".to_owned()), true);
         assert!(matches!(unreachable, MintError::Unreachable { .. }));
-    }
-
-    #[test]
-    fn what_is_not_there_is_cut() {
-        assert_eq!(cutting(refusal(404, "NotFound", "secrets", "")), None);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use shorepass_core::token::Token;
 
 use crate::answer;
 use crate::api_server::{self, ApiError, Call};
+use crate::deletion::{Deletion, Kind};
 use crate::effects::{self, Effect};
 use crate::kube_cluster::{KubeCluster, Made, to_begin};
 use crate::names::RBAC_GROUP;
@@ -223,17 +224,16 @@ impl KubeCluster {
     }
 
     pub(crate) async fn delete_binding(&self, namespace: &Name, name: &str) -> Result<(), CutError> {
-        let path = format!("/apis/{RBAC_GROUP}/v1/namespaces/{namespace}/rolebindings/{name}");
-        let act = Act::Delete { resource: "rolebindings", namespace, name };
-        let held = || CutError::PartHeldByFinalizer(format!("RoleBinding {namespace}/{name}"));
-        self.delete(path, act, held).await
+        self.delete(Deletion { kind: Kind::RoleBinding, namespace, name, uid: "" }).await
     }
 
-    pub(crate) async fn delete_account(&self, namespace: &Name, name: &str) -> Result<(), CutError> {
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
-        let act = Act::Delete { resource: "serviceaccounts", namespace, name };
-        let held = || CutError::PartHeldByFinalizer(format!("ServiceAccount {namespace}/{name}"));
-        self.delete(path, act, held).await
+    pub(crate) async fn delete_account(
+        &self,
+        namespace: &Name,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), CutError> {
+        self.delete(Deletion { kind: Kind::ServiceAccount, namespace, name, uid }).await
     }
 }
 

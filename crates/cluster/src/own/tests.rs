@@ -119,10 +119,11 @@ fn a_refusal_before_the_end_is_the_kill_switch_and_after_it_is_not() {
             reason: String::new(),
             message: "words".to_owned(),
             kind: String::new(),
+            name: String::new(),
             causes: Vec::new(),
             retry_after: None,
         };
-        own.refused(ApiError::Refused(refusal), second(ISSUED), second(now))
+        own.refused(ApiError::Refused(Box::new(refusal)), second(ISSUED), second(now))
     };
     for code in [401, 404, 409] {
         let said = told(code, ISSUED - 1);

@@ -69,6 +69,43 @@ async fn an_anchor_that_a_finalizer_holds_is_told_by_its_name_until_it_is_gone()
     scene.nothing_is_left().await
 }
 
+/// What does not say that this anchor is gone ends no lease: it is told, the delete is sent again, and works in the end.
+#[tokio::test]
+async fn a_delete_whose_answer_is_about_something_else_is_no_end() -> Result<()> {
+    let scene = Scene::set("misled").await?;
+    let unserved = Answer {
+        status: 404,
+        reason: "NotFound",
+        message: "the server could not find the requested resource",
+        retry_after: None,
+    };
+    let namespace = r#"{"kind":"Status","status":"Failure","reason":"NotFound","code":404,
+        "details":{"name":"x","kind":"namespaces"}}"#;
+    let another = r#"{"kind":"Status","status":"Success",
+        "details":{"name":"x","kind":"secrets","uid":"67835ba9-fa63-4d7a-9660-0f4187e46fda"}}"#;
+    for role in [DEPLOY.name, RELEASE.name] {
+        for fault in [
+            Fault::Answer(unserved),
+            Fault::Say(404, namespace),
+            Fault::Say(200, another),
+            Fault::Say(202, r#"{"kind":"Status","status":"Success"}"#),
+            Fault::Say(200, "<html>welcome</html>"),
+        ] {
+            let lease = scene.issue(role).await?.lease.id;
+            let fault = scene.proxy.fault(Target::Cuts, fault);
+            let released = scene.runner.release(&lease).await?;
+            ensure!(released.state() == LeaseState::Ending, "{released:?}");
+            let anchor = scene.anchor_of(&lease)?;
+            let log = scene.issuer.log();
+            let told = |line: &str| line.contains(&anchor) && line.contains("does not say that it is gone");
+            ensure!(log.lines().any(told), "the operator is not told: {log}");
+            drop(fault);
+            scene.ended(&lease).await?;
+        }
+    }
+    scene.nothing_is_left().await
+}
+
 /// A refresh that fails leaves the lease as it is, and works when the cluster does.
 #[tokio::test]
 async fn a_refresh_that_fails_costs_no_lease() -> Result<()> {
