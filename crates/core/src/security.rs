@@ -16,6 +16,11 @@ pub enum SecurityState {
 }
 
 impl SecurityState {
+    /// Lost since that time, or whole if there is none.
+    pub fn of(lost: Option<Timestamp>) -> Self {
+        lost.map_or(Self::Whole, Self::LostSince)
+    }
+
     /// Whether something that was made then is believed.
     pub fn admits(self, made: Timestamp) -> bool {
         match self {

@@ -39,6 +39,6 @@ pub use annotation::{Sealer, SealerError};
 pub use audit::{AuditError, recorded_change};
 pub use error::OpenError;
 pub use memory::MemoryLedger;
-pub use offline::{Offline, Rebuilt, Report, TransferError};
+pub use offline::{Offline, Rebuilt, Report, TransferError, Transferred};
 pub use opening::{OnFailure, Options};
 pub use sled_ledger::Store;

@@ -111,7 +111,7 @@ impl State {
 
     /// What is known of the security state.
     pub(crate) fn security(&self) -> SecurityState {
-        self.told().lost.map_or(SecurityState::Whole, SecurityState::LostSince)
+        SecurityState::of(self.told().lost)
     }
 
     fn opened(&self, opened: &Opened) {

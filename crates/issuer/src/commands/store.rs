@@ -9,9 +9,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use shorepass_config::IssuerConfig;
+use shorepass_core::security::SecurityState;
+use shorepass_core::time::Timestamp;
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_daemon::{hardening, telemetry};
-use shorepass_store::{Offline, Rebuilt};
+use shorepass_store::{Offline, Rebuilt, Transferred};
 
 use super::ConfigFile;
 use crate::compose::ledger_options;
@@ -70,12 +72,12 @@ impl StoreCommand {
         match self {
             Self::Verify(file) => verify(&file.config),
             Self::Export(export) => {
-                let rows = open(&export.file.config)?.export(&export.out)?;
-                super::say(&format!("{rows} records are in {}\n", export.out.display()))
+                let Transferred { rows, lost } = open(&export.file.config)?.export(&export.out)?;
+                super::say(&format!("{rows} records are in {}\n{}", export.out.display(), carried(lost)))
             }
             Self::Import(import) => {
-                let rows = open(&import.file.config)?.import(&import.from)?;
-                super::say(&format!("{rows} records came from {}\n", import.from.display()))
+                let Transferred { rows, lost } = open(&import.file.config)?.import(&import.from)?;
+                super::say(&format!("{rows} records came from {}\n{}", import.from.display(), carried(lost)))
             }
             Self::Rebuild(rebuild) => {
                 let rebuilt = open(&rebuild.file.config)?.rebuild(rebuild.accept_loss)?;
@@ -89,6 +91,12 @@ impl StoreCommand {
             }
         }
     }
+}
+
+/// What whoever carries records elsewhere must know of a loss that they carry with them.
+fn carried(lost: Option<Timestamp>) -> String {
+    let told = SecurityState::of(lost).problem();
+    told.map(|problem| format!("this goes with the records: {problem}\n")).unwrap_or_default()
 }
 
 fn open(config: &Path) -> Result<Offline> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use shorepass_core::time::{Clock, Entropy};
 
-pub use transfer::TransferError;
+pub use transfer::{TransferError, Transferred};
 pub use verify::Report;
 
 use crate::anew::{self, SecurityLoss};

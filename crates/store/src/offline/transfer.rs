@@ -1,22 +1,25 @@
 //! All records in one file, and back.
 //!
 //! ```text
-//! {"shorepassLedger":1,"sequence":4096}
+//! {"shorepassLedger":2,"sequence":4096,"lost":"2026-01-02T03:04:05Z"}
 //! {"key":"<base64>","value":"<base64>"}
 //! ...
 //! {"rows":123,"crc32c":"1c291ca3"}
 //! ```
 //!
-//! Keys and values are those of the records, so that a value keeps its version and checksum. The audit file is not part of
-//! it: it is a file that can be copied as it is. An import makes another ledger, with its own id.
+//! Keys and values are those of the records, so that a value keeps its version and checksum. The last line's checksum is of
+//! the first line and of all keys and values, and nothing may follow it. `lost` is there where security state was found lost
+//! and that was not accepted: the import is in that state too. Format 1 had neither, and is refused. The audit file is not
+//! part of it: it is a file that can be copied as it is. An import makes another ledger, with its own id.
 
 use std::fs::OpenOptions;
-use std::io::{self, BufRead as _, BufReader, BufWriter};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
+use shorepass_core::time::Timestamp;
 
 use super::Offline;
 use crate::error::OpenError;
@@ -28,7 +31,7 @@ use crate::records::Records;
 use crate::rows;
 use crate::tables::{Table, Writes};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How many rows are written together.
 const TOGETHER: u64 = 1024;
 
@@ -57,11 +60,30 @@ pub enum TransferError {
         problem: String,
     },
     /// There is something that the import would overwrite.
-    #[error("{} is there: records are imported only where there are none", path.display())]
+    #[error(
+        "{} is there: records are imported only where there are none; if it was left by an import that did not end, remove \
+         `ledger`, `MANIFEST` and `security.log` from that directory, and nothing else, and import again",
+        path.display()
+    )]
     NotEmpty {
         /// Which file or directory.
         path: PathBuf,
     },
+}
+
+/// What was exported or imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// How many records.
+    pub rows: u64,
+    /// When security state was found lost, where that was not accepted.
+    pub lost: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    #[serde(rename = "shorepassLedger")]
+    format: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,6 +91,8 @@ struct Head {
     #[serde(rename = "shorepassLedger")]
     format: u32,
     sequence: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,16 +115,18 @@ enum Line {
 }
 
 impl Offline {
-    /// Writes all records to a new file; gives how many.
-    pub fn export(&self, path: &Path) -> Result<u64, TransferError> {
+    /// Writes all records to a new file.
+    pub fn export(&self, path: &Path) -> Result<Transferred, TransferError> {
         let opened = self.opening.open(OnFailure::Stop)?;
         let failed = |source| TransferError::File { path: path.to_owned(), source };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         let mut writer = BufWriter::new(file);
         let mut patience = Patience::new(self.opening.clock.as_ref());
-        let (mut rows, mut checksum) = (0, 0);
-        let head = Head { format: FORMAT, sequence: opened.sequence };
-        write_line(&mut writer, &head).map_err(failed)?;
+        let lost = opened.manifest.lost;
+        let head = Head { format: FORMAT, sequence: opened.sequence, lost };
+        let head = serde_json::to_vec(&head).map_err(|error| failed(error.into()))?;
+        let (mut rows, mut checksum) = (0, crc32c::crc32c(&head));
+        writer.write_all(&head).and_then(|()| writer.write_all(b"\n")).map_err(failed)?;
         let exported = opened.records.read(|view| {
             for table in Table::ALL.into_iter().filter(|table| *table != Table::Meta) {
                 for entry in view.newest_first(table, &[], None) {
@@ -123,11 +149,11 @@ impl Offline {
         let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().and_then(|()| files::sync_parent(path)).map_err(failed)?;
         self.close(opened)?;
-        Ok(rows)
+        Ok(Transferred { rows, lost })
     }
 
-    /// Makes the records of an export, where there are none; gives how many.
-    pub fn import(&self, path: &Path) -> Result<u64, TransferError> {
+    /// Makes the records of an export, where there are none.
+    pub fn import(&self, path: &Path) -> Result<Transferred, TransferError> {
         let place = &self.opening.place;
         if let Some(path) =
             [place.records(), place.manifest(), place.copy()].into_iter().find(|path| path.exists())
@@ -138,8 +164,8 @@ impl Offline {
         let had_begun = place.has_begun();
         place.begin().map_err(|source| OpenError::file(place.directory(), source))?;
         // All of it is read before anything is made.
-        let sequence = match self.read_export(path, |_| Ok(())) {
-            Ok((sequence, _)) => sequence,
+        let Head { format: _, sequence, lost } = match self.read_export(path, |_| Ok(())) {
+            Ok((head, _)) => head,
             Err(cause) => {
                 if !had_begun {
                     place.undo_begin().map_err(|source| OpenError::file(place.directory(), source))?;
@@ -148,7 +174,7 @@ impl Offline {
             }
         };
         let mut manifest = Manifest::generate(self.opening.entropy.as_ref());
-        manifest.sequence = sequence.max(1);
+        (manifest.sequence, manifest.lost) = (sequence.max(1), lost);
         self.opening.write_manifest(&manifest)?;
         let records = Records::open(&place.records())?;
         let rows = self.read_export(path, |writes| self.opening.write(&records, writes))?.1;
@@ -161,50 +187,68 @@ impl Offline {
         self.opening.write_manifest(&manifest)?;
         let opened = self.opening.open(OnFailure::Stop)?;
         self.close(opened)?;
-        Ok(rows)
+        Ok(Transferred { rows, lost })
     }
 
-    /// Reads an export and gives its rows away; tells its sequence and how many rows it has.
+    /// Reads an export and gives its rows away; tells its first line and how many rows it has.
     fn read_export(
         &self,
         path: &Path,
         mut take: impl FnMut(Writes) -> Result<(), OpenError>,
-    ) -> Result<(u64, u64), TransferError> {
+    ) -> Result<(Head, u64), TransferError> {
         let failed = |source| TransferError::File { path: path.to_owned(), source };
         let damaged = |line, problem| TransferError::Damaged { path: path.to_owned(), line, problem };
-        let file = std::fs::File::open(path).map_err(failed)?;
-        let mut lines = BufReader::new(file).lines();
-        let head = lines.next().transpose().map_err(failed)?.unwrap_or_default();
-        let head: Head = serde_json::from_str(&head).map_err(|error| damaged(1, error.to_string()))?;
-        if head.format != FORMAT {
-            return Err(damaged(
-                1,
-                format!("it has format {}, and this program reads format {FORMAT}", head.format),
-            ));
-        }
+        let mut lines = BufReader::new(std::fs::File::open(path).map_err(failed)?);
+        let first = next_line(&mut lines).map_err(failed)?;
+        let head = read_head(&first).map_err(|problem| damaged(1, problem))?;
         let mut patience = Patience::new(self.opening.clock.as_ref());
-        let (mut rows, mut checksum, mut writes) = (0_u64, 0, Writes::default());
-        for (number, line) in (2..).zip(lines) {
-            let line = line.map_err(failed)?;
-            match serde_json::from_str(&line).map_err(|error| damaged(number, error.to_string()))? {
+        let (mut rows, mut checksum, mut writes) = (0_u64, crc32c::crc32c(&first), Writes::default());
+        for number in 2.. {
+            let line = next_line(&mut lines).map_err(failed)?;
+            if line.is_empty() {
+                return Err(damaged(number, "its end is missing".to_owned()));
+            }
+            match serde_json::from_slice(&line).map_err(|error| damaged(number, error.to_string()))? {
                 Line::Row(row) => {
                     let (key, value) = read_row(&row).map_err(|problem| damaged(number, problem))?;
                     checksum = sum(checksum, &key, &value);
                     writes.put(key, value);
                     rows += 1;
                 }
-                Line::Foot(foot) if foot.rows == rows && foot.crc32c == format!("{checksum:08x}") => {
-                    take(writes)?;
-                    return Ok((head.sequence, rows));
+                Line::Foot(foot) if foot.rows != rows || foot.crc32c != format!("{checksum:08x}") => {
+                    return Err(damaged(number, "lines are missing or altered".to_owned()));
                 }
-                Line::Foot(_) => return Err(damaged(number, "rows are missing or altered".to_owned())),
+                Line::Foot(_) if !lines.fill_buf().map_err(failed)?.is_empty() => {
+                    return Err(damaged(number + 1, "something follows its end".to_owned()));
+                }
+                Line::Foot(_) => break,
             }
             if rows.is_multiple_of(TOGETHER) {
                 take(std::mem::take(&mut writes))?;
             }
             patience.tell("records read", rows);
         }
-        Err(damaged(rows + 2, "its end is missing".to_owned()))
+        take(writes)?;
+        Ok((head, rows))
+    }
+}
+
+/// The next line without its newline; empty at the end.
+fn next_line(lines: &mut impl io::BufRead) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    lines.read_until(b'\n', &mut line)?;
+    line.pop_if(|last| *last == b'\n');
+    Ok(line)
+}
+
+fn read_head(line: &[u8]) -> Result<Head, String> {
+    let text = |error: serde_json::Error| error.to_string();
+    match serde_json::from_slice::<Format>(line).map_err(text)?.format {
+        FORMAT => serde_json::from_slice(line).map_err(text),
+        1 => Err("it has format 1, which does not tell whether security state was lost: export the ledger again with this \
+                  program"
+            .to_owned()),
+        format => Err(format!("it has format {format}, and this program reads format {FORMAT}")),
     }
 }
 

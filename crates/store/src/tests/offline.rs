@@ -166,7 +166,10 @@ async fn an_export_with_anything_missing_or_altered_is_not_imported() {
     };
     let mut bad: Vec<String> = (0..lines.len()).map(without).collect();
     bad.push(text.replacen("\"value\":\"A", "\"value\":\"B", 1));
-    bad.push(text.replace("\"shorepassLedger\":1", "\"shorepassLedger\":2"));
+    let format =
+        |number: u32| text.replace("\"shorepassLedger\":2", &format!("\"shorepassLedger\":{number}"));
+    bad.extend([format(1), format(3)]);
+    bad.extend(["\n", "rubbish", &text].map(|more| format!("{text}{more}")));
     for text in bad {
         fs::write(&file, &text).unwrap();
         let other = tempfile::tempdir().unwrap();
@@ -174,6 +177,80 @@ async fn an_export_with_anything_missing_or_altered_is_not_imported() {
         assert!(matches!(imported, Err(TransferError::Damaged { .. })), "{imported:?}");
         assert!(!other.path().join("ledger").exists());
     }
+}
+
+#[tokio::test]
+async fn every_flipped_bit_in_the_first_and_last_line_of_an_export_is_noticed() {
+    let directory = filled().await;
+    let file = directory.path().join("export.jsonl");
+    offline(directory.path()).unwrap().export(&file).unwrap();
+    let whole = fs::read(&file).unwrap();
+    let head = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let foot = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    let other = tempfile::tempdir().unwrap();
+    for byte in (0..head).chain(foot..whole.len()) {
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[byte] ^= 1 << bit;
+            fs::write(&file, &bytes).unwrap();
+            let imported = offline(other.path()).unwrap().import(&file);
+            assert!(matches!(imported, Err(TransferError::Damaged { .. })), "{byte}, {bit}: {imported:?}");
+        }
+    }
+    assert_eq!(files(other.path()).len(), 1, "only the lock");
+}
+
+#[tokio::test]
+async fn an_export_of_before_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("export.jsonl");
+    fs::write(&file, "{\"shorepassLedger\":1,\"sequence\":0}\n{\"rows\":0,\"crc32c\":\"00000000\"}\n")
+        .unwrap();
+    let refused = offline(directory.path()).unwrap().import(&file).unwrap_err().to_string();
+    assert!(refused.contains("format 1") && refused.contains("export the ledger again"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_import_that_did_not_end_is_repeated_as_its_refusal_says() {
+    let directory = filled().await;
+    let file = directory.path().join("export.jsonl");
+    offline(directory.path()).unwrap().export(&file).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    // As a kill leaves it once records were begun.
+    fs::create_dir(other.path().join("ledger")).unwrap();
+    fs::copy(directory.path().join("MANIFEST"), other.path().join("MANIFEST")).unwrap();
+    fs::write(other.path().join("ledger.begun"), "").unwrap();
+    let refused = offline(other.path()).unwrap().import(&file).unwrap_err().to_string();
+    assert!(refused.contains("remove `ledger`, `MANIFEST` and `security.log`"), "{refused}");
+    fs::remove_dir_all(other.path().join("ledger")).unwrap();
+    fs::remove_file(other.path().join("MANIFEST")).unwrap();
+    offline(other.path()).unwrap().import(&file).unwrap();
+    assert_eq!(open(other.path()).unwrap().lease(lease(1).id).unwrap(), Some(lease(1)));
+}
+
+#[tokio::test]
+async fn a_loss_that_was_not_accepted_goes_with_an_export() {
+    let directory = filled().await;
+    for file in ["audit.jsonl", "security.log"] {
+        fs::remove_file(directory.path().join(file)).unwrap();
+    }
+    fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    drop(open_with(directory.path(), Options { on_failure: OnFailure::Continue, retention: None }).unwrap());
+    let file = directory.path().join("export.jsonl");
+    let exported = offline(directory.path()).unwrap().export(&file).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    assert!(exported.lost.is_some());
+    assert_eq!(offline(other.path()).unwrap().import(&file).unwrap(), exported);
+    for manifest in [true, false] {
+        if !manifest {
+            fs::remove_file(other.path().join("MANIFEST")).unwrap();
+        }
+        let lost = SecurityState::of(exported.lost);
+        assert_eq!(open(other.path()).unwrap().security(), lost, "manifest: {manifest}");
+    }
+    assert_eq!(offline(other.path()).unwrap().rebuild(true).unwrap(), Rebuilt::LossAccepted);
+    assert_eq!(open(other.path()).unwrap().security(), SecurityState::Whole);
+    assert!(offline(other.path()).unwrap().export(&other.path().join("accepted")).unwrap().lost.is_none());
 }
 
 #[tokio::test]
