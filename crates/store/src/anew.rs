@@ -30,7 +30,7 @@ use shorepass_core::ledger::Revision;
 use crate::copy;
 use crate::error::OpenError;
 use crate::files;
-use crate::manifest::{EVERY, Manifest};
+use crate::manifest::{Before, EVERY, Manifest};
 use crate::opening::{Beside, Opened, Opening, moment};
 use crate::place::Place;
 use crate::plan;
@@ -92,6 +92,11 @@ pub(crate) fn make(
         SecurityLoss::Accepted => None,
         SecurityLoss::Told | SecurityLoss::Refused => told_before.or(problem.is_some().then_some(now)),
     };
+    manifest.before = match manifest.lost {
+        None => None,
+        Some(_) if problem.is_none() => manifest.before,
+        Some(_) => ended(opening, &beside)?,
+    };
     // With no line that is known of, the mark must still say that these records are not a new ledger's.
     manifest.sequence = manifest.sequence.max(1);
     opening.write_manifest(&manifest)?;
@@ -104,6 +109,19 @@ pub(crate) fn make(
     }
     opened.alarm = Some(alarm);
     Ok(opened)
+}
+
+/// How a ledger had ended whose security state is lost now; none if that is not known.
+fn ended(opening: &Opening, beside: &Beside) -> Result<Option<Before>, OpenError> {
+    let Some(manifest) = beside.manifest.manifest() else { return Ok(None) };
+    if manifest.lost.is_some() {
+        // An attempt that is repeated; or it was lost once more, and what was recorded in between is lost, too.
+        let note = opening.place.making();
+        let again = opening.place.unfinished().map_err(|source| OpenError::file(&note, source))?.is_some();
+        return Ok(manifest.before.filter(|_| again));
+    }
+    let ended = manifest.clean && beside.audit.last() <= manifest.sequence;
+    Ok(ended.then_some(Before { sequence: manifest.sequence, security: manifest.security }))
 }
 
 /// Moves the records' directory aside, if there is one, or removes it, if it is what an attempt before has left; gives the
@@ -156,7 +174,7 @@ fn fill(
         Audit::From(first) => opening.replay(&records, &audit, first - 1)?,
         Audit::Unusable(_) => 0,
     };
-    let held = opening.merge(&records, copy)?;
+    let held = opening.merge(&records, copy, manifest.lost.map_or(0, |_| manifest.security))?;
     opening.write(&records, records.read(missing_jobs)?)?;
     let copied = held.map_or(0, |held| held.sequence);
     let mut sequence = replayed.max(manifest.sequence).max(copied);
@@ -201,6 +219,16 @@ fn unknown_job(id: JobId, owner: &Owner, lease: &Lease) -> Job {
         ended: None,
         revision: Revision::FIRST,
     }
+}
+
+/// Why the audit file does not give everything back by itself; none if it does.
+pub(crate) fn audit_problem(beside: &mut Beside) -> Result<Option<String>, OpenError> {
+    let sources = Sources::look(beside)?;
+    Ok(match &sources.audit {
+        Audit::Whole { .. } => sources.security_problem(),
+        Audit::From(first) => Some(format!("the audit file begins with line {first}")),
+        Audit::Unusable(problem) => Some(problem.clone()),
+    })
 }
 
 impl Sources {

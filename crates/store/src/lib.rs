@@ -24,6 +24,7 @@ mod place;
 mod plan;
 mod record;
 mod records;
+mod regain;
 mod restore;
 mod rows;
 mod sled_ledger;

@@ -41,6 +41,17 @@ pub(crate) struct Manifest {
     pub(crate) clean: bool,
     /// When security state was found lost, until that is accepted.
     pub(crate) lost: Option<Timestamp>,
+    /// How the ledger had ended before that, where it is known: files that are restored are measured by it.
+    pub(crate) before: Option<Before>,
+}
+
+/// The end of a ledger that was stopped in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Before {
+    /// The last audit line that there was.
+    pub(crate) sequence: u64,
+    /// The last line of the second copy of the security state.
+    pub(crate) security: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +64,8 @@ struct Written {
     clean: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Before>,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +99,7 @@ impl Manifest {
     pub(crate) fn generate(entropy: &dyn Entropy) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        Self { id, generation: 1, sequence: 0, security: 0, clean: false, lost: None }
+        Self { id, generation: 1, sequence: 0, security: 0, clean: false, lost: None, before: None }
     }
 
     /// Reads it.
@@ -117,6 +130,7 @@ impl Manifest {
             security: self.security,
             clean: self.clean,
             lost: self.lost,
+            before: self.before,
         };
         let line = serde_json::to_string(&written).map_err(io::Error::other)?;
         let text = format!("{line}\ncrc32c {:08x}\n", crc32c::crc32c(line.as_bytes()));
@@ -129,11 +143,11 @@ fn parse(text: &str) -> Result<Manifest, String> {
     if rest != format!("crc32c {:08x}\n", crc32c::crc32c(line.as_bytes())) {
         return Err("its checksum does not match".to_owned());
     }
-    let Written { format: _, id, generation, sequence, security, clean, lost } =
+    let Written { format: _, id, generation, sequence, security, clean, lost, before } =
         serde_json::from_str(line).map_err(|error| error.to_string())?;
     let id = HEXLOWER.decode(id.as_bytes()).ok().and_then(|id| id.try_into().ok());
     let id = id.ok_or("its id is not 16 bytes")?;
-    Ok(Manifest { id, generation, sequence, security, clean, lost })
+    Ok(Manifest { id, generation, sequence, security, clean, lost, before })
 }
 
 #[cfg(test)]
@@ -143,7 +157,14 @@ mod tests {
     use crate::testing::{Seed, second};
 
     fn manifest() -> Manifest {
-        Manifest { sequence: 7, security: 5, lost: Some(second(1)), ..Manifest::generate(&Seed::new(1)) }
+        let before = Some(Before { sequence: 6, security: 4 });
+        Manifest {
+            sequence: 7,
+            security: 5,
+            lost: Some(second(1)),
+            before,
+            ..Manifest::generate(&Seed::new(1))
+        }
     }
 
     #[test]
@@ -151,7 +172,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("MANIFEST");
         assert_eq!(Manifest::read(&path).unwrap(), Found::Nothing);
-        for manifest in [manifest(), Manifest { clean: true, lost: None, ..manifest() }] {
+        for manifest in [manifest(), Manifest { clean: true, lost: None, before: None, ..manifest() }] {
             manifest.write(&Fdatasync, &path).unwrap();
             assert_eq!(Manifest::read(&path).unwrap(), Found::Whole(manifest));
         }

@@ -131,7 +131,7 @@ impl Opening {
         Ok((records, look))
     }
 
-    fn go_on(&self, beside: Beside, records: Records, look: Look) -> Result<Opened, OpenError> {
+    pub(crate) fn go_on(&self, beside: Beside, records: Records, look: Look) -> Result<Opened, OpenError> {
         let known = beside.known()?;
         let Beside { manifest: found, mut audit, copy } = beside;
         // A crash at the very end of making them anew leaves it; what lies there next is not to be taken for unfinished.
@@ -153,8 +153,9 @@ impl Opening {
             read += self.index(&records)?;
         }
         let sequence = self.replay(&records, &audit, look.progress)?;
-        let held = self.merge(&records, copy)?;
         let mut manifest = self.manifest_of(found.manifest(), &look)?;
+        let since = found.manifest().map_or(u64::MAX, |manifest| manifest.security);
+        let held = self.merge(&records, copy, manifest.lost.map_or(0, |_| since))?;
         let copy = self.copied(&records, held, &manifest, sequence)?;
         (manifest.sequence, manifest.security, manifest.clean) = (sequence, copy.sequence(), false);
         self.stamp(&records, &manifest)?;
@@ -218,11 +219,13 @@ impl Opening {
         Ok(read)
     }
 
-    /// Brings back security rows that the copy has and the records lack; gives what the copy holds.
+    /// Brings back security rows that the copy has and the records lack, newer ones only if it goes to line `since`; gives
+    /// what the copy holds.
     pub(crate) fn merge(
         &self,
         records: &Records,
         copy: copy::Found,
+        since: u64,
     ) -> Result<Option<copy::Contents>, OpenError> {
         let contents = match copy {
             copy::Found::Read(contents) => contents,
@@ -235,7 +238,13 @@ impl Opening {
                 return Ok(None);
             }
         };
-        let lacking = records.read(|view| restore::lacking(&contents.rows, view))?;
+        let lacking = records.read(|view| {
+            if contents.sequence < since {
+                restore::absent(&contents.rows, view)
+            } else {
+                restore::lacking(&contents.rows, view)
+            }
+        })?;
         if !lacking.is_empty() {
             tracing::warn!(
                 rows = lacking.iter().count(),
@@ -267,7 +276,7 @@ impl Opening {
     }
 
     /// What the manifest should say, whether there is one or not.
-    fn manifest_of(&self, found: Option<&Manifest>, look: &Look) -> Result<Manifest, OpenError> {
+    pub(crate) fn manifest_of(&self, found: Option<&Manifest>, look: &Look) -> Result<Manifest, OpenError> {
         let mut manifest = found.cloned().unwrap_or_else(|| Manifest::generate(self.entropy.as_ref()));
         if let Some(identity) = &look.identity {
             // The manifest may have been deleted, and with it this.

@@ -1,7 +1,8 @@
 //! What the second copy of the security state has and the records lack.
 //!
 //! The copy is written before the records, so that it may be ahead of them by what a crash interrupted, and never behind.
-//! Of two rows the one with the higher revision is the newer.
+//! Of two rows the one with the higher revision is the newer; but where security state was lost, revisions began again,
+//! and a copy from before the loss has only what the records lack altogether.
 
 use std::cmp::Ordering;
 
@@ -37,6 +38,20 @@ pub(crate) fn lacking(copy: &Rows, view: &dyn View) -> Result<Writes, ReadError>
         }
     }
     Ok(merged.writes)
+}
+
+/// The rows that are missing in `view`.
+pub(crate) fn absent(copy: &Rows, view: &dyn View) -> Result<Writes, ReadError> {
+    let mut absent = Writes::default();
+    for (whole_key, value) in copy {
+        if let Some((table, key)) = Table::split(whole_key)
+            && view.get(table, key)?.is_none()
+        {
+            absent.put(whole_key.clone(), value.clone());
+            trim::put_for(table, key, value, &mut absent)?;
+        }
+    }
+    Ok(absent)
 }
 
 fn is_newer(

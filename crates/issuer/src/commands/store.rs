@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use shorepass_config::IssuerConfig;
 use shorepass_core::security::SecurityState;
-use shorepass_core::time::Timestamp;
+use shorepass_core::time::{Timestamp, for_people};
 use shorepass_daemon::clock::{SystemClock, SystemEntropy};
 use shorepass_daemon::{hardening, telemetry};
 use shorepass_store::{Offline, Rebuilt, Transferred};
@@ -31,7 +31,8 @@ pub(super) enum StoreCommand {
     Import(Import),
     /// Make damaged or lost records anew: from the audit file, and security state also from its second copy.
     ///
-    /// The old records are moved aside and not removed. Does nothing where nothing is damaged.
+    /// The old records are moved aside and not removed. Where security state was found lost, it comes back from a restored
+    /// audit file or second copy that lacks nothing; else exit code 1. Does nothing where nothing is damaged or lost.
     Rebuild(Rebuild),
 }
 
@@ -87,6 +88,10 @@ impl StoreCommand {
                         "the loss of security state is accepted: runners enrol again\n".to_owned()
                     }
                     Rebuilt::Anew(told) => format!("{told}\n"),
+                    Rebuilt::Regained(lost, of) => format!(
+                        "security state that was found lost at {} came back from {of}: none is missing\n",
+                        for_people(lost)
+                    ),
                 })
             }
         }

@@ -9,7 +9,7 @@ mod verify;
 use std::path::Path;
 use std::sync::Arc;
 
-use shorepass_core::time::{Clock, Entropy};
+use shorepass_core::time::{Clock, Entropy, Timestamp};
 
 pub use transfer::{TransferError, Transferred};
 pub use verify::Report;
@@ -19,6 +19,7 @@ use crate::error::OpenError;
 use crate::files::Fdatasync;
 use crate::opening::{Beside, OnFailure, Opened, Opening, Options};
 use crate::place::{Lock, Place};
+use crate::regain::Proof;
 
 /// A ledger that nobody has open.
 pub struct Offline {
@@ -35,6 +36,8 @@ pub enum Rebuilt {
     LossAccepted,
     /// The records were made anew; of what, and what is missing.
     Anew(String),
+    /// Security state that was found lost at that time is there again; of what.
+    Regained(Timestamp, &'static str),
 }
 
 impl Offline {
@@ -54,6 +57,7 @@ impl Offline {
     }
 
     /// Makes records that are damaged anew; with `accept_loss` also where security state is lost by it, or was before.
+    /// Without it, records that can be read and lack security state get it back from what was restored beside them.
     pub fn rebuild(&self, accept_loss: bool) -> Result<Rebuilt, OpenError> {
         let beside = Beside::look(&self.opening.place)?;
         let cause = match self.opening.sound(&beside) {
@@ -61,7 +65,9 @@ impl Offline {
             Err(cause) if cause.loses_records() => Some(cause.to_string()),
             Err(cause) => return Err(cause),
         };
-        let Some(cause) = cause else { return self.accept(accept_loss) };
+        let Some(cause) = cause else {
+            return if accept_loss { self.accept() } else { self.regain(beside) };
+        };
         let loss = if accept_loss { SecurityLoss::Accepted } else { SecurityLoss::Refused };
         let mut opened = anew::make(&self.opening, beside, &cause, loss)?;
         let alarm = opened.alarm.take().unwrap_or_default();
@@ -69,15 +75,41 @@ impl Offline {
         Ok(Rebuilt::Anew(alarm))
     }
 
-    fn accept(&self, accept_loss: bool) -> Result<Rebuilt, OpenError> {
-        let mut opened = self.opening.open(OnFailure::Stop)?;
+    fn accept(&self) -> Result<Rebuilt, OpenError> {
+        let opened = self.opening.open(OnFailure::Stop)?;
         let lost = opened.manifest.lost;
-        if accept_loss {
-            opened.manifest.lost = None;
-            self.opening.stamp(&opened.records, &opened.manifest)?;
-        }
-        self.close(opened)?;
-        Ok(if accept_loss && lost.is_some() { Rebuilt::LossAccepted } else { Rebuilt::Nothing })
+        self.close_whole(opened)?;
+        Ok(if lost.is_some() { Rebuilt::LossAccepted } else { Rebuilt::Nothing })
+    }
+
+    /// Looks whether security state that was found lost is there again, beside records that are whole.
+    fn regain(&self, mut beside: Beside) -> Result<Rebuilt, OpenError> {
+        let (records, look) = self.opening.sound(&beside)?;
+        let Some(lost) = self.opening.manifest_of(beside.manifest.manifest(), &look)?.lost else {
+            self.close(self.opening.go_on(beside, records, look)?)?;
+            return Ok(Rebuilt::Nothing);
+        };
+        let (opened, of) = match Proof::look(&mut beside)? {
+            Proof::Missing(problem) => {
+                let problem = format!("they were found lost at {lost}; {problem}");
+                return Err(OpenError::SecurityLost { problem });
+            }
+            Proof::Copy => (self.opening.go_on(beside, records, look)?, "security.log"),
+            Proof::Audit => {
+                drop(records);
+                let cause = format!("security state that was found lost at {lost} is in the audit file");
+                (anew::make(&self.opening, beside, &cause, SecurityLoss::Refused)?, "the audit file")
+            }
+        };
+        self.close_whole(opened)?;
+        Ok(Rebuilt::Regained(lost, of))
+    }
+
+    /// The same as [`Self::close`], for one that lacks no security state any more.
+    fn close_whole(&self, mut opened: Opened) -> Result<(), OpenError> {
+        (opened.manifest.lost, opened.manifest.before) = (None, None);
+        self.opening.stamp(&opened.records, &opened.manifest)?;
+        self.close(opened)
     }
 
     /// The orderly end of a ledger that was opened here.

@@ -12,6 +12,7 @@ mod history;
 mod leases;
 mod lost;
 mod offline;
+mod regain;
 mod syncs;
 mod unfinished;
 

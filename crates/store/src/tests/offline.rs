@@ -292,7 +292,8 @@ async fn a_loss_of_security_state_is_only_accepted_in_so_many_words() {
     assert!(matches!(store.security(), SecurityState::LostSince(_)));
     store.commit(vec![job_started(2)]).await.unwrap();
     drop(store);
-    assert_eq!(offline(directory.path()).unwrap().rebuild(false).unwrap(), Rebuilt::Nothing);
+    let still = offline(directory.path()).unwrap().rebuild(false).unwrap_err();
+    assert!(matches!(still, OpenError::SecurityLost { .. }), "{still}");
     assert!(!offline(directory.path()).unwrap().verify().unwrap().is_whole());
     assert_eq!(offline(directory.path()).unwrap().rebuild(true).unwrap(), Rebuilt::LossAccepted);
     let store = open(directory.path()).unwrap();
