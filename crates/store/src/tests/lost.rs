@@ -495,12 +495,3 @@ async fn it_mends_itself_when_copy_or_records_can_be_written_again() {
         assert!(place.open(OnFailure::Stop).unwrap().job(job(1).id).unwrap().is_some());
     }
 }
-
-#[test]
-fn the_lock_is_one_for_the_whole_directory() {
-    let place = Place::new();
-    let _open = place.go_on();
-    fs::rename(place.path("ledger"), place.path("elsewhere")).unwrap();
-    let error = place.refused();
-    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
-}

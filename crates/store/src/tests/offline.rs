@@ -104,6 +104,14 @@ async fn nothing_is_done_while_an_issuer_has_it_open() {
     assert!(matches!(offline(directory.path()).err(), Some(OpenError::Locked { .. })));
 }
 
+#[test]
+fn the_lock_is_one_for_the_whole_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let _open = open(directory.path()).unwrap();
+    fs::rename(directory.path().join("ledger"), directory.path().join("elsewhere")).unwrap();
+    assert!(matches!(open(directory.path()).err(), Some(OpenError::Locked { .. })));
+}
+
 #[tokio::test]
 async fn an_export_is_imported_as_the_same_records() {
     let directory = filled().await;
