@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use shorepass_daemon::shutdown::survive_file_size_limit;
@@ -12,15 +12,13 @@ use shorepass_daemon::telemetry;
 
 const CHILD: &str = "SHOREPASS_DAEMON_TEST_CHILD";
 
-fn run_as_child(test: &str, stderr: Stdio) {
-    let status = Command::new(std::env::current_exe().unwrap())
+fn run_as_child(test: &str, stderr: Stdio) -> std::io::Result<ExitStatus> {
+    Command::new(std::env::current_exe()?)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .stdout(Stdio::null())
         .stderr(stderr)
         .status()
-        .unwrap();
-    assert!(status.success(), "{status}");
 }
 
 fn is_child() -> bool {
@@ -35,7 +33,8 @@ fn a_log_that_takes_nothing_stops_nobody() {
         return;
     }
     let full = File::options().write(true).open("/dev/full").unwrap();
-    run_as_child("a_log_that_takes_nothing_stops_nobody", full.into());
+    let ended = run_as_child("a_log_that_takes_nothing_stops_nobody", full.into()).unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]
@@ -49,5 +48,7 @@ fn a_file_that_reaches_its_limit_is_an_error_and_no_end() {
         assert_eq!(refused.kind(), ErrorKind::FileTooLarge);
         return;
     }
-    run_as_child("a_file_that_reaches_its_limit_is_an_error_and_no_end", Stdio::inherit());
+    let ended =
+        run_as_child("a_file_that_reaches_its_limit_is_an_error_and_no_end", Stdio::inherit()).unwrap();
+    assert!(ended.success(), "{ended}");
 }
