@@ -23,13 +23,13 @@ impl Proving {
         let Some(bound) = Bound::of(lease) else { return };
         for pause in (0..).map(pause_after) {
             tokio::time::sleep(pause).await;
-            match cluster.canary(&bound).await {
-                Err(
-                    MintError::AnchorLost
-                    | MintError::ServiceAccountMissing { .. }
-                    | MintError::ServiceAccountReplaced { .. },
-                ) => return,
-                Ok(_) | Err(_) => {}
+            if let Err(
+                MintError::AnchorLost
+                | MintError::ServiceAccountMissing { .. }
+                | MintError::ServiceAccountReplaced { .. },
+            ) = cluster.canary(&bound).await
+            {
+                return;
             }
             tracing::error!(
                 lease = %lease.id,
