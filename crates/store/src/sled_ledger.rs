@@ -97,10 +97,9 @@ impl Store {
         &self,
         read: impl FnOnce(&dyn View) -> Result<T, ReadError>,
     ) -> Result<T, LedgerError> {
-        let records = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
-        let records = records.as_ref().ok_or_else(|| self.state.gone())?;
+        let shown = self.state.shown().ok_or_else(|| self.state.gone())?;
         // Nothing of ours is left half changed by a panic in there: reading changes nothing.
-        match catch_unwind(AssertUnwindSafe(|| read(&records.view()))) {
+        match catch_unwind(AssertUnwindSafe(|| read(&shown.view()))) {
             Ok(read) => Ok(read?),
             Err(panic) => Err(LedgerError::Unavailable(describe(panic.as_ref()))),
         }

@@ -61,11 +61,12 @@ pub(crate) struct State {
     told: Mutex<Told>,
 }
 
-/// The records as who reads sees them.
+/// The records as who reads sees them. A copy costs nothing, and whoever reads long from one holds up no commit.
+#[derive(Clone)]
 pub(crate) struct Shown {
     db: sled::Db,
     /// What stands in the audit file and is not written to the records yet.
-    unwritten: Writes,
+    unwritten: Arc<Writes>,
 }
 
 impl Shown {
@@ -103,6 +104,11 @@ impl State {
         self.told().failed.clone().map_or(Ok(()), |reason| Err(LedgerError::Unavailable(reason)))
     }
 
+    /// The records as they are now, if they are open.
+    pub(crate) fn shown(&self) -> Option<Shown> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why the queue is closed.
     pub(crate) fn gone(&self) -> LedgerError {
         let reason = self.told().failed.clone();
@@ -115,7 +121,7 @@ impl State {
     }
 
     fn opened(&self, opened: &Opened) {
-        let shown = Shown { db: opened.records.db().clone(), unwritten: Writes::default() };
+        let shown = Shown { db: opened.records.db().clone(), unwritten: Arc::default() };
         *self.records.write().unwrap_or_else(PoisonError::into_inner) = Some(shown);
         let mut told = self.told();
         (told.failed, told.audit_problem) = (None, None);
@@ -344,8 +350,8 @@ impl Storage<'_> {
     }
 
     fn plan(&mut self, items: Vec<Item>, now: Duration) -> Result<(Vec<Answer>, Planned), Failed> {
-        let shown = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
-        let view = shown.as_ref().ok_or_else(closed)?.view();
+        let shown = self.state.shown().ok_or_else(closed)?;
+        let view = shown.view();
         let mut batch = Batch::over(&view, self.opened.sequence);
         let planned = items.into_iter().map(|item| Answer::plan(item, &mut batch)).collect();
         if !batch.is_empty() && now >= self.next_trim {
@@ -367,7 +373,7 @@ impl Storage<'_> {
             return Err(Failed(format!("the copy of the security state cannot be written: {error}")));
         }
         let mut shown = self.state.records.write().unwrap_or_else(PoisonError::into_inner);
-        shown.as_mut().ok_or_else(closed)?.unwritten.absorb(rows);
+        Arc::make_mut(&mut shown.as_mut().ok_or_else(closed)?.unwritten).absorb(rows);
         self.opened.sequence = sequence;
         self.next_flush.get_or_insert_with(|| self.opening.clock.since_boot() + FLUSH);
         Ok(())
@@ -378,15 +384,12 @@ impl Storage<'_> {
         if self.next_flush.take().is_none() {
             return Ok(());
         }
-        let written = {
-            let shown = self.state.records.read().unwrap_or_else(PoisonError::into_inner);
-            let rows = &shown.as_ref().ok_or_else(closed)?.unwritten;
-            self.opened.records.write(rows, self.opening.disk.as_ref())
-        };
+        let rows = self.state.shown().ok_or_else(closed)?.unwritten;
+        let written = self.opened.records.write(&rows, self.opening.disk.as_ref());
         written.map_err(|error| Failed(format!("the records cannot be written: {error}")))?;
         // This thread alone adds to them.
         let mut shown = self.state.records.write().unwrap_or_else(PoisonError::into_inner);
-        shown.as_mut().ok_or_else(closed)?.unwritten = Writes::default();
+        shown.as_mut().ok_or_else(closed)?.unwritten = Arc::default();
         Ok(())
     }
 

@@ -324,7 +324,7 @@ impl View for Space {
 }
 
 /// What is to be written to a key space and what removed from it, by whole keys.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Writes(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
 impl Writes {

@@ -12,7 +12,7 @@ use shorepass_core::lease::EndCause;
 use shorepass_core::ledger::{Change, Ledger, LedgerError};
 
 use crate::files::Disk;
-use crate::tables::Table;
+use crate::tables::{Table, View as _};
 use crate::testing::*;
 use crate::{OnFailure, OpenError, Options, Store};
 
@@ -154,6 +154,19 @@ async fn the_audit_file_is_synced_before_a_commit_is_acknowledged_and_the_record
     drop(store);
     let db = format!("records inode {} ", inode(&place.directory().join("db")));
     assert!(events.take().last().unwrap().starts_with(&db));
+}
+
+#[tokio::test]
+async fn who_reads_for_long_holds_up_no_commit_and_reads_on() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.commit(vec![job_started(1)]).await.unwrap();
+    let shown = store.state.shown().unwrap();
+    let view = shown.view();
+    let mut jobs = view.newest_first(Table::Job, &[], None);
+    store.commit(vec![job_started(2)]).await.unwrap();
+    assert!(jobs.next().is_some() && jobs.next().is_none(), "it reads what was there when it began");
+    assert!(has(&store, 2));
 }
 
 #[tokio::test]
