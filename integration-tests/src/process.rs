@@ -127,7 +127,8 @@ impl Process {
         Ok(Done { code: status.code(), stdout: String::new(), stderr })
     }
 
-    /// From now on the program cannot make a file longer than this, nor write behind it; none lifts that.
+    /// From now on the program cannot make a file longer than this, nor write behind it: a failed write, unless it takes the
+    /// signal SIGXFSZ as it comes, which ends it. None lifts that.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         let limit = Rlimit { current: bytes, maximum: None };
         rustix::process::prlimit(Some(self.pid()?), Resource::Fsize, limit)?;
@@ -261,7 +262,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (log, file) = (folder.path().join("log"), folder.path().join("file"));
         let script = format!(
-            "while ! [ -e {0}.go ]; do sleep 0.05; done; echo too long >{0} || echo refused",
+            "trap '' XFSZ; while ! [ -e {0}.go ]; do sleep 0.05; done; echo too long >{0} || echo refused",
             file.display()
         );
         let process = process(&script, &log);

@@ -44,6 +44,13 @@ pub(super) async fn full_store(stage: &Stage) -> Refusals {
     issuer.run().await?;
     platform.reset();
     issuer.process()?.limit_files(Some(ROOM_FOR_AUDIT))?;
+    platform.start_job().await?; // the audit file takes it; the records are written a moment later
+    wait::until("the ledger to be closed", Duration::from_secs(10), async || {
+        let answer = issuer.get("/readyz").await?;
+        let closed = answer.starts_with("HTTP/1.1 503") && answer.contains("ledger: ");
+        Ok(if closed { Seen::Ready(()) } else { Seen::NotYet(answer) })
+    })
+    .await?;
     let errors = vec![refused(platform.issue(&job, "deploy").await)?, refused(platform.start_job().await)?];
     issuer.stop()?;
     issuer.run().await?;
