@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::time::doubling_pause;
+
 /// What every consumer should be told at least.
 pub const SERVED_LIFE_FLOOR: Duration = Duration::from_secs(360);
 /// The shortest pause between two refreshes, whatever the window says.
@@ -44,8 +46,7 @@ impl Held {
 
 /// The pause before attempt number `attempt` (from 0) after a failure: full jitter under a doubling cap of 1 s to 60 s.
 pub fn retry_pause(attempt: u32, jitter: f64) -> Duration {
-    let cap = Duration::from_secs(1 << attempt.min(6)).min(Duration::from_secs(60));
-    cap.mul_f64(jitter.clamp(0.0, 1.0)).max(Duration::from_millis(200))
+    doubling_pause(attempt).mul_f64(jitter.clamp(0.0, 1.0)).max(Duration::from_millis(200))
 }
 
 #[cfg(test)]

@@ -32,6 +32,11 @@ pub fn until(now: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 
+/// The pause after so many failures: 1 s, doubled by each, 60 s at most.
+pub fn doubling_pause(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6)).min(Duration::from_secs(60))
+}
+
 /// A moment for people: to the second.
 pub fn for_people(moment: Timestamp) -> Timestamp {
     Timestamp::from_second(moment.as_second()).unwrap_or(moment)
@@ -47,6 +52,12 @@ mod tests {
         let earlier = Timestamp::from_second(999).unwrap();
         assert_eq!(until(now, earlier), Duration::ZERO);
         assert_eq!(until(earlier, now), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let pauses = [0, 1, 5, 6, 7, u32::MAX].map(|failures| doubling_pause(failures).as_secs());
+        assert_eq!(pauses, [1, 2, 32, 60, 60, 60]);
     }
 
     #[test]

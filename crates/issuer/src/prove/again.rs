@@ -7,12 +7,11 @@ use std::time::Duration;
 use shorepass_core::cluster::{Cluster, MintError};
 use shorepass_core::lease::Lease;
 use shorepass_core::receipt::Bound;
+use shorepass_core::time::doubling_pause;
 use tokio::time::Instant;
 
 use super::{Proving, is_provisional};
 
-/// The longest pause before the anchor is looked at again.
-const PAUSE_CEILING: Duration = Duration::from_secs(60);
 /// How long canaries are waited for before it is deleted again: nobody waits for that delete.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -21,7 +20,7 @@ impl Proving {
     /// is not given any more: the issuer may not look at Secrets.
     pub(super) async fn cut_again(&self, cluster: Arc<dyn Cluster>, lease: &Lease) {
         let Some(bound) = Bound::of(lease) else { return };
-        for pause in (0..).map(pause_after) {
+        for pause in (0..).map(doubling_pause) {
             tokio::time::sleep(pause).await;
             if let Err(
                 MintError::AnchorLost
@@ -48,8 +47,4 @@ impl Proving {
             }
         }
     }
-}
-
-fn pause_after(attempts: u32) -> Duration {
-    Duration::from_secs(1 << attempts.min(6)).min(PAUSE_CEILING)
 }

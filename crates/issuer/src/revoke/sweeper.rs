@@ -13,7 +13,7 @@ use shorepass_core::lease::{AnchorName, EndCause, Lease, State};
 use shorepass_core::ledger::{LeaseFilter, LedgerError};
 use shorepass_core::name::Name;
 use shorepass_core::receipt::Control;
-use shorepass_core::time::{Timestamp, after};
+use shorepass_core::time::{Timestamp, after, doubling_pause};
 use tokio_util::sync::CancellationToken;
 
 use super::{CUT_CAUSES, Ends, Obstacle, RETRY_WINDOW};
@@ -22,8 +22,6 @@ use crate::issue::attempts::Standing;
 
 /// How often it looks.
 pub const PERIOD: Duration = Duration::from_secs(2);
-/// The longest pause between two cuts of one anchor.
-const PAUSE_CEILING: Duration = Duration::from_secs(60);
 /// How many cuts it asks for at once.
 const CUTS_AT_ONCE: usize = 16;
 /// How many cuts that cannot be done end a round: the cluster is given a rest.
@@ -253,8 +251,7 @@ impl Sweeper {
 
     fn postpone(&mut self, left: Left, why: &'static str, now: Timestamp) {
         let failures = self.retries.get(&left).map_or(0, |retry| retry.failures) + 1;
-        let pause = Duration::from_secs(1 << failures.min(6)).min(PAUSE_CEILING);
-        self.retries.insert(left, Retry { failures, next: after(now, pause), why });
+        self.retries.insert(left, Retry { failures, next: after(now, doubling_pause(failures)), why });
     }
 }
 
