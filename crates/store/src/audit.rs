@@ -6,10 +6,12 @@
 //!
 //! It is written and synced *before* the records, which are an index of it: whatever a reader of the records sees is
 //! durable here already, and start-up replays the lines that the records do not have. `record` is absent where a change
-//! has no row. `batch` is the number of the first line that was written and synced with this one, absent in that line.
+//! has no row ([`TOLD_ONLY`]). `batch` is the number of the first line that was written and synced with this one, absent in that line.
 //!
 //! Only what was never acknowledged is ever cut off, and only while the records have none of it: lines at the very end
-//! that are not whole, and whole ones after them of the same batch, whose pages came to the disk first when power failed.
+//! that are not whole, as a write that was cut off leaves them (their rest, or pages of theirs, are missing), and whole ones
+//! after them of the same batch, whose pages came to the disk first when power failed. A line with other bytes than were
+//! written was changed later, and is never cut off.
 //! That the records have none of a line is not enough by itself: they may have been lost, and be made anew from here. A
 //! line of a later batch shows that the one before it was durable once, and damage in that is never cut off. A file that does not begin like an audit file is not touched. The file is opened once: who rotates
 //! it restarts the issuer, and numbers go on in the new file.
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
-use shorepass_core::audit::{Line, line};
+use shorepass_core::audit::{Line, TOLD_ONLY, line};
 use shorepass_core::ledger::Change;
 
 use crate::convert;
@@ -106,6 +108,7 @@ struct Written<'a> {
 struct Read {
     seq: u64,
     batch: Option<u64>,
+    event: String,
     record: Option<String>,
 }
 
@@ -135,6 +138,9 @@ pub fn recorded_change(line: &str) -> Result<Option<Change>, String> {
 fn parse(line: &[u8]) -> Result<Entry, String> {
     let read: Read = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let change = read.record.as_deref().map(parse_record).transpose()?;
+    if change.is_none() && !TOLD_ONLY.contains(&read.event.as_str()) {
+        return Err(format!("its event is {}, and it has no record", read.event));
+    }
     Ok(Entry { sequence: read.seq, batch: read.batch.unwrap_or(read.seq), change })
 }
 
@@ -188,6 +194,31 @@ impl AuditFile {
         self.ragged
     }
 
+    /// What at its end was not left by a write that was cut off, but changed later.
+    pub(crate) fn damaged_end(&self) -> Result<Option<AuditError>, AuditError> {
+        let (start, _) = line_before(&self.file, self.length).map_err(|source| self.failed(source))?;
+        let (_, before) = line_before(&self.file, start).map_err(|source| self.failed(source))?;
+        if let Ok(before) = parse(&before)
+            && before.sequence >= self.last
+        {
+            let problem = format!("it is line {} and stands after line {}", self.last, before.sequence);
+            return Ok(Some(self.damaged(start, problem)));
+        }
+        if !self.ragged {
+            return Ok(None);
+        }
+        let end = self.file.metadata().map_err(|source| self.failed(source))?.len();
+        for line in self.lines_between(self.length, end)? {
+            let (offset, line) = line?;
+            if !may_be_cut_off(&line) {
+                return Ok(Some(
+                    self.damaged(offset, "it was whole once and has other bytes now".to_owned()),
+                ));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether it begins early enough and goes on long enough to have all lines from one to the other.
     pub(crate) fn spans(&self, from: u64, to: u64) -> Result<bool, AuditError> {
         Ok(self.first()?.is_some_and(|first| first <= from) && to <= self.last)
@@ -196,6 +227,9 @@ impl AuditFile {
     /// Cuts off what a crash left unfinished at its end: after line `records`, which is in the records, and after line
     /// `known`, which was in them once.
     pub(crate) fn settle(&mut self, records: u64, known: u64) -> Result<(), AuditError> {
+        if let Some(damage) = self.damaged_end()? {
+            return Err(damage);
+        }
         if self.ragged && self.last < records {
             // Either an acknowledged line was damaged, or this file is new and its first line was never finished.
             let number = self.number_at(self.length).map_err(|source| self.failed(source))?;
@@ -286,7 +320,7 @@ impl AuditFile {
                 (Ok(_), None) => return Ok(None),
                 (Ok(entry), Some(torn)) if torn.is_in_batch_of(&entry, records) => {}
                 (Ok(_), Some(torn)) => return Err(self.damaged(torn.offset, torn.problem.clone())),
-                (Err(problem), None) if self.may_be(expected, offset)? => {
+                (Err(problem), None) if may_be_cut_off(&line) && self.may_be(expected, offset)? => {
                     torn = Some(Torn { offset, number: expected, problem });
                 }
                 (Err(problem), None) => return Err(self.damaged(offset, problem)),
@@ -302,15 +336,23 @@ impl AuditFile {
         Ok(number.map_or(offset > 0, |number| number == expected))
     }
 
-    /// The lines that begin at `offset` or after it, and where they begin.
+    /// The whole lines that begin at `offset` or after it, and where they begin.
     fn lines_from(
         &self,
         offset: u64,
     ) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AuditError>>, AuditError> {
+        self.lines_between(offset, self.length)
+    }
+
+    fn lines_between(
+        &self,
+        start: u64,
+        end: u64,
+    ) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>), AuditError>>, AuditError> {
         let mut file = self.file.try_clone().map_err(|source| self.failed(source))?;
-        file.seek(SeekFrom::Start(offset)).map_err(|source| self.failed(source))?;
-        let mut reader = BufReader::new(io::Read::take(file, self.length - offset));
-        let mut next = offset;
+        file.seek(SeekFrom::Start(start)).map_err(|source| self.failed(source))?;
+        let mut reader = BufReader::new(io::Read::take(file, end - start));
+        let mut next = start;
         Ok(std::iter::from_fn(move || {
             let mut line = Vec::new();
             match reader.read_until(b'\n', &mut line) {
@@ -392,6 +434,15 @@ impl Torn {
     fn is_in_batch_of(&self, entry: &Entry, records: u64) -> bool {
         records < entry.batch && entry.batch <= self.number && self.number < entry.sequence
     }
+}
+
+/// Whether a write that was cut off leaves such a line: without its rest, or with zeroes for pages that did not come to the disk.
+fn may_be_cut_off(line: &[u8]) -> bool {
+    if line.contains(&0) {
+        return true;
+    }
+    // A line that is whole but for its newline was cut off there; with something else in its place, it was not.
+    line.split_last().is_none_or(|(last, rest)| *last != b'\n' && parse(rest).is_err())
 }
 
 /// Where the last line ends that is whole and can be read, and its number.

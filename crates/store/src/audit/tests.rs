@@ -235,3 +235,45 @@ fn what_could_not_be_synced_is_cut_back() {
     audit.append(&sixth, &Fdatasync).unwrap();
     assert_eq!(scene.text(), format!("{before}{}\n", sixth[0]));
 }
+
+/// Of what was acknowledged and is not in the records yet.
+#[test]
+fn a_flipped_bit_in_the_last_line_is_not_taken_for_a_write_that_was_cut_off() {
+    let scene = Scene::new();
+    let whole = scene.text().into_bytes();
+    for position in scene.offset_of(5)..whole.len() {
+        for bit in 0..8 {
+            let mut flipped = whole.clone();
+            flipped[position] ^= 1 << bit;
+            if flipped[position] == 0 {
+                continue; // as a page that is missing
+            }
+            fs::write(scene.path(), &flipped).unwrap();
+            match scene.after(4) {
+                Ok(changes) => assert_eq!(changes, scene.changes[4..], "byte {position}, bit {bit}"),
+                Err(refused) => assert!(!matches!(refused, AuditError::File { .. }), "{refused}"),
+            }
+            assert_eq!(fs::read(scene.path()).unwrap(), flipped, "byte {position}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn a_last_line_that_lacks_nothing_but_its_newline_is_cut_off() {
+    let scene = Scene::new();
+    let (whole, fifth) = (scene.text(), scene.offset_of(5));
+    fs::write(scene.path(), whole.trim_end()).unwrap();
+    assert_eq!(scene.after(4).unwrap(), []);
+    assert_eq!(scene.text(), whole[..fifth]);
+}
+
+#[test]
+fn a_flipped_bit_before_other_lines_of_its_batch_is_not_taken_for_a_missing_page() {
+    let scene = Scene::of_batches(&[2, 3]);
+    let mut bytes = scene.text().into_bytes();
+    let record = scene.text()[scene.offset_of(4)..].find("\"record\":\"").unwrap();
+    bytes[scene.offset_of(4) + record + 30] ^= 0x04;
+    fs::write(scene.path(), &bytes).unwrap();
+    assert!(matches!(scene.after(2), Err(AuditError::Damaged { .. })));
+    assert_eq!(fs::read(scene.path()).unwrap(), bytes);
+}

@@ -81,6 +81,13 @@ impl Offline {
             return Ok(None);
         }
         let audit = AuditFile::open(&path)?;
+        match audit.damaged_end()? {
+            Some(damage) => report.others.push(damage.to_string()),
+            None if audit.is_ragged() => {
+                report.facts.push("audit.jsonl: its last line is not whole, as a crash leaves it".to_owned());
+            }
+            None => {}
+        }
         let Some(first) = audit.first()? else { return Ok(None) };
         let mut patience = Patience::new(self.opening.clock.as_ref());
         let mut last = first.saturating_sub(1);
@@ -93,9 +100,6 @@ impl Offline {
                 }
             }
             patience.tell("audit lines read", last);
-        }
-        if audit.is_ragged() {
-            report.facts.push("audit.jsonl: its last line is not whole, as a crash leaves it".to_owned());
         }
         report.facts.push(format!("audit.jsonl: lines {first} to {last}"));
         Ok(Some((first, last)))
