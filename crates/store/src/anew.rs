@@ -81,7 +81,7 @@ pub(crate) fn make(
     let before = beside.manifest.manifest();
     let problem = sources.security_problem();
     if let (Some(problem), SecurityLoss::Refused) = (&problem, loss) {
-        return Err(OpenError::SecurityLost { problem: problem.clone() });
+        return Err(OpenError::SecurityLost { problem: problem.clone(), restorable: true });
     }
     let now = moment(opening.clock.as_ref());
     let told_before = before.and_then(|manifest| manifest.lost);
@@ -320,6 +320,16 @@ fn copy_problem(beside: &Beside, audit: &Audit) -> Result<Option<String>, OpenEr
         Audit::Whole { .. } | Audit::From(_) => beside.audit.spans(next, next)?,
         Audit::Unusable(_) => false,
     };
+    // What the MANIFEST marks of it is in the copy; lines after both that are nowhere may have had more.
+    let (marked, first) = (manifest.map_or(0, |manifest| manifest.sequence), beside.audit.first()?);
+    let had = contents.sequence.max(marked);
+    if let Some(first) = first.filter(|first| *first > had + 1) {
+        return Ok(Some(format!(
+            "its second copy is known to be whole up to line {had}, and lines {} to {} are nowhere",
+            had + 1,
+            first - 1
+        )));
+    }
     if contents.torn && !goes_on {
         return Ok(Some("the end of its second copy is damaged".to_owned()));
     }

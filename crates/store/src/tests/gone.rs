@@ -122,3 +122,29 @@ async fn an_import_that_fails_leaves_a_directory_as_new_as_it_was() {
     drop(offline);
     assert_eq!(open(state.path()).security(), SecurityState::Whole);
 }
+
+/// A copy from a backup is as old as that, and the audit file was rotated since.
+#[tokio::test]
+async fn a_copy_of_before_lines_that_are_nowhere_is_not_whole() {
+    for orderly in [true, false] {
+        let directory = blocked(orderly).await;
+        let path = |name: &str| directory.path().join(name);
+        let backup = ["MANIFEST", "security.log"].map(|name| (name, fs::read(path(name)).unwrap()));
+        open(directory.path()).commit(vec![Change::BlockSet { block: block(2) }]).await.unwrap();
+        fs::remove_file(path("audit.jsonl")).unwrap();
+        open(directory.path()).commit(vec![job_started(3)]).await.unwrap();
+        for (name, bytes) in backup {
+            fs::write(path(name), bytes).unwrap();
+        }
+        fs::remove_dir_all(path("ledger")).unwrap();
+        let options = Options { on_failure: OnFailure::Continue, retention: None };
+        let offline =
+            Offline::lock(directory.path(), options, Arc::new(Still), Arc::new(Seed::new(1))).unwrap();
+        let refused = offline.rebuild(false).unwrap_err().to_string();
+        assert!(refused.contains("whole up to line 3, and lines 4 to 4 are nowhere"), "{orderly}: {refused}");
+        drop(offline);
+        let store = open_with(directory.path(), options).unwrap();
+        assert!(matches!(store.security(), SecurityState::LostSince(_)), "{orderly}");
+        assert!(store.block(block(1).id).unwrap().is_some(), "what it has is there all the same");
+    }
+}
