@@ -55,8 +55,8 @@ pub enum AuditError {
     },
     /// It is not there, and was not rotated: that is done while the issuer is stopped in order.
     #[error(
-        "the audit file {} is missing, and the issuer did not stop in order: restore it; to go on without it, make an \
-         empty one: touch {}",
+        "the audit file {} is missing, and the issuer did not stop in order: restore it; to go on without it, and without \
+         records of the last moment that it alone may have, make an empty one: touch {}",
         path.display(), path.display()
     )]
     Missing {

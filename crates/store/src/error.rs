@@ -96,12 +96,15 @@ pub enum OpenError {
     },
     /// Making the records anew would forget who was shut out.
     #[error(
-        "the security state (bans, blocks, used join tokens, enrolments) cannot be made anew: {problem}; restore audit.jsonl or \
-         security.log from a copy, or accept the loss with `shorepass-issuer store rebuild --accept-loss`"
+        "the security state (bans, blocks, used join tokens, enrolments) cannot be made anew: {problem}; {}accept the loss with \
+         `shorepass-issuer store rebuild --accept-loss`",
+        if *restorable { "restore audit.jsonl or security.log from a copy, or " } else { "" }
     )]
     SecurityLost {
         /// What is wrong with its sources.
         problem: String,
+        /// Whether there may be files that would show that nothing is missing.
+        restorable: bool,
     },
     /// The audit file cannot be used.
     #[error(transparent)]

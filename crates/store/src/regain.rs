@@ -24,21 +24,22 @@ pub(crate) enum Proof {
     Audit,
     /// The copy, together with the records.
     Copy,
-    /// Nothing; why.
+    /// Nothing that is there; why.
     Missing(String),
+    /// No file at all; why.
+    Impossible(&'static str),
 }
 
 impl Proof {
     /// What there is beside records that can be read.
     pub(crate) fn look(beside: &mut Beside) -> Result<Self, OpenError> {
         let Some(manifest) = beside.manifest.manifest().cloned() else {
-            return Ok(Self::Missing("there is no MANIFEST that tells how the ledger had ended".to_owned()));
+            return Ok(Self::Impossible("there is no MANIFEST that tells how the ledger had ended"));
         };
         let Some(before) = manifest.before else {
-            return Ok(Self::Missing(
+            return Ok(Self::Impossible(
                 "before that the issuer had not stopped in order, or there was no MANIFEST, so that nothing tells what a \
-                 restored file must have"
-                    .to_owned(),
+                 restored file must have",
             ));
         };
         let Some(audit) = anew::audit_problem(beside)? else { return Ok(Self::Audit) };

@@ -119,7 +119,8 @@ fn verify(config: &Path) -> Result<()> {
     }
     if problems > 0 {
         bail!(
-            "{problems} problem(s): `shorepass-issuer store rebuild` mends the records, a start of the issuer the copy"
+            "{problems} problem(s): `shorepass-issuer store rebuild` makes damaged records anew, or says what it lacks for that; \
+             a start of the issuer writes a damaged copy anew"
         );
     }
     super::say("nothing is damaged\n")

@@ -89,11 +89,13 @@ impl Offline {
             self.close(self.opening.go_on(beside, records, look)?)?;
             return Ok(Rebuilt::Nothing);
         };
+        let missing = |problem: &str, restorable| {
+            let problem = format!("they were found lost at {lost}; {problem}");
+            Err(OpenError::SecurityLost { problem, restorable })
+        };
         let (opened, of) = match Proof::look(&mut beside)? {
-            Proof::Missing(problem) => {
-                let problem = format!("they were found lost at {lost}; {problem}");
-                return Err(OpenError::SecurityLost { problem });
-            }
+            Proof::Missing(problem) => return missing(&problem, true),
+            Proof::Impossible(problem) => return missing(problem, false),
             Proof::Copy => (self.opening.go_on(beside, records, look)?, "security.log"),
             Proof::Audit => {
                 drop(records);
