@@ -8,6 +8,7 @@
 mod adoption;
 mod names;
 pub mod operators;
+mod owed;
 pub mod sweeper;
 pub mod unclaimed;
 
@@ -25,6 +26,7 @@ use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::owed::Owed;
 use crate::fail_points::{self, Point};
 use crate::jobs::Jobs;
 use crate::mutants::{self, Mutant};
@@ -53,6 +55,7 @@ const CONFLICTS: u32 = 20;
 pub struct Ends {
     pub(crate) outside: Arc<Outside>,
     pub(crate) proving: Proving,
+    owed: Owed,
 }
 
 /// A lease after its cut, and what stands in the way, if anything.
@@ -111,7 +114,13 @@ impl From<CutError> for Obstacle {
 impl Ends {
     /// Over the outside; what ends may be proved.
     pub fn new(outside: Arc<Outside>, proving: Proving) -> Self {
-        Self { outside, proving }
+        Self { outside, proving, owed: Owed::default() }
+    }
+
+    /// Whether no revocation owes the end of a lease.
+    #[cfg(test)]
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.owed.is_empty()
     }
 
     /// A lease that the caller owns.

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::sweeper::PERIOD;
 use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
@@ -260,7 +261,10 @@ impl Revoking {
             found.into_iter().partition(|lease| revocation.wait && begun.wishes.receipt(lease.id));
         for some in at_once.chunks(LEASES_IN_A_COMMIT) {
             let plan = || self.plan_ends(caller, &revocation.reason, some);
-            begun.hit.add(self.ends.again_on_conflict(plan).await?);
+            let ended = self.ends.again_on_conflict(plan).await;
+            let owe =
+                |refused| self.owe(caller, &revocation.reason, at_once.iter().chain(&at_a_pace), refused);
+            begun.hit.add(ended.map_err(owe)?);
         }
         begun.to_end = at_a_pace;
         Ok(begun)
@@ -285,7 +289,8 @@ impl Revoking {
                 let prepared = this.ends.proving.prepare(&lease, deadline).await;
                 drop(turn);
                 let plan = || this.plan_ends(&caller, &reason, std::slice::from_ref(&lease));
-                let hit = this.ends.again_on_conflict(plan).await?;
+                let ended = this.ends.again_on_conflict(plan).await;
+                let hit = ended.map_err(|refused| this.owe(&caller, &reason, [&lease], refused))?;
                 for cut in this.ends.cut_into(hit.ending, &results) {
                     let _ = cut.await;
                 }
@@ -298,6 +303,24 @@ impl Revoking {
             all.extend(ended?);
         }
         Ok(all)
+    }
+
+    /// What the caller is told of leases whose blocks are recorded and whose ends cannot be: the sweeper does that.
+    fn owe<'a>(
+        &self,
+        caller: &Caller,
+        reason: &str,
+        leases: impl IntoIterator<Item = &'a Lease>,
+        refused: Refused,
+    ) -> Refused {
+        self.ends.owed.add(leases, &revoked(caller, reason));
+        let message = format!(
+            "the blocks are set and hold, and leases live on until the issuer can record their ends, which it tries every \
+             {} s; see `shorepass lease list`: {}",
+            PERIOD.as_secs(),
+            refused.message
+        );
+        Refused { message, ..refused }
     }
 
     /// The blocks of some leases, as they are now, where there is none in force.
@@ -340,8 +363,7 @@ impl Revoking {
                 hit.ended.push(lease);
                 continue;
             }
-            let cause = EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() };
-            match lease.clone().begin_end(cause, now) {
+            match lease.clone().begin_end(revoked(caller, reason), now) {
                 Ok(lease) => {
                     changes.push(Change::LeaseEnding { lease: lease.clone() });
                     hit.ending.push(lease);
@@ -378,6 +400,10 @@ impl Revoking {
             revision: Revision::FIRST,
         })
     }
+}
+
+fn revoked(caller: &Caller, reason: &str) -> EndCause {
+    EndCause::Revoked { by: caller.spiffe_id().clone(), reason: reason.to_owned() }
 }
 
 /// A revocation whose blocks are recorded.

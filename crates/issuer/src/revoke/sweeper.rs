@@ -1,4 +1,5 @@
-//! The sweeper: settles what a crash left, also of a revocation, ends leases at their deadline, and repeats cuts that failed.
+//! The sweeper: settles what a crash left, records what a revocation could not, ends leases at their deadline, and repeats cuts
+//! that failed.
 //!
 //! It works from the issuer's own records: without the right to list Secrets there is nothing else. There is one for each
 //! cluster, so that a cluster that hangs holds up no other. It looks every [`PERIOD`]: first it records what ends, then it
@@ -77,6 +78,7 @@ impl Sweeper {
 
     /// Looks once.
     pub async fn sweep(&mut self) -> Result<(), LedgerError> {
+        let mut owed = self.ends.owed.of(&self.cluster); // before the leases: what is missing among them has ended
         let filter = LeaseFilter { cluster: Some(self.cluster.clone()), ..LeaseFilter::default() };
         let mut unfinished = self.ends.unfinished(&filter)?;
         self.show(&unfinished);
@@ -84,24 +86,29 @@ impl Sweeper {
         let known: HashSet<Left> =
             unfinished.iter().map(Left::of).chain(controls.iter().map(Left::control)).collect();
         self.retries.retain(|left, _| known.contains(left));
-        let mut revoked = self.left_revoked(&unfinished)?;
+        owed.extend(self.left_revoked(&unfinished)?);
         for lease in &mut unfinished {
-            let cause = match revoked.remove(&lease.id) {
-                Some(cause) => Some(cause),
+            let owed = if lease.is_live() { owed.remove(&lease.id) } else { None };
+            let cause = match &owed {
+                Some(cause) => Some(cause.clone()),
                 None => self.cause_to_end(lease)?,
             };
-            if let Some(cause) = cause {
-                match self.ends.record_ending(lease.clone(), cause).await {
-                    Ok(ending) => {
-                        *lease = ending;
-                        self.ends.outside.attempts.forget(lease.id);
-                    }
-                    Err(refused) => {
-                        tracing::warn!(lease = %lease.id, error = %refused, "an end was not recorded")
+            let Some(cause) = cause else { continue };
+            match self.ends.record_ending(lease.clone(), cause).await {
+                Ok(ending) => {
+                    *lease = ending;
+                    self.ends.outside.attempts.forget(lease.id);
+                    self.ends.owed.settle(lease.id);
+                }
+                Err(refused) => {
+                    tracing::warn!(lease = %lease.id, error = %refused, "an end was not recorded");
+                    if let Some(cause) = &owed {
+                        self.ends.owed.add([&*lease], cause);
                     }
                 }
             }
         }
+        owed.into_keys().for_each(|ended| self.ends.owed.settle(ended));
         self.cut(unfinished).await;
         let settled = self.settle(controls).await;
         self.show_undeletable();
@@ -109,7 +116,7 @@ impl Sweeper {
     }
 
     /// Leases whose revocation was cut off between its blocks and its ends, and how they end: asked once, because each
-    /// revocation since the start ends what it has blocked.
+    /// revocation since the start ends what it has blocked, or says that it owes that.
     fn left_revoked(&mut self, unfinished: &[Lease]) -> Result<HashMap<LeaseId, EndCause>, LedgerError> {
         let mut revoked = HashMap::new();
         if self.resumed {
