@@ -16,6 +16,8 @@ use shorepass_core::time::Entropy as _;
 use shorepass_daemon::clock::SystemEntropy;
 use tokio::sync::Semaphore;
 
+use crate::measure::Cpu;
+
 /// What the issuer has as `limits.mintsInFlight` by default.
 const MINTS_IN_FLIGHT: usize = 16;
 /// How many deletes the issuer sends at once.
@@ -57,10 +59,9 @@ impl Bench {
         Ok(Self { issuer, direct: Arc::new(direct), site })
     }
 
-    /// CPU seconds of the issuer and of this process.
-    pub(crate) fn cpu(&self) -> Result<(f64, f64)> {
-        let issuer = super::measure::cpu_seconds(self.issuer.process()?.id())?;
-        Ok((issuer, super::measure::cpu_seconds(std::process::id())?))
+    /// What has been used up to now.
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        Cpu::used(self.issuer.process()?.id())
     }
 
     /// Deletes all anchors, so that the next round begins with an empty namespace.

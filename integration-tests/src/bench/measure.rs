@@ -157,6 +157,11 @@ impl Load {
         per_second(self.calls.len(), self.took)
     }
 
+    /// How many calls there were.
+    pub(crate) fn count(&self) -> f64 {
+        self.calls.len() as f64
+    }
+
     /// The middle call, in milliseconds.
     pub(crate) fn p50(&self) -> f64 {
         let mut all: Vec<f64> = self.calls.iter().map(|took| took.as_secs_f64() * 1_000.0).collect();
@@ -204,13 +209,70 @@ where
     Ok(Load { took, calls })
 }
 
-/// CPU seconds that a process has used: user and system (proc(5), `stat` fields 14 and 15, in clock ticks).
-pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
-    const TICKS: f64 = 100.0; // USER_HZ, the same on all architectures that we run on
+/// CPU seconds: user and system.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cpu {
+    pub(crate) issuer: f64,
+    pub(crate) loader: f64,
+    /// Of all processes, and of the kernel: API server and etcd among them.
+    pub(crate) machine: f64,
+}
+
+/// The ticks of proc(5): USER_HZ, the same on all architectures that we run on.
+const TICKS: f64 = 100.0;
+
+impl Cpu {
+    /// What has been used up to now.
+    pub(crate) fn used(issuer: u32) -> Result<Self> {
+        Ok(Self {
+            issuer: seconds_of(issuer)?,
+            loader: seconds_of(std::process::id())?,
+            machine: seconds_of_all()?,
+        })
+    }
+
+    /// What was used since then.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            issuer: self.issuer - before.issuer,
+            loader: self.loader - before.loader,
+            machine: self.machine - before.machine,
+        }
+    }
+
+    /// Together with that.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            issuer: self.issuer + other.issuer,
+            loader: self.loader + other.loader,
+            machine: self.machine + other.machine,
+        }
+    }
+
+    /// For each of so many calls, in milliseconds.
+    pub(crate) fn per_call(self, calls: f64) -> Self {
+        let each = |seconds: f64| seconds * 1_000.0 / calls;
+        Self { issuer: each(self.issuer), loader: each(self.loader), machine: each(self.machine) }
+    }
+}
+
+/// Of one process: proc(5), `stat` fields 14 and 15.
+fn seconds_of(process: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).context("cannot read /proc")?;
     let (_, rest) = stat.rsplit_once(") ").context("no process name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks =
         |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).context("no CPU time");
     Ok((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// Of all CPUs, without what was idle, waited for disks or was taken by other machines: proc(5), first line of `/proc/stat`.
+fn seconds_of_all() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let fields: Vec<f64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
+    let [user, nice, system, _idle, _waited, hard, soft, ..] = fields[..] else {
+        anyhow::bail!("/proc/stat begins otherwise than proc(5) says")
+    };
+    Ok((user + nice + system + hard + soft) / TICKS)
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use integration_tests::client::Client;
 use integration_tests::site::DEPLOY;
-use shorepass_proto::v1::ErrorReason;
-use shorepass_rpc::client::ClientError;
+use shorepass_proto::v1::{ErrorReason, HeartbeatRequest};
+use shorepass_rpc::client::{ApiClient, ClientError};
 
 use crate::cluster::{Anchor, Bench};
-use crate::measure::{Goal, Load, Measured, load};
+use crate::measure::{Cpu, Goal, Load, Measured, load};
 
 /// How long each side runs in a round.
 const TIME: Duration = Duration::from_secs(5);
@@ -23,11 +23,10 @@ const CALLERS_OF_ONE: usize = 16;
 
 /// Rounds of ours and the yardstick in turn.
 struct Pairs {
-    callers: usize,
     ours: Vec<Load>,
     yardstick: Vec<Load>,
-    /// CPU seconds per call: issuer and loader in ours, loader in the yardstick.
-    cpu: [f64; 3],
+    /// Of one call: ours, the yardstick's, and one to the issuer that does nothing.
+    cpu: [Cpu; 3],
 }
 
 /// Issue.
@@ -59,11 +58,9 @@ pub(crate) async fn mint(rounds: usize) -> Result<Vec<Measured>> {
             })
             .await
         };
-        measured.extend(told(
-            "mint",
-            "leases/s",
-            pairs(&bench, rounds, callers, ours, yardstick, true).await?,
-        ));
+        let nothing = nothing(jobs.iter().map(|(client, _)| client.clone()).collect());
+        let pairs = pairs(&bench, rounds, callers, ours, yardstick, nothing, true).await?;
+        measured.extend(told("mint", "leases/s", callers, &pairs));
     }
     Ok(measured)
 }
@@ -102,11 +99,9 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
             })
             .await
         };
-        measured.extend(told(
-            "refresh",
-            "tokens/s",
-            pairs(&bench, rounds, callers, ours, yardstick, false).await?,
-        ));
+        let nothing = nothing(leases.iter().map(|(client, ..)| client.clone()).collect());
+        let pairs = pairs(&bench, rounds, callers, ours, yardstick, nothing, false).await?;
+        measured.extend(told("refresh", "tokens/s", callers, &pairs));
     }
     Ok(measured)
 }
@@ -135,51 +130,77 @@ async fn jobs(platforms: &[Client], callers: usize) -> Result<Vec<(Client, Strin
     Ok(jobs)
 }
 
+/// A call to the issuer for which it does nothing: what stands between a caller and any program that stands there.
+fn nothing(clients: Vec<Client>) -> impl AsyncFn(Duration) -> Result<Load> {
+    let clients = Arc::new(clients);
+    async move |time| {
+        let clients = clients.clone();
+        load(clients.len(), time, move |caller| {
+            let clients = clients.clone();
+            async move {
+                let request = HeartbeatRequest::default();
+                Ok(clients[caller].call(ApiClient::heartbeat, request).await.map(drop)?)
+            }
+        })
+        .await
+    }
+}
+
 async fn pairs(
     bench: &Bench,
     rounds: usize,
     callers: usize,
     ours: impl AsyncFn(Duration) -> Result<Load>,
     yardstick: impl AsyncFn(Duration) -> Result<Load>,
+    nothing: impl AsyncFn(Duration) -> Result<Load>,
     clear: bool,
 ) -> Result<Pairs> {
     ours(WARM_UP).await?;
     yardstick(WARM_UP).await?;
-    let mut pairs = Pairs { callers, ours: Vec::new(), yardstick: Vec::new(), cpu: [0.0; 3] };
-    let (mut done, mut done_directly) = (0.0, 0.0);
+    let before = bench.cpu()?;
+    let load = nothing(WARM_UP).await?;
+    let of_nothing = bench.cpu()?.since(before).per_call(load.count());
+    let mut pairs = Pairs { ours: Vec::new(), yardstick: Vec::new(), cpu: [Cpu::default(); 3] };
+    let [mut ours_used, mut yardstick_used] = [Cpu::default(); 2];
     for round in 0..rounds {
         eprintln!("{callers} callers, round {} of {rounds}", round + 1);
         let before = bench.cpu()?;
-        let load = ours(TIME).await?;
-        let between = bench.cpu()?;
-        done += load.throughput() * TIME.as_secs_f64();
-        pairs.ours.push(load);
+        pairs.ours.push(ours(TIME).await?);
+        ours_used = ours_used.and(bench.cpu()?.since(before));
         if clear {
             bench.clear().await?;
         }
-        let again = bench.cpu()?;
-        let load = yardstick(TIME).await?;
-        let after = bench.cpu()?;
-        done_directly += load.throughput() * TIME.as_secs_f64();
-        pairs.yardstick.push(load);
+        let before = bench.cpu()?;
+        pairs.yardstick.push(yardstick(TIME).await?);
+        yardstick_used = yardstick_used.and(bench.cpu()?.since(before));
         if clear {
             bench.clear().await?;
         }
-        pairs.cpu[0] += between.0 - before.0;
-        pairs.cpu[1] += between.1 - before.1;
-        pairs.cpu[2] += after.1 - again.1;
     }
-    pairs.cpu = [pairs.cpu[0] / done, pairs.cpu[1] / done, pairs.cpu[2] / done_directly];
+    let count = |loads: &[Load]| loads.iter().map(Load::count).sum();
+    pairs.cpu = [
+        ours_used.per_call(count(&pairs.ours)),
+        yardstick_used.per_call(count(&pairs.yardstick)),
+        of_nothing,
+    ];
     Ok(pairs)
 }
 
-fn told(what: &str, unit: &'static str, pairs: Pairs) -> Vec<Measured> {
-    let Pairs { callers, ours, yardstick, cpu } = pairs;
+fn told(what: &str, unit: &'static str, callers: usize, pairs: &Pairs) -> Vec<Measured> {
+    let Pairs { ours, yardstick, cpu: [our_cpu, yardstick_cpu, of_nothing] } = pairs;
     let both = |pick: fn(&Load) -> f64| ours.iter().map(pick).zip(yardstick.iter().map(pick)).collect();
     let besides = vec![
-        ("CPU ms per call, issuer", cpu[0] * 1_000.0),
-        ("CPU ms per call, loader", cpu[1] * 1_000.0),
-        ("CPU ms per call, loader of the yardstick", cpu[2] * 1_000.0),
+        ("CPU ms per call: issuer", our_cpu.issuer),
+        ("CPU ms per call: loader", our_cpu.loader),
+        ("CPU ms per call: loader of the yardstick", yardstick_cpu.loader),
+        ("CPU ms per call: whole machine", our_cpu.machine),
+        ("CPU ms per call: whole machine, of the yardstick", yardstick_cpu.machine),
+        ("CPU ms per call to the issuer that does nothing: whole machine", of_nothing.machine),
+        ("ratio of CPU, of the yardstick to ours", yardstick_cpu.machine / our_cpu.machine),
+        (
+            "the same, if ours were the yardstick and a call that does nothing",
+            yardstick_cpu.machine / (yardstick_cpu.machine + of_nothing.machine),
+        ),
     ];
     let name = |which: &str| match callers {
         1 => format!("{what} {which}, 1 caller"),
