@@ -10,6 +10,7 @@ mod names;
 pub mod operators;
 mod owed;
 pub mod sweeper;
+mod telling;
 pub mod unclaimed;
 
 use std::sync::Arc;

@@ -5,8 +5,8 @@
 //! ended. So then each lease that gets a receipt ends when it is ready for its cut, a few at a time and within [`LEISURE`] all
 //! of them; they are all blocked before the first of those ends.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shorepass_core::block::Block;
@@ -18,11 +18,12 @@ use shorepass_core::name::Name;
 use shorepass_core::time::Timestamp;
 use shorepass_rpc::api::{Awaited, Outcome, Revocation, RevokeStep};
 use shorepass_rpc::refused::{Reason, Refused};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::sweeper::PERIOD;
+use super::telling::{Receipts, Teller, Told};
 use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
@@ -86,7 +87,7 @@ impl Revoking {
     }
 
     fn teller(&self, steps: mpsc::Sender<Result<RevokeStep, Refused>>, total: usize) -> Teller<'_> {
-        Teller { views: &self.views, blocks: Mutex::new(Blocks::now(&self.ends.outside)), steps, total }
+        Teller::new(&self.views, Blocks::now(&self.ends.outside), steps, total)
     }
 
     async fn tell_what_would_be(
@@ -435,65 +436,6 @@ impl Hit {
         self.ended.extend(other.ended);
         self.blocked.extend(other.blocked);
     }
-}
-
-/// What is told of one lease.
-#[derive(Clone)]
-struct Told {
-    outcome: Outcome,
-    block_set: bool,
-    /// Whether what stands in the way of its end may be gone in a moment.
-    passes: bool,
-}
-
-impl Told {
-    fn new(outcome: Outcome, block_set: bool) -> Self {
-        Self { outcome, block_set, passes: false }
-    }
-}
-
-/// Tells each step to whoever listens.
-struct Teller<'a> {
-    views: &'a Views,
-    /// As they are when the first step is told: all that it sets are recorded by then.
-    blocks: Mutex<Blocks>,
-    steps: mpsc::Sender<Result<RevokeStep, Refused>>,
-    total: usize,
-}
-
-impl Teller<'_> {
-    async fn tell(&self, lease: Lease, told: Told, receipt: Awaited) -> Result<(), Refused> {
-        let view =
-            self.views.of(lease, 1, &mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let Told { outcome, block_set, passes: _ } = told;
-        // The receiver may be gone; the revocation is not undone by that.
-        let _ =
-            self.steps.send(Ok(RevokeStep { view, outcome, total: self.total, block_set, receipt })).await;
-        Ok(())
-    }
-}
-
-/// The receipts that somebody waits for.
-struct Receipts {
-    ends: watch::Receiver<u64>,
-    awaited: Vec<(LeaseId, Told)>,
-    /// When each lease's receipt was made before this revocation, if it had one.
-    earlier: HashMap<LeaseId, Option<Timestamp>>,
-}
-
-impl Receipts {
-    fn new(ends: &Ends, leases: &[Lease]) -> Self {
-        let earlier = leases.iter().map(|lease| (lease.id, made(lease))).collect();
-        Self { ends: ends.proving.ends(), awaited: Vec::new(), earlier }
-    }
-
-    fn is_new(&self, lease: &Lease) -> bool {
-        made(lease).is_some() && self.earlier.get(&lease.id) != Some(&made(lease))
-    }
-}
-
-fn made(lease: &Lease) -> Option<Timestamp> {
-    lease.receipt.as_ref().map(|receipt| receipt.made)
 }
 
 #[cfg(test)]
