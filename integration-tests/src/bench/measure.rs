@@ -1,6 +1,9 @@
 //! What was measured: pairs of the thing and its yardstick, and how they are told.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,7 +73,8 @@ impl Measured {
     }
 }
 
-fn middle(sorted: &[f64]) -> f64 {
+/// The median.
+pub(crate) fn middle(sorted: &[f64]) -> f64 {
     match sorted.len() {
         0 => f64::NAN,
         odd if odd % 2 == 1 => sorted[odd / 2],
@@ -207,6 +211,19 @@ where
     let took = started.elapsed();
     ensure!(!calls.is_empty(), "nothing was done in {time:?}");
     Ok(Load { took, calls })
+}
+
+/// How often in a second a line of an audit file's length is appended and synced, one after the other.
+pub(crate) fn syncs(folder: &Path, time: Duration) -> Result<f64> {
+    let mut file = OpenOptions::new().create(true).append(true).open(folder.join("yardstick"))?;
+    let line = [b'x'; 600];
+    let (started, mut count) = (Instant::now(), 0);
+    while started.elapsed() < time {
+        file.write_all(&line)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    Ok(per_second(count, started.elapsed()))
 }
 
 /// CPU seconds: user and system.

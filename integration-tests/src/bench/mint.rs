@@ -10,10 +10,12 @@ use shorepass_proto::v1::{ErrorReason, HeartbeatRequest};
 use shorepass_rpc::client::{ApiClient, ClientError};
 
 use crate::cluster::{Anchor, Bench};
-use crate::measure::{Cpu, Goal, Load, Measured, load};
+use crate::measure::{Cpu, Goal, Load, Measured, load, middle, syncs};
 
 /// How long each side runs in a round.
 const TIME: Duration = Duration::from_secs(5);
+/// How long calls that do nothing run, and syncs: longer would meet the limit of an identity's calls.
+const LEAST_TIME: Duration = Duration::from_millis(500);
 /// How long each side runs before the first round.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How many callers there are at once.
@@ -25,8 +27,18 @@ const CALLERS_OF_ONE: usize = 16;
 struct Pairs {
     ours: Vec<Load>,
     yardstick: Vec<Load>,
-    /// Of one call: ours, the yardstick's, and one to the issuer that does nothing.
-    cpu: [Cpu; 3],
+    /// Of one call: ours, and the yardstick's.
+    cpu: [Cpu; 2],
+    least: Least,
+}
+
+/// What it costs to stand between a caller and an API server and to do nothing there.
+struct Least {
+    /// Of one call: CPU, and milliseconds.
+    cpu: Cpu,
+    p50: f64,
+    /// One sync of an audit line: milliseconds.
+    sync: f64,
 }
 
 /// Issue.
@@ -60,7 +72,7 @@ pub(crate) async fn mint(rounds: usize) -> Result<Vec<Measured>> {
         };
         let nothing = nothing(jobs.iter().map(|(client, _)| client.clone()).collect());
         let pairs = pairs(&bench, rounds, callers, ours, yardstick, nothing, true).await?;
-        measured.extend(told("mint", "leases/s", callers, &pairs));
+        measured.extend(told("mint", "leases/s", callers, 2.0, &pairs));
     }
     Ok(measured)
 }
@@ -101,7 +113,7 @@ pub(crate) async fn refresh(rounds: usize) -> Result<Vec<Measured>> {
         };
         let nothing = nothing(leases.iter().map(|(client, ..)| client.clone()).collect());
         let pairs = pairs(&bench, rounds, callers, ours, yardstick, nothing, false).await?;
-        measured.extend(told("refresh", "tokens/s", callers, &pairs));
+        measured.extend(told("refresh", "tokens/s", callers, 1.0, &pairs));
     }
     Ok(measured)
 }
@@ -157,10 +169,12 @@ async fn pairs(
 ) -> Result<Pairs> {
     ours(WARM_UP).await?;
     yardstick(WARM_UP).await?;
-    let before = bench.cpu()?;
-    let load = nothing(WARM_UP).await?;
-    let of_nothing = bench.cpu()?.since(before).per_call(load.count());
-    let mut pairs = Pairs { ours: Vec::new(), yardstick: Vec::new(), cpu: [Cpu::default(); 3] };
+    let mut pairs = Pairs {
+        ours: Vec::new(),
+        yardstick: Vec::new(),
+        cpu: [Cpu::default(); 2],
+        least: least(bench, nothing).await?,
+    };
     let [mut ours_used, mut yardstick_used] = [Cpu::default(); 2];
     for round in 0..rounds {
         eprintln!("{callers} callers, round {} of {rounds}", round + 1);
@@ -178,16 +192,30 @@ async fn pairs(
         }
     }
     let count = |loads: &[Load]| loads.iter().map(Load::count).sum();
-    pairs.cpu = [
-        ours_used.per_call(count(&pairs.ours)),
-        yardstick_used.per_call(count(&pairs.yardstick)),
-        of_nothing,
-    ];
+    pairs.cpu = [ours_used.per_call(count(&pairs.ours)), yardstick_used.per_call(count(&pairs.yardstick))];
     Ok(pairs)
 }
 
-fn told(what: &str, unit: &'static str, callers: usize, pairs: &Pairs) -> Vec<Measured> {
-    let Pairs { ours, yardstick, cpu: [our_cpu, yardstick_cpu, of_nothing] } = pairs;
+async fn least(bench: &Bench, nothing: impl AsyncFn(Duration) -> Result<Load>) -> Result<Least> {
+    let before = bench.cpu()?;
+    let load = nothing(LEAST_TIME).await?;
+    let cpu = bench.cpu()?.since(before).per_call(load.count());
+    let folder = tempfile::tempdir()?;
+    Ok(Least { cpu, p50: load.p50(), sync: 1_000.0 / syncs(folder.path(), LEAST_TIME)? })
+}
+
+/// One call waits for so many syncs.
+fn told(what: &str, unit: &'static str, callers: usize, waited_for: f64, pairs: &Pairs) -> Vec<Measured> {
+    let Pairs { ours, yardstick, cpu: [our_cpu, yardstick_cpu], least } = pairs;
+    // One caller waits for each step; many keep all CPUs busy.
+    let at_best = match callers {
+        1 => {
+            let mut direct: Vec<f64> = yardstick.iter().map(Load::p50).collect();
+            direct.sort_by(f64::total_cmp);
+            middle(&direct) / (middle(&direct) + least.p50 + waited_for * least.sync)
+        }
+        _ => yardstick_cpu.machine / (yardstick_cpu.machine + least.cpu.machine),
+    };
     let both = |pick: fn(&Load) -> f64| ours.iter().map(pick).zip(yardstick.iter().map(pick)).collect();
     let besides = vec![
         ("CPU ms per call: issuer", our_cpu.issuer),
@@ -195,12 +223,10 @@ fn told(what: &str, unit: &'static str, callers: usize, pairs: &Pairs) -> Vec<Me
         ("CPU ms per call: loader of the yardstick", yardstick_cpu.loader),
         ("CPU ms per call: whole machine", our_cpu.machine),
         ("CPU ms per call: whole machine, of the yardstick", yardstick_cpu.machine),
-        ("CPU ms per call to the issuer that does nothing: whole machine", of_nothing.machine),
-        ("ratio of CPU, of the yardstick to ours", yardstick_cpu.machine / our_cpu.machine),
-        (
-            "the same, if ours were the yardstick and a call that does nothing",
-            yardstick_cpu.machine / (yardstick_cpu.machine + of_nothing.machine),
-        ),
+        ("CPU ms per call to the issuer that does nothing: whole machine", least.cpu.machine),
+        ("ms per call to the issuer that does nothing", least.p50),
+        ("ms per sync of an audit line", least.sync),
+        ("ratio of an issuer that did nothing but pass on, and for one caller sync", at_best),
     ];
     let name = |which: &str| match callers {
         1 => format!("{what} {which}, 1 caller"),

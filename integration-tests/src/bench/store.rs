@@ -1,7 +1,6 @@
 //! `store`: commits, alone and grouped, against the sync of a file; how long a start takes; whether space stays flat.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +21,7 @@ use shorepass_store::{OnFailure, Options, Store};
 use shorepass_testing::outside::ManualClock;
 use tokio::task::JoinSet;
 
-use crate::measure::{Goal, Measured, load, per_second};
+use crate::measure::{Goal, Measured, load, per_second, syncs};
 use crate::progress::Progress;
 
 /// How long each side commits in a round.
@@ -130,7 +129,7 @@ async fn commits(rounds: usize) -> Result<Vec<Measured>> {
             })
             .await?;
             eprintln!("{:.0} commits/s; now the syncs", ours.throughput());
-            pairs.push((ours.throughput(), syncs(folder.path())?));
+            pairs.push((ours.throughput(), syncs(folder.path(), TIME)?));
         }
     }
     let measured = |name: String, rounds| Measured {
@@ -144,19 +143,6 @@ async fn commits(rounds: usize) -> Result<Vec<Measured>> {
         measured("store commits, one after the other".to_owned(), alone),
         measured(format!("store commits, {AT_ONCE} at once"), grouped),
     ])
-}
-
-/// A line of an audit file's length, appended and synced.
-fn syncs(folder: &Path) -> Result<f64> {
-    let mut file = OpenOptions::new().create(true).append(true).open(folder.join("yardstick"))?;
-    let line = [b'x'; 600];
-    let (started, mut count) = (Instant::now(), 0);
-    while started.elapsed() < TIME {
-        file.write_all(&line)?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(per_second(count, started.elapsed()))
 }
 
 async fn start(rounds: usize) -> Result<Vec<Measured>> {
