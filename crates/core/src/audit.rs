@@ -20,11 +20,6 @@ use crate::name::Name;
 use crate::receipt::{Control, Verdict};
 use crate::time::Timestamp;
 
-const REFUSED: &str = "request.refused";
-const DRY_RUN: &str = "decision.dry-run";
-/// The events that only the audit file tells of: nothing else is recorded of them.
-pub const TOLD_ONLY: [&str; 2] = [REFUSED, DRY_RUN];
-
 /// One line of the audit file. Fields that do not concern the event are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -295,7 +290,7 @@ pub fn line(change: &Change) -> Line {
             policy_version: Some(refusal.policy.version),
             job: refusal.job.map(|job| job.to_string()),
             outcome: refusal.dry_run.map(|allowed| if allowed { "allowed" } else { "denied" }),
-            ..at(if refusal.dry_run.is_some() { DRY_RUN } else { REFUSED }, refusal.at)
+            ..at(if refusal.dry_run.is_some() { "decision.dry-run" } else { "request.refused" }, refusal.at)
         },
     }
 }

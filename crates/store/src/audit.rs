@@ -1,12 +1,13 @@
 //! The audit file: one JSON line for each change, in the order of the changes.
 //!
 //! ```text
-//! {"seq":7,"batch":6,"time":...,"event":"lease.active",...,"record":"<base64 of the framed store.v1.Change>"}\n
+//! {"seq":7,"batch":6,"time":...,"event":"lease.active",...,"record":"<base64 of the framed store.v1.Change>","crc32c":"1c291ca3"}\n
 //! ```
 //!
 //! It is written and synced *before* the records, which are an index of it: whatever a reader of the records sees is
 //! durable here already, and start-up replays the lines that the records do not have. `record` is absent where a change
-//! has no row ([`TOLD_ONLY`]). `batch` is the number of the first line that was written and synced with this one, absent in that line.
+//! has no row. `batch` is the number of the first line that was written and synced with this one, absent in that line.
+//! `crc32c` is the checksum of all that stands before it; lines that were written before there were any are taken without.
 //!
 //! Only what was never acknowledged is ever cut off, and only while the records have none of it: lines at the very end
 //! that are not whole, as a write that was cut off leaves them (their rest, or pages of theirs, are missing), and whole ones
@@ -16,22 +17,20 @@
 //! line of a later batch shows that the one before it was durable once, and damage in that is never cut off. A file that does not begin like an audit file is not touched. The file is opened once: who rotates
 //! it restarts the issuer, and numbers go on in the new file.
 
+mod line;
+
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read as _, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64;
-use serde::{Deserialize, Serialize};
-use shorepass_core::audit::{Line, TOLD_ONLY, line};
-use shorepass_core::ledger::Change;
-
-use crate::convert;
+pub use self::line::recorded_change;
+pub(crate) use self::line::{Entry, entry};
+use self::line::{START, parse};
 use crate::files::{self, Disk};
-use crate::record::{frame, unframe};
 
-/// What a line begins with.
-const START: &[u8] = b"{\"seq\":";
+/// Of a write that was cut off by a power failure whole ones of these are missing.
+const SECTOR: u64 = 512;
 
 /// Why the audit file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,70 +92,15 @@ pub enum AuditError {
     },
 }
 
-#[derive(Serialize)]
-struct Written<'a> {
-    seq: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch: Option<u64>,
-    #[serde(flatten)]
-    line: &'a Line,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    record: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Read {
-    seq: u64,
-    batch: Option<u64>,
-    event: String,
-    record: Option<String>,
-}
-
-/// The line of a change, without its newline; `first` is the number of its batch's first line.
-pub(crate) fn entry(seq: u64, first: u64, change: &Change) -> String {
-    let record = convert::stored_change(change).map(|record| BASE64.encode(&frame(&record)));
-    let batch = (first != seq).then_some(first);
-    let written = Written { seq, batch, line: &line(change), record };
-    serde_json::to_string(&written).expect("a line has string keys and nothing that can fail to be written")
-}
-
-/// A line that was read.
-pub(crate) struct Entry {
-    /// Its number.
-    pub(crate) sequence: u64,
-    /// The number of its batch's first line.
-    batch: u64,
-    /// What it records; none where the change has no row.
-    pub(crate) change: Option<Change>,
-}
-
-/// The change that a line of an audit file records; none where it records no change of rows.
-pub fn recorded_change(line: &str) -> Result<Option<Change>, String> {
-    Ok(parse(line.as_bytes())?.change)
-}
-
-fn parse(line: &[u8]) -> Result<Entry, String> {
-    let read: Read = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let change = read.record.as_deref().map(parse_record).transpose()?;
-    if change.is_none() && !TOLD_ONLY.contains(&read.event.as_str()) {
-        return Err(format!("its event is {}, and it has no record", read.event));
-    }
-    Ok(Entry { sequence: read.seq, batch: read.batch.unwrap_or(read.seq), change })
-}
-
-fn parse_record(text: &str) -> Result<Change, String> {
-    let value = BASE64.decode(text.as_bytes()).map_err(|error| error.to_string())?;
-    let record = unframe(&value).map_err(|damage| damage.to_string())?;
-    convert::change(record).map_err(|malformed| malformed.to_string())
-}
-
 /// The open audit file.
 pub(crate) struct AuditFile {
     file: File,
     path: PathBuf,
     /// Up to here it is whole.
     length: u64,
-    /// Whether there may be something behind that.
+    /// Up to here it went when it was opened.
+    end: u64,
+    /// Whether there may be something behind what is whole.
     ragged: bool,
     /// The number of the last whole line when it was opened; 0 if there was none.
     last: u64,
@@ -169,8 +113,8 @@ impl AuditFile {
         let file = files::open_or_create(path).map_err(failed)?;
         let end = file.metadata().map_err(failed)?.len();
         let (length, last) = last_whole_line(&file, end).map_err(failed)?;
-        let audit = Self { file, path: path.to_owned(), length, ragged: length < end, last };
-        if audit.begins_like_one(end).map_err(failed)? {
+        let audit = Self { file, path: path.to_owned(), length, end, ragged: length < end, last };
+        if audit.begins_like_one().map_err(failed)? {
             Ok(audit)
         } else {
             Err(AuditError::Foreign { path: audit.path })
@@ -194,23 +138,14 @@ impl AuditFile {
         self.ragged
     }
 
-    /// What at its end was not left by a write that was cut off, but changed later.
-    pub(crate) fn damaged_end(&self) -> Result<Option<AuditError>, AuditError> {
-        let (start, _) = line_before(&self.file, self.length).map_err(|source| self.failed(source))?;
-        let (_, before) = line_before(&self.file, start).map_err(|source| self.failed(source))?;
-        if let Ok(before) = parse(&before)
-            && before.sequence >= self.last
-        {
-            let problem = format!("it is line {} and stands after line {}", self.last, before.sequence);
-            return Ok(Some(self.damaged(start, problem)));
-        }
+    /// What at its end is no whole line and was not left by a write that was cut off, but changed later.
+    fn damaged_end(&self) -> Result<Option<AuditError>, AuditError> {
         if !self.ragged {
             return Ok(None);
         }
-        let end = self.file.metadata().map_err(|source| self.failed(source))?.len();
-        for line in self.lines_between(self.length, end)? {
+        for line in self.lines_between(self.length, self.end)? {
             let (offset, line) = line?;
-            if !may_be_cut_off(&line) {
+            if !self.may_be_cut_off(&line, offset) {
                 return Ok(Some(
                     self.damaged(offset, "it was whole once and has other bytes now".to_owned()),
                 ));
@@ -227,27 +162,43 @@ impl AuditFile {
     /// Cuts off what a crash left unfinished at its end: after line `records`, which is in the records, and after line
     /// `known`, which was in them once.
     pub(crate) fn settle(&mut self, records: u64, known: u64) -> Result<(), AuditError> {
+        let behind = self.last > records;
+        let (length, last) = self.finished(records, known)?;
+        if length < self.length {
+            (self.length, self.last, self.ragged) = (length, last, true);
+        }
+        if behind {
+            // After a kill, and no power failure, they may be in the page cache alone; the records get them next.
+            self.file.sync_data().map_err(|source| self.failed(source))?;
+        }
+        self.cut().map_err(|source| self.failed(source))
+    }
+
+    /// Where it ends without what a crash left unfinished, and the number of its last line then. Changes nothing.
+    pub(crate) fn finished(&self, records: u64, known: u64) -> Result<(u64, u64), AuditError> {
         if let Some(damage) = self.damaged_end()? {
             return Err(damage);
         }
         if self.ragged && self.last < records {
             // Either an acknowledged line was damaged, or this file is new and its first line was never finished.
             let number = self.number_at(self.length).map_err(|source| self.failed(source))?;
-            if number.is_none_or(|number| number <= records) {
-                return Err(self.damaged(self.length, "it was acknowledged and is not whole".to_owned()));
+            let is_new =
+                self.length == 0 && self.is_empty_of_bytes().map_err(|source| self.failed(source))?;
+            if !is_new && number.is_none_or(|number| number <= records) {
+                return Err(
+                    self.damaged(self.length, "it may have been acknowledged and is not whole".to_owned())
+                );
             }
         }
-        if self.last > records {
-            if let Some(torn) = self.torn(records)? {
-                if torn.number <= known {
-                    return Err(self.damaged(torn.offset, torn.problem));
-                }
-                (self.length, self.last, self.ragged) = (torn.offset, torn.number - 1, true);
+        if self.last > records
+            && let Some(torn) = self.torn(records)?
+        {
+            if torn.number <= known {
+                return Err(self.damaged(torn.offset, torn.problem));
             }
-            // After a kill, and no power failure, they may be in the page cache alone; the records get them next.
-            self.file.sync_data().map_err(|source| self.failed(source))?;
+            return Ok((torn.offset, torn.number - 1));
         }
-        self.cut().map_err(|source| self.failed(source))
+        Ok((self.length, self.last))
     }
 
     /// The lines after line `sequence`, in order and without a gap.
@@ -320,7 +271,9 @@ impl AuditFile {
                 (Ok(_), None) => return Ok(None),
                 (Ok(entry), Some(torn)) if torn.is_in_batch_of(&entry, records) => {}
                 (Ok(_), Some(torn)) => return Err(self.damaged(torn.offset, torn.problem.clone())),
-                (Err(problem), None) if may_be_cut_off(&line) && self.may_be(expected, offset)? => {
+                (Err(problem), None)
+                    if self.may_be_cut_off(&line, offset) && self.may_be(expected, offset)? =>
+                {
                     torn = Some(Torn { offset, number: expected, problem });
                 }
                 (Err(problem), None) => return Err(self.damaged(offset, problem)),
@@ -375,11 +328,40 @@ impl AuditFile {
         Ok(rest.and_then(|rest| rest.split_once(',')).and_then(|(number, _)| number.parse().ok()))
     }
 
-    /// Whether its first bytes are those of a line, as far as it has them.
-    fn begins_like_one(&self, end: u64) -> io::Result<bool> {
-        let mut start = vec![0; START.len().min(usize::try_from(end).unwrap_or(START.len()))];
+    /// Whether a write that was cut off leaves such a line there: without its rest, or with zeroes for sectors that did not
+    /// come to the disk.
+    fn may_be_cut_off(&self, line: &[u8], offset: u64) -> bool {
+        let mut at = offset;
+        let mut zeroes = false;
+        for run in line.chunk_by(|one, next| (*one == 0) == (*next == 0)) {
+            let (start, end) = (at, at + run.len() as u64);
+            at = end;
+            if run[0] == 0 {
+                zeroes = true;
+                let sectors = (start == offset || start.is_multiple_of(SECTOR))
+                    && (end == self.end || end.is_multiple_of(SECTOR));
+                if !sectors {
+                    return false;
+                }
+            }
+        }
+        // A line that is whole but for its newline was cut off there; with something else in its place, it was not.
+        zeroes || line.split_last().is_none_or(|(last, rest)| *last != b'\n' && parse(rest).is_err())
+    }
+
+    /// Whether its first bytes are those of a line, as far as it has them and they came to the disk.
+    fn begins_like_one(&self) -> io::Result<bool> {
+        let mut start = vec![0; START.len().min(usize::try_from(self.end).unwrap_or(START.len()))];
         self.file.read_exact_at(&mut start, 0)?;
-        Ok(START.starts_with(&start))
+        Ok(START.starts_with(&start) || self.is_empty_of_bytes()?)
+    }
+
+    /// Whether there are nothing but zeroes in it.
+    fn is_empty_of_bytes(&self) -> io::Result<bool> {
+        let mut file = self.file.try_clone()?;
+        file.seek(SeekFrom::Start(0))?;
+        let mut bytes = BufReader::new(file).bytes();
+        bytes.find(|byte| !matches!(byte, Ok(0))).transpose().map(|other| other.is_none())
     }
 
     fn expect(&self, line: &[u8], offset: u64, expected: u64, records: u64) -> Result<Entry, AuditError> {
@@ -434,15 +416,6 @@ impl Torn {
     fn is_in_batch_of(&self, entry: &Entry, records: u64) -> bool {
         records < entry.batch && entry.batch <= self.number && self.number < entry.sequence
     }
-}
-
-/// Whether a write that was cut off leaves such a line: without its rest, or with zeroes for pages that did not come to the disk.
-fn may_be_cut_off(line: &[u8]) -> bool {
-    if line.contains(&0) {
-        return true;
-    }
-    // A line that is whole but for its newline was cut off there; with something else in its place, it was not.
-    line.split_last().is_none_or(|(last, rest)| *last != b'\n' && parse(rest).is_err())
 }
 
 /// Where the last line ends that is whole and can be read, and its number.

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use shorepass_core::ledger::Change;
+
 use super::*;
 use crate::files::Fdatasync;
 use crate::testing;
@@ -101,7 +103,7 @@ fn a_torn_last_line_is_cut_off_wherever_it_tore() {
 fn a_last_line_of_zeroes_is_cut_off() {
     let scene = Scene::new();
     let whole = scene.text();
-    fs::write(scene.path(), whole.clone() + &"\0".repeat(5000) + "\n").unwrap();
+    fs::write(scene.path(), whole.clone() + &"\0".repeat(5000)).unwrap();
     assert_eq!(scene.after(5).unwrap(), []);
     assert_eq!(scene.text(), whole);
 }
@@ -245,9 +247,6 @@ fn a_flipped_bit_in_the_last_line_is_not_taken_for_a_write_that_was_cut_off() {
         for bit in 0..8 {
             let mut flipped = whole.clone();
             flipped[position] ^= 1 << bit;
-            if flipped[position] == 0 {
-                continue; // as a page that is missing
-            }
             fs::write(scene.path(), &flipped).unwrap();
             match scene.after(4) {
                 Ok(changes) => assert_eq!(changes, scene.changes[4..], "byte {position}, bit {bit}"),
@@ -276,4 +275,56 @@ fn a_flipped_bit_before_other_lines_of_its_batch_is_not_taken_for_a_missing_page
     fs::write(scene.path(), &bytes).unwrap();
     assert!(matches!(scene.after(2), Err(AuditError::Damaged { .. })));
     assert_eq!(fs::read(scene.path()).unwrap(), bytes);
+}
+
+#[test]
+fn a_flipped_bit_in_the_only_line_of_a_rotated_file_is_told() {
+    let scene = Scene::new();
+    let last = scene.text().lines().last().unwrap().to_owned() + "\n";
+    let fifth = &scene.changes[4..];
+    fs::write(scene.path(), &last).unwrap();
+    assert_eq!(scene.after(4).unwrap(), fifth);
+    for (position, bit) in (0..last.len()).flat_map(|position| (0..8).map(move |bit| (position, bit))) {
+        let mut flipped = last.clone().into_bytes();
+        flipped[position] ^= 1 << bit;
+        fs::write(scene.path(), &flipped).unwrap();
+        match scene.after(4) {
+            // Its checksum is not known for one any more.
+            Ok(changes) => assert_eq!(changes, fifth, "byte {position}, bit {bit}"),
+            Err(refused) => assert!(!matches!(refused, AuditError::File { .. }), "{refused}"),
+        }
+        assert_eq!(fs::read(scene.path()).unwrap(), flipped, "byte {position}, bit {bit}");
+    }
+}
+
+#[test]
+fn a_first_line_of_a_rotated_file_that_never_came_to_the_disk_is_cut_off() {
+    let scene = Scene::new();
+    fs::write(scene.path(), [0; 700]).unwrap();
+    assert_eq!(scene.after(5).unwrap(), []);
+    assert_eq!(scene.text(), "");
+    fs::write(scene.path(), [0, 0, 7]).unwrap();
+    assert!(matches!(scene.after(5), Err(AuditError::Foreign { .. })));
+}
+
+#[test]
+fn zeroes_that_are_no_whole_sectors_are_not_taken_for_missing_ones() {
+    let scene = Scene::new();
+    let whole = scene.text().into_bytes();
+    for position in scene.offset_of(5)..whole.len() - 1 {
+        let mut zeroed = whole.clone();
+        zeroed[position] = 0;
+        fs::write(scene.path(), &zeroed).unwrap();
+        assert!(matches!(scene.after(4), Err(AuditError::Damaged { .. })), "byte {position}");
+        assert_eq!(fs::read(scene.path()).unwrap(), zeroed);
+    }
+}
+
+#[test]
+fn lines_without_a_checksum_were_written_before_there_were_any() {
+    let scene = Scene::new();
+    let without = |line: &str| format!("{}}}\n", line.split_once(",\"crc32c\"").unwrap().0);
+    let text: String = scene.text().lines().map(without).collect();
+    fs::write(scene.path(), text).unwrap();
+    assert_eq!(scene.after(0).unwrap(), scene.changes);
 }

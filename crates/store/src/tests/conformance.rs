@@ -434,6 +434,7 @@ async fn every_change_has_its_audit_line_in_order(subject: Subject) {
         // The first of a batch says nothing of it; the third began the second commit.
         let batch = [None, Some(1), None, Some(3), Some(3), Some(3)][index];
         assert_eq!(fields.remove("batch"), batch.map(Value::from));
+        assert!(fields.remove("crc32c").is_some());
         assert_eq!(fields.remove("record").is_some(), !matches!(change, Change::Refused { .. }));
         assert_eq!(read, serde_json::to_value(audit::line(change)).unwrap());
     }
