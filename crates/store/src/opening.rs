@@ -18,7 +18,7 @@ use std::time::Duration;
 use shorepass_core::time::{Clock, Entropy, Timestamp};
 use shorepass_proto::store::v1::LedgerIdentity;
 
-use crate::anew;
+use crate::anew::{self, SecurityLoss};
 use crate::audit::{AuditError, AuditFile};
 use crate::convert::{nanoseconds, optional_time};
 use crate::copy::{self, SecurityCopy};
@@ -95,12 +95,22 @@ pub(crate) struct Beside {
 impl Opening {
     /// Opens the ledger, whose lock is held.
     pub(crate) fn open(&self, on_failure: OnFailure) -> Result<Opened, OpenError> {
+        self.open_or_make(on_failure, SecurityLoss::Told)
+    }
+
+    /// Opens it again while an issuer runs. Where its security state is lost it stays closed: what the issuer has begun in
+    /// this run rests on that.
+    pub(crate) fn open_again(&self, on_failure: OnFailure) -> Result<Opened, OpenError> {
+        self.open_or_make(on_failure, SecurityLoss::Refused)
+    }
+
+    fn open_or_make(&self, on_failure: OnFailure, loss: SecurityLoss) -> Result<Opened, OpenError> {
         let beside = Beside::look(&self.place)?;
         match self.sound(&beside) {
             Ok((records, look)) => self.go_on(beside, records, look),
             Err(cause) if cause.loses_records() && on_failure == OnFailure::Continue => {
                 tracing::error!(error = %cause, "the records are lost; they are made anew as far as that goes");
-                anew::make(self, beside, &cause.to_string(), anew::SecurityLoss::Told)
+                anew::make(self, beside, &cause.to_string(), loss)
             }
             Err(cause) => Err(cause),
         }

@@ -9,7 +9,8 @@
 //!
 //! A failed write of the audit file is undone and refuses its batch alone. After a failed write of copy or records their
 //! state is unknown, while the audit file has the batch: everything is closed, commits and reads are refused, and every
-//! [`RETRY`] the ledger is opened as at a start, which brings in what the audit file has. That is sound after a failed
+//! [`RETRY`] the ledger is opened as at a start, which brings in what the audit file has, or makes records anew that are
+//! damaged; where security state would be lost by that it stays closed until the issuer is started anew. That is sound after a failed
 //! fsync too: nothing is believed but what can be read back, and what is missing then or later is in the audit file.
 //!
 //! A ledger that cannot be opened at the start for want of room (sled writes to be opened) begins in that state.
@@ -149,7 +150,7 @@ pub(crate) fn start(
     let timer = timer.map_err(|error| failed(format!("no timer could be made: {error}")))?;
     let (told, result) = std::sync::mpsc::sync_channel(1);
     // Nobody takes the answer only if `start` is gone, and with it the queue.
-    let body = move || match open(&opening, opening.options.on_failure) {
+    let body = move || match open(&opening, Opening::open) {
         Ok(opened) => {
             state.opened(&opened);
             let _ = told.send(Ok(()));
@@ -174,8 +175,11 @@ pub(crate) fn start(
     }
 }
 
-fn open(opening: &Opening, on_failure: OnFailure) -> Result<Opened, OpenError> {
-    let opened = catch_unwind(AssertUnwindSafe(|| opening.open(on_failure)));
+/// How it is opened: at a start, or again.
+type Way = fn(&Opening, OnFailure) -> Result<Opened, OpenError>;
+
+fn open(opening: &Opening, way: Way) -> Result<Opened, OpenError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| way(opening, opening.options.on_failure)));
     opened.unwrap_or_else(|panic| {
         Err(OpenError::Damaged { directory: opening.place.records(), problem: describe(panic.as_ref()) })
     })
@@ -213,25 +217,24 @@ impl Thread {
             self.state.failed(reason);
             // Before it is opened again: sled has a lock of its own.
             drop(storage);
-            // Damage that shows only now is looked at by the next start, and by somebody who reads the log.
-            opened = self.mend(OnFailure::Stop);
+            opened = self.mend(Opening::open_again);
         }
     }
 
     /// The start that there was no room for.
     fn begin_later(mut self) {
-        if let Some(opened) = self.mend(self.opening.options.on_failure) {
+        if let Some(opened) = self.mend(Opening::open) {
             self.run(opened);
         }
     }
 
     /// Opens the ledger again as soon as that works; none once nobody wants it any more.
-    fn mend(&mut self, on_failure: OnFailure) -> Option<Opened> {
+    fn mend(&mut self, way: Way) -> Option<Opened> {
         loop {
             if !self.refuse_for(RETRY) {
                 return None;
             }
-            match open(&self.opening, on_failure) {
+            match open(&self.opening, way) {
                 Ok(opened) => {
                     self.state.opened(&opened);
                     tracing::warn!(sequence = opened.sequence, "the ledger works again");

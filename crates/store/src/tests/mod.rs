@@ -13,6 +13,7 @@ mod leases;
 mod lost;
 mod offline;
 mod regain;
+mod running;
 mod syncs;
 mod unfinished;
 
