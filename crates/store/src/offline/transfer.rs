@@ -12,7 +12,7 @@
 //! and that was not accepted: the import is in that state too. Format 1 had neither, and is refused. The audit file is not
 //! part of it: it is a file that can be copied as it is. An import makes another ledger, with its own id.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use super::Offline;
 use crate::error::OpenError;
 use crate::files;
 use crate::manifest::Manifest;
-use crate::opening::{OnFailure, Patience};
+use crate::opening::{OnFailure, Opened, Patience};
 use crate::plan;
 use crate::records::Records;
 use crate::rows;
@@ -120,6 +120,15 @@ impl Offline {
         let opened = self.opening.open(OnFailure::Stop)?;
         let failed = |source| TransferError::File { path: path.to_owned(), source };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let exported = self.export_into(file, path, &opened).inspect_err(|_| {
+            let _ = std::fs::remove_file(path); // it is no whole export, and would stand in the way of the next
+        })?;
+        self.close(opened)?;
+        Ok(exported)
+    }
+
+    fn export_into(&self, file: File, path: &Path, opened: &Opened) -> Result<Transferred, TransferError> {
+        let failed = |source| TransferError::File { path: path.to_owned(), source };
         let mut writer = BufWriter::new(file);
         let mut patience = Patience::new(self.opening.clock.as_ref());
         let lost = opened.manifest.lost;
@@ -148,7 +157,6 @@ impl Offline {
         write_line(&mut writer, &Foot { rows, crc32c: format!("{checksum:08x}") }).map_err(failed)?;
         let file = writer.into_inner().map_err(|error| failed(error.into_error()))?;
         file.sync_all().and_then(|()| files::sync_parent(path)).map_err(failed)?;
-        self.close(opened)?;
         Ok(Transferred { rows, lost })
     }
 

@@ -69,7 +69,8 @@ impl Offline {
         };
         let last = self.verify_audit(&mut report)?;
         let copied = self.verify_copy(&mut report)?;
-        self.verify_records(&mut report, marked, last, copied)?;
+        let records = self.verify_records(&mut report, marked, last, copied.as_ref())?;
+        self.verify_ends(&mut report, marked, records, copied.as_ref())?;
         Ok(report)
     }
 
@@ -81,12 +82,8 @@ impl Offline {
             return Ok(None);
         }
         let audit = AuditFile::open(&path)?;
-        match audit.damaged_end()? {
-            Some(damage) => report.others.push(damage.to_string()),
-            None if audit.is_ragged() => {
-                report.facts.push("audit.jsonl: its last line is not whole, as a crash leaves it".to_owned());
-            }
-            None => {}
+        if audit.is_ragged() {
+            report.facts.push("audit.jsonl: its last line is not whole".to_owned());
         }
         let Some(first) = audit.first()? else { return Ok(None) };
         let mut patience = Patience::new(self.opening.clock.as_ref());
@@ -129,12 +126,12 @@ impl Offline {
         report: &mut Report,
         marked: u64,
         audit: Option<(u64, u64)>,
-        copied: Option<copy::Contents>,
-    ) -> Result<(), OpenError> {
+        copied: Option<&copy::Contents>,
+    ) -> Result<Option<u64>, OpenError> {
         let (from, to) = (self.opening.place.records(), self.opening.place.directory().join("ledger.verify"));
         if !from.exists() {
             report.records.push("ledger: there is none".to_owned());
-            return Ok(());
+            return Ok(None);
         }
         copy_directory(&from, &to).map_err(|source| OpenError::file(&to, source))?;
         let read = Records::open(&to).and_then(|records| {
@@ -147,7 +144,7 @@ impl Offline {
             Ok(read) => read,
             Err(error) if error.loses_records() => {
                 report.records.push(error.to_string().replace("ledger.verify", "ledger"));
-                return Ok(());
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
@@ -165,8 +162,38 @@ impl Offline {
             ));
         }
         let differs = |held: &copy::Contents| held.rows != security && held.sequence <= progress;
-        if copied.as_ref().is_some_and(differs) {
+        if copied.is_some_and(differs) {
             report.others.push("security.log: it differs from the records".to_owned());
+        }
+        Ok(Some(progress))
+    }
+
+    /// Whether the files go as far as they should: `records` is the last audit line in the records, if they can be read.
+    fn verify_ends(
+        &self,
+        report: &mut Report,
+        marked: u64,
+        records: Option<u64>,
+        copied: Option<&copy::Contents>,
+    ) -> Result<(), OpenError> {
+        let path = self.opening.place.audit();
+        if !path.exists() {
+            return Ok(());
+        }
+        let audit = AuditFile::open(&path)?;
+        let (records, copied) = (records.unwrap_or(marked), copied.map_or(0, |copied| copied.sequence));
+        match audit.finished(records, marked.max(copied)) {
+            Ok((_, last)) if (1..records.max(marked)).contains(&last) => report.others.push(format!(
+                "audit.jsonl: it ends with line {last}, and the records have had lines to {}",
+                records.max(marked)
+            )),
+            Ok((_, last)) if last.max(records) < copied => report.others.push(format!(
+                "security.log: it goes to line {copied}, which neither audit.jsonl nor the records have"
+            )),
+            Ok(_) => {}
+            // Reading all lines may have told it already.
+            Err(damage) if report.others.contains(&damage.to_string()) => {}
+            Err(damage) => report.others.push(damage.to_string()),
         }
         Ok(())
     }
@@ -176,12 +203,21 @@ impl Offline {
         let (mut problems, mut read) = (Vec::new(), 0_u64);
         for table in Table::ALL {
             for entry in view.newest_first(table, &[], None) {
-                let checked = entry.and_then(|(key, value)| {
-                    let whole_key = table.key(&key);
+                let (key, value) = match entry {
+                    Ok(entry) => entry,
+                    // What comes after a page that cannot be read cannot be reached: the same error would come again for ever.
+                    Err(error) => {
+                        problems.push(format!("ledger: the rest of table {table:?} cannot be read: {error}"));
+                        break;
+                    }
+                };
+                let whole_key = table.key(&key);
+                let check = || {
                     rows::check(&whole_key, &value)?;
                     rows::check_index(view, table, &key)?;
                     plan::unindexed(view, &whole_key, &value)
-                });
+                };
+                let checked = check();
                 read += 1;
                 match checked {
                     Ok(wrong) if wrong.is_empty() => {}
@@ -219,4 +255,38 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::tables::{Entries, ReadError};
+    use crate::testing::{Seed, Still};
+    use crate::{OnFailure, Options};
+
+    /// As sled goes on after a page that cannot be read.
+    struct Stuck;
+
+    impl View for Stuck {
+        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+            Err(ReadError::Engine("on purpose".to_owned()))
+        }
+
+        fn newest_first(&self, _: Table, _: &[u8], _: Option<&[u8]>) -> Entries<'_> {
+            Box::new(std::iter::repeat_with(|| Err(ReadError::Engine("on purpose".to_owned()))))
+        }
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_told_once_for_each_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { on_failure: OnFailure::Stop, retention: None };
+        let offline =
+            Offline::lock(directory.path(), options, Arc::new(Still), Arc::new(Seed::new(1))).unwrap();
+        let problems = offline.problems(&Stuck, &mut Report::default());
+        assert_eq!(problems.len(), Table::ALL.len());
+        assert!(problems[0].contains("cannot be read: on purpose"), "{problems:?}");
+    }
 }

@@ -98,6 +98,49 @@ async fn what_is_damaged_is_named() {
 }
 
 #[tokio::test]
+async fn files_that_do_not_go_as_far_as_they_should_are_named() {
+    let told = |directory: &Path| offline(directory).unwrap().verify().unwrap().others.join("\n");
+    let whole = filled().await;
+    let audit = fs::read_to_string(whole.path().join("audit.jsonl")).unwrap();
+    let shorter = audit.lines().take(5).map(|line| format!("{line}\n")).collect::<String>();
+    let zeroed = audit[..audit.len() - 40].to_owned() + "\0" + &audit[audit.len() - 39..];
+    for (text, problem) in [
+        (&audit[..audit.len() - 5], "may have been acknowledged and is not whole"),
+        (shorter.as_str(), "it ends with line 5, and the records have had lines to 7"),
+        (zeroed.as_str(), "damaged at byte"),
+    ] {
+        fs::write(whole.path().join("audit.jsonl"), text).unwrap();
+        assert!(told(whole.path()).contains(problem), "{problem}: {}", told(whole.path()));
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    store.commit(vec![job_started(1)]).await.unwrap();
+    drop(store);
+    let before = files(directory.path());
+    open(directory.path()).unwrap().commit(vec![Change::BlockSet { block: block(1) }]).await.unwrap();
+    fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    for (path, bytes) in before.into_iter().filter(|(path, _)| !path.ends_with("security.log")) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let problem = "it goes to line 2, which neither audit.jsonl nor the records have";
+    assert!(told(directory.path()).contains(problem), "{}", told(directory.path()));
+}
+
+#[tokio::test]
+async fn an_export_that_fails_leaves_no_file() {
+    let directory = filled().await;
+    damage(directory.path(), 3);
+    let file = directory.path().join("export");
+    for _ in 0..2 {
+        let refused = offline(directory.path()).unwrap().export(&file).unwrap_err();
+        assert!(matches!(refused, TransferError::Ledger(_)), "{refused}");
+        assert!(!file.exists());
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_done_while_an_issuer_has_it_open() {
     let directory = filled().await;
     let _open = open(directory.path()).unwrap();
