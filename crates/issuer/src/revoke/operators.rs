@@ -314,10 +314,18 @@ impl Revoking {
         leases: impl IntoIterator<Item = &'a Lease>,
         refused: Refused,
     ) -> Refused {
-        self.ends.owed.add(leases, &revoked(caller, reason));
+        let leases: Vec<&Lease> = leases.into_iter().collect();
+        self.ends.owed.add(leases.iter().copied(), &revoked(caller, reason));
+        let unblocked = leases.iter().filter(|lease| blocks_whom_from_what(lease).is_none()).count();
+        let unblocked = match unblocked {
+            0 => String::new(),
+            some => format!(
+                "; {some} of them can have no block: if the issuer stops before that, revoke them again"
+            ),
+        };
         let message = format!(
             "the blocks are set and hold, and leases live on until the issuer can record their ends, which it tries every \
-             {} s; see `shorepass lease list`: {}",
+             {} s; see `shorepass lease list`{unblocked}: {}",
             PERIOD.as_secs(),
             refused.message
         );
@@ -336,8 +344,7 @@ impl Revoking {
         let mut blocks = Blocks::now(&self.ends.outside);
         for lease in leases {
             let Some(lease) = self.current(lease.id)? else { continue };
-            // Of an adopted lease it may not be known whom to block from what.
-            let (Some(owner), Some(role)) = (lease.owner.spiffe_id(), &lease.role) else { continue };
+            let Some((owner, role)) = blocks_whom_from_what(&lease) else { continue };
             let block = blocks.of(&lease).map_err(|cause| ledger_refused(&cause))?;
             if !matches!(lease.state, State::Ended { .. }) && block.is_none() {
                 changes.push(Change::BlockSet {
@@ -401,6 +408,11 @@ impl Revoking {
             revision: Revision::FIRST,
         })
     }
+}
+
+/// Of an adopted lease that may not be known.
+fn blocks_whom_from_what(lease: &Lease) -> Option<(&SpiffeId, &Name)> {
+    lease.owner.spiffe_id().zip(lease.role.as_ref())
 }
 
 fn revoked(caller: &Caller, reason: &str) -> EndCause {

@@ -32,7 +32,7 @@ const FAILURES_IN_A_ROUND: usize = 3;
 pub struct Sweeper {
     ends: Ends,
     cluster: Name,
-    /// What is pending and older was left by a crash, and so is a revocation that has blocked and not ended.
+    /// What is pending and older was left by a crash.
     started: Timestamp,
     /// Whether leases of such revocations were looked for.
     resumed: bool,
@@ -116,7 +116,8 @@ impl Sweeper {
     }
 
     /// Leases whose revocation was cut off between its blocks and its ends, and how they end: asked once, because each
-    /// revocation since the start ends what it has blocked, or says that it owes that.
+    /// revocation since the start ends what it has blocked, or says that it owes that. Whether one of those is at work just now
+    /// does not matter: its leases end. No time is asked for, because the clock may have been set back.
     fn left_revoked(&mut self, unfinished: &[Lease]) -> Result<HashMap<LeaseId, EndCause>, LedgerError> {
         let mut revoked = HashMap::new();
         if self.resumed {
@@ -124,7 +125,7 @@ impl Sweeper {
         }
         let mut blocks = Blocks::now(&self.ends.outside);
         for lease in unfinished.iter().filter(|lease| lease.is_live()) {
-            if let Some(block) = blocks.of(lease)?.filter(|block| block.set < self.started) {
+            if let Some(block) = blocks.of(lease)? {
                 let cause = EndCause::Revoked { by: block.by.clone(), reason: block.reason.clone() };
                 revoked.insert(lease.id, cause);
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use shorepass_core::block::Block;
+use shorepass_core::caller::LeaseOwner;
 use shorepass_core::cluster::CutError;
 use shorepass_core::id::BlockId;
 use shorepass_core::lease::EndCause;
@@ -357,11 +358,10 @@ async fn a_revocation_that_a_crash_cut_off_after_its_blocks_is_finished_at_the_n
     let (caller, job, delivery) = bench.leased().await;
     let other = bench.issue(&caller, &job, bench.request()).await.unwrap().issued.lease;
     let lease = delivery.issued.lease;
-    bench.ledger.commit(vec![Change::BlockSet { block: block_of(&bench, &caller, &lease) }]).await.unwrap();
-    // Of a revocation that is still at work nothing is taken out of its hands.
-    Sweeper::new(bench.use_cases.ends.clone(), name("staging")).sweep().await.unwrap();
-    assert!(bench.lease(lease.id).is_live());
-    bench.clock.advance(Duration::from_secs(1));
+    let set = bench.clock.now();
+    let block = Block { set: after(set, Duration::from_secs(20)), ..block_of(&bench, &caller, &lease) };
+    bench.ledger.commit(vec![Change::BlockSet { block }]).await.unwrap();
+    // The clock that set the block may have been ahead of the one that finds it.
     let bench = bench.restarted();
     Sweeper::new(bench.use_cases.ends.clone(), name("staging")).sweep().await.unwrap();
     let ended = bench.lease(lease.id);
@@ -497,4 +497,30 @@ async fn what_a_crash_left_of_a_revocation_is_ended_also_where_that_fails_at_fir
     failing.left.store(usize::MAX, SeqCst);
     started.sweep().await.unwrap();
     assert_eq!(bench.lease(lease.id).state_name(), "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_revokes_a_lease_that_can_have_no_block_is_told_that_nothing_is_on_record() {
+    let (bench, failing) = failing();
+    let (_, _, delivery) = bench.leased().await;
+    let lease = delivery.issued.lease;
+    let adopted = Lease {
+        id: LeaseId::generate(bench.clock.now(), bench.entropy.as_ref()),
+        job: None,
+        owner: LeaseOwner::Digest(lease.owner.digest()),
+        role: None,
+        anchor: AnchorName::from_random([7; 16]),
+        revision: Revision::FIRST,
+        ..lease
+    };
+    bench.ledger.commit(vec![Change::LeaseAdopted { lease: adopted.clone() }]).await.unwrap();
+    failing.left.store(0, SeqCst);
+    let (sender, _receiver) = mpsc::channel(8);
+    let filter = LeaseFilter { lease: Some(adopted.id), ..LeaseFilter::default() };
+    let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: false };
+    let refused = bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap_err();
+    assert!(refused.message.contains("1 of them can have no block"), "{refused}");
+    failing.left.store(usize::MAX, SeqCst);
+    sweeper(&bench).sweep().await.unwrap();
+    assert!(!bench.lease(adopted.id).is_live());
 }
