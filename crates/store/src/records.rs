@@ -15,7 +15,7 @@ use crate::error::OpenError;
 use crate::files::{self, Disk};
 use crate::panics::describe;
 use crate::rows;
-use crate::tables::{Entries, ReadError, Table, View, Writes, range};
+use crate::tables::{Entries, Entry, ReadError, Table, View, Writes, range};
 
 /// How much of the records sled keeps in memory, in bytes; its default is a gigabyte.
 pub(crate) const CACHE: u64 = 16 * 1024 * 1024;
@@ -188,25 +188,44 @@ impl View for sled::Db {
 
     fn newest_first(&self, table: Table, prefix: &[u8], before: Option<&[u8]>) -> Entries<'_> {
         let (start, end) = range(table, prefix, before);
-        let entries = self.range(start..end).rev();
-        // Every key in the range begins with the table's byte.
-        Box::new(
-            entries
-                .map(|entry| entry.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(engine)),
-        )
+        Box::new(up_to_an_error(self.range(start..end).rev()))
     }
 
     fn oldest_first(&self, table: Table, prefix: &[u8], before: &[u8]) -> Entries<'_> {
         let (start, end) = range(table, prefix, Some(before));
-        let entries = self.range(start..end);
-        Box::new(
-            entries
-                .map(|entry| entry.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(engine)),
-        )
+        Box::new(up_to_an_error(self.range(start..end)))
     }
+}
+
+/// The entries, an error the last of them: sled does not come past a page that cannot be read, and gives that error for ever.
+/// Every key must begin with its table's byte.
+fn up_to_an_error(
+    entries: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+) -> impl Iterator<Item = Result<Entry, ReadError>> {
+    let mut failed = false;
+    entries.map_while(move |entry| {
+        if std::mem::replace(&mut failed, entry.is_err()) {
+            return None;
+        }
+        Some(entry.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(engine))
+    })
 }
 
 /// An error of sled's in our words.
 pub(crate) fn engine(error: sled::Error) -> ReadError {
     ReadError::Engine(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_comes_for_ever_comes_once() {
+        let entry = || Ok((vec![1, 2].into(), vec![3].into()));
+        let damaged = || Err(sled::Error::Unsupported("on purpose".to_owned()));
+        let found: Vec<_> =
+            up_to_an_error(std::iter::once_with(entry).chain(std::iter::repeat_with(damaged))).collect();
+        assert!(matches!(&found[..], [Ok(first), Err(ReadError::Engine(_))] if *first == (vec![2], vec![3])));
+    }
 }

@@ -205,7 +205,7 @@ impl Offline {
             for entry in view.newest_first(table, &[], None) {
                 let (key, value) = match entry {
                     Ok(entry) => entry,
-                    // What comes after a page that cannot be read cannot be reached: the same error would come again for ever.
+                    // What comes after a page that cannot be read cannot be reached.
                     Err(error) => {
                         problems.push(format!("ledger: the rest of table {table:?} cannot be read: {error}"));
                         break;
@@ -255,38 +255,4 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::tables::{Entries, ReadError};
-    use crate::testing::{Seed, Still};
-    use crate::{OnFailure, Options};
-
-    /// As sled goes on after a page that cannot be read.
-    struct Stuck;
-
-    impl View for Stuck {
-        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-            Err(ReadError::Engine("on purpose".to_owned()))
-        }
-
-        fn newest_first(&self, _: Table, _: &[u8], _: Option<&[u8]>) -> Entries<'_> {
-            Box::new(std::iter::repeat_with(|| Err(ReadError::Engine("on purpose".to_owned()))))
-        }
-    }
-
-    #[test]
-    fn a_page_that_cannot_be_read_is_told_once_for_each_table() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options { on_failure: OnFailure::Stop, retention: None };
-        let offline =
-            Offline::lock(directory.path(), options, Arc::new(Still), Arc::new(Seed::new(1))).unwrap();
-        let problems = offline.problems(&Stuck, &mut Report::default());
-        assert_eq!(problems.len(), Table::ALL.len());
-        assert!(problems[0].contains("cannot be read: on purpose"), "{problems:?}");
-    }
 }
