@@ -19,6 +19,7 @@ mod rejoin;
 mod requests;
 mod reviews;
 mod revocation;
+mod revocation_cut_short;
 mod roles;
 mod trust_bundles;
 mod unclaimed;
