@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::control_plane::{self, Options, Release};
 use crate::process::Owned;
@@ -25,6 +26,9 @@ pub(crate) struct Command {
     /// Of `store`: how many leases come and go while space is watched.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..))]
     cycles: u32,
+    /// Run API server and etcd on one half of the CPUs, issuer and loader on the other, as where they are on machines of their own.
+    #[arg(long)]
+    apart: bool,
     /// The Kubernetes to run it on: the default and the oldest supported one. [default: 1.36]
     #[arg(long, value_name = "RELEASE")]
     kubernetes: Option<Release>,
@@ -77,13 +81,22 @@ impl Command {
         cargo::run(self.name.build())?;
         let programs = paths::target().join("release");
         let mut command = process::command(programs.join("shorepass-bench"));
-        command.env(environment::BIN_DIR, &programs).env_remove("KUBECONFIG").args(self.arguments());
+        command.env_remove("KUBECONFIG").args(self.arguments());
         if matches!(self.name, Name::Policy) {
             return measure(command);
         }
         let options = Options { name: "bench".to_owned(), release: self.kubernetes, controllers: false };
+        let halves = self.apart.then(halves).transpose()?;
+        if let Some((first, _)) = &halves {
+            run_on(first)?;
+        }
         let mut control_plane = control_plane::start(&options)?;
-        command.envs(control_plane.facts().environment());
+        if let Some((_, second)) = &halves {
+            run_on(second)?;
+            command.env(environment::APART, "true");
+        }
+        // Last: the tests' programs are another build.
+        command.envs(control_plane.facts().environment()).env(environment::BIN_DIR, &programs);
         let measured = measure(command);
         control_plane.stop().context("cannot stop the control plane of the benchmark")?;
         measured
@@ -103,6 +116,25 @@ impl Command {
         };
         [name.into(), output.into(), self.rounds.to_string().into(), self.cycles.to_string().into()]
     }
+}
+
+/// The CPUs that this process may use, in two halves.
+fn halves() -> Result<(CpuSet, CpuSet)> {
+    let all = sched_getaffinity(None).context("cannot ask which CPUs there are")?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
+    ensure!(cpus.len() > 1, "--apart needs two CPUs, and there is one");
+    let (first, second) = cpus.split_at(cpus.len() / 2);
+    let set_of = |cpus: &[usize]| {
+        let mut set = CpuSet::new();
+        cpus.iter().for_each(|cpu| set.set(*cpu));
+        set
+    };
+    Ok((set_of(first), set_of(second)))
+}
+
+/// Whatever is started from now on runs on these CPUs.
+fn run_on(cpus: &CpuSet) -> Result<()> {
+    sched_setaffinity(None, cpus).context("cannot say on which CPUs to run")
 }
 
 fn measure(command: std::process::Command) -> Result<()> {

@@ -28,6 +28,9 @@ pub(crate) const KILLS: &str = "SHOREPASS_TEST_KILLS";
 /// The seed of what is random in tests.
 pub(crate) const SEED: &str = "SHOREPASS_TEST_SEED";
 
+/// Of a benchmark: API server and etcd run on other CPUs than issuer and loader.
+pub(crate) const APART: &str = "SHOREPASS_BENCH_APART";
+
 /// The mistake that the issuer under test makes.
 pub(crate) const MUTANT: &str = "SHOREPASS_MUTANT";
 

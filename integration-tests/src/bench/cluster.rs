@@ -2,10 +2,11 @@
 //!
 //! The same kind of client as the issuer's, and no more requests at once than the issuer makes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
 use integration_tests::issuer::{IssuerUnderTest, Knobs};
 use integration_tests::site::{DEPLOY, Site};
@@ -45,6 +46,13 @@ pub(crate) struct Direct {
 
 impl Bench {
     pub(crate) async fn start(purpose: &str) -> Result<Self> {
+        let beside = std::env::current_exe()?.with_file_name("");
+        let programs = PathBuf::from(std::env::var_os("SHOREPASS_TEST_BIN_DIR").unwrap_or_default());
+        ensure!(
+            programs.canonicalize()? == beside.canonicalize()?,
+            "the issuer in {} is not of this release build: start this with `cargo xtask bench`",
+            programs.display()
+        );
         let site = Site::new(purpose).await?;
         let knobs = Knobs { rate: (10_000, 10_000), log: LOG, ..Knobs::default() };
         let issuer = IssuerUnderTest::start(&site, knobs).await?;

@@ -146,7 +146,11 @@ fn machine() -> Result<String> {
     // Not every benchmark has one.
     let kubernetes = std::env::var("SHOREPASS_TEST_KUBERNETES")
         .map_or_else(|_| String::new(), |version| format!("Kubernetes {version}, "));
-    Ok(format!("{cpus} CPUs, {gib:.0} GiB, {kubernetes}release build"))
+    let apart = match std::env::var_os("SHOREPASS_BENCH_APART") {
+        Some(_) => ", and others for API server and etcd",
+        None => "",
+    };
+    Ok(format!("{cpus} CPUs{apart}, {gib:.0} GiB, {kubernetes}release build"))
 }
 
 /// What a load did.
