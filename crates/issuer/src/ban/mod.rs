@@ -198,7 +198,7 @@ impl Banning {
         live.retain(|lease| covers(ban, lease));
         let mut ending = Vec::with_capacity(live.len());
         for some in live.chunks(LEASES_IN_A_COMMIT) {
-            ending.extend(self.ends.again_on_conflict(|| self.ends.plan_ends(some, &ban.cause())).await?);
+            ending.extend(self.ends.record_ends(some, &ban.cause()).await?.begun);
         }
         Ok(ending)
     }

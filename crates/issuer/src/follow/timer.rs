@@ -85,6 +85,6 @@ impl Timer {
             let lease = self.outside.ledger.lease(*id).map_err(|cause| ledger_refused(&cause))?;
             active.extend(lease.filter(|lease| matches!(lease.state, State::Active { .. })));
         }
-        self.ends.again_on_conflict(|| self.ends.plan_ends(&active, cause)).await
+        Ok(self.ends.record_ends(&active, cause).await?.begun)
     }
 }

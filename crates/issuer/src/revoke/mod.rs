@@ -59,6 +59,17 @@ pub struct Ends {
     owed: Owed,
 }
 
+/// Leases whose end was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    /// They are ending from now on: to be cut.
+    pub(crate) begun: Vec<Lease>,
+    /// They were ending before.
+    pub(crate) earlier: Vec<Lease>,
+    /// They had ended.
+    pub(crate) ended: Vec<Lease>,
+}
+
 /// A lease after its cut, and what stands in the way, if anything.
 pub(crate) type CutResult = (Lease, Option<Obstacle>);
 
@@ -143,7 +154,7 @@ impl Ends {
         if !lease.is_live() {
             return Ok(lease);
         }
-        let lease = self.record_ending(lease, EndCause::Released).await?;
+        let lease = self.record_ending(lease, &EndCause::Released).await?;
         Ok(self.cut(lease).await?.lease())
     }
 
@@ -175,6 +186,33 @@ impl Ends {
         self.again_on_conflict(plan).await
     }
 
+    /// live --> ending, durably, in one commit, as the leases are now.
+    pub(crate) async fn record_ends(&self, leases: &[Lease], cause: &EndCause) -> Result<Ending, Refused> {
+        let plan = || {
+            let (mut changes, mut ending, now) = (Vec::new(), Ending::default(), self.outside.clock.now());
+            for lease in leases {
+                let lease = self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
+                let Some(lease) = lease else { continue };
+                match lease.clone().begin_end(cause.clone(), now) {
+                    Ok(lease) => {
+                        changes.push(Change::LeaseEnding { lease: lease.clone() });
+                        ending.begun.push(lease);
+                    }
+                    Err(_) if matches!(lease.state, State::Ended { .. }) => ending.ended.push(lease),
+                    Err(_) => ending.earlier.push(lease),
+                }
+            }
+            Ok((changes, ending))
+        };
+        self.again_on_conflict(plan).await
+    }
+
+    /// The same for one. If somebody else was faster, the lease as they left it.
+    pub(crate) async fn record_ending(&self, lease: Lease, cause: &EndCause) -> Result<Lease, Refused> {
+        let Ending { begun, earlier, ended } = self.record_ends(std::slice::from_ref(&lease), cause).await?;
+        Ok(begun.into_iter().chain(earlier).chain(ended).next().unwrap_or(lease))
+    }
+
     /// Commits what `plan` makes of the records as they are; plans anew when they moved on in between.
     pub(crate) async fn again_on_conflict<T>(
         &self,
@@ -187,6 +225,9 @@ impl Ends {
                 return Ok(planned);
             }
             attempt += 1;
+            if mutants::is(Mutant::CutBeforeEnding) {
+                self.cut_too_early(&changes).await;
+            }
             fail_points::reached(Point::EndDecided);
             match self.outside.ledger.commit(changes).await {
                 Ok(_) => {
@@ -199,17 +240,13 @@ impl Ends {
         }
     }
 
-    /// The ends of those of some leases that live now.
-    pub(crate) fn plan_ends(
-        &self,
-        leases: &[Lease],
-        cause: &EndCause,
-    ) -> Result<(Vec<Change>, Vec<Lease>), Refused> {
-        let mut live = Vec::with_capacity(leases.len());
-        for lease in leases {
-            live.extend(self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?);
+    /// What [`Mutant::CutBeforeEnding`] does.
+    async fn cut_too_early(&self, changes: &[Change]) {
+        for change in changes {
+            if let Change::LeaseEnding { lease } = change {
+                let _ = self.cut(lease.clone()).await;
+            }
         }
-        Ok(ending_of(live, cause, self.outside.clock.now()))
     }
 
     /// The ends of all leases of an enrolment that ends, for the same commit.
@@ -258,7 +295,7 @@ impl Ends {
     /// Records the end and cuts without the caller waiting for the cluster. A cut that fails is the sweeper's; an end
     /// that cannot be recorded leaves the lease to its deadline, or to the next refresh, which finds the same cause.
     pub async fn end_in_background(&self, lease: Lease, cause: EndCause) {
-        match self.record_ending(lease, cause).await {
+        match self.record_ending(lease, &cause).await {
             Ok(lease) => self.cut_in_background(lease),
             Err(refused) => tracing::error!(error = %refused, "an end was not recorded"),
         }
@@ -302,32 +339,6 @@ impl Ends {
                 }
             }
         });
-    }
-
-    /// live --> ending, durably. If somebody else was faster, the lease as they left it.
-    pub(crate) async fn record_ending(&self, lease: Lease, cause: EndCause) -> Result<Lease, Refused> {
-        let mut current = lease;
-        loop {
-            let id = current.id;
-            let Ok(ending) = current.clone().begin_end(cause.clone(), self.outside.clock.now()) else {
-                return Ok(current);
-            };
-            if mutants::is(Mutant::CutBeforeEnding) {
-                let _ = self.cut(ending.clone()).await;
-            }
-            fail_points::reached(Point::EndDecided);
-            match self.outside.ledger.commit(vec![Change::LeaseEnding { lease: ending.clone() }]).await {
-                Ok(_) => {
-                    fail_points::reached(Point::EndingRecorded);
-                    return Ok(ending);
-                }
-                Err(conflict @ LedgerError::Conflict(_)) => {
-                    let found = self.outside.ledger.lease(id).map_err(|cause| ledger_refused(&cause))?;
-                    current = found.ok_or_else(|| ledger_refused(&conflict))?;
-                }
-                Err(cause) => return Err(ledger_refused(&cause)),
-            }
-        }
     }
 
     /// Deletes the anchor of a lease that is ending, and records that. If the lease is to get a receipt, that is prepared

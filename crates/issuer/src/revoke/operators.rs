@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::sweeper::PERIOD;
 use super::telling::{Receipts, Teller, Told};
-use super::{CutResult, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
+use super::{CutResult, Ending, Ends, LEASES_IN_A_COMMIT, Obstacle, names};
 use crate::admin::{Blocks, Views};
 use crate::fail_points::{self, Point};
 use crate::outside::ledger_refused;
@@ -256,13 +256,12 @@ impl Revoking {
             wishes,
         };
         let plan = || self.plan_blocks(caller, &revocation.reason, &found);
-        begun.hit.add(self.ends.again_on_conflict(plan).await?);
+        begun.hit.blocked = self.ends.again_on_conflict(plan).await?;
         fail_points::reached(Point::BlocksRecorded);
         let (at_a_pace, at_once): (Vec<Lease>, Vec<Lease>) =
             found.into_iter().partition(|lease| revocation.wait && begun.wishes.receipt(lease.id));
         for some in at_once.chunks(LEASES_IN_A_COMMIT) {
-            let plan = || self.plan_ends(caller, &revocation.reason, some);
-            let ended = self.ends.again_on_conflict(plan).await;
+            let ended = self.ends.record_ends(some, &revoked(caller, &revocation.reason)).await;
             let owe =
                 |refused| self.owe(caller, &revocation.reason, at_once.iter().chain(&at_a_pace), refused);
             begun.hit.add(ended.map_err(owe)?);
@@ -289,9 +288,10 @@ impl Revoking {
                 let deadline = last.min(Instant::now() + PATIENCE);
                 let prepared = this.ends.proving.prepare(&lease, deadline).await;
                 drop(turn);
-                let plan = || this.plan_ends(&caller, &reason, std::slice::from_ref(&lease));
-                let ended = this.ends.again_on_conflict(plan).await;
-                let hit = ended.map_err(|refused| this.owe(&caller, &reason, [&lease], refused))?;
+                let ended =
+                    this.ends.record_ends(std::slice::from_ref(&lease), &revoked(&caller, &reason)).await;
+                let mut hit = Hit::default();
+                hit.add(ended.map_err(|refused| this.owe(&caller, &reason, [&lease], refused))?);
                 for cut in this.ends.cut_into(hit.ending, &results) {
                     let _ = cut.await;
                 }
@@ -317,6 +317,7 @@ impl Revoking {
         let leases: Vec<&Lease> = leases.into_iter().collect();
         self.ends.owed.add(leases.iter().copied(), &revoked(caller, reason));
         let unblocked = leases.iter().filter(|lease| blocks_whom_from_what(lease).is_none()).count();
+        let blocks = if unblocked < leases.len() { "the blocks are set and hold, and " } else { "" };
         let unblocked = match unblocked {
             0 => String::new(),
             some => format!(
@@ -324,23 +325,23 @@ impl Revoking {
             ),
         };
         let message = format!(
-            "the blocks are set and hold, and leases live on until the issuer can record their ends, which it tries every \
-             {} s; see `shorepass lease list`{unblocked}: {}",
+            "{blocks}leases live on until the issuer can record their ends, which it tries every {} s; see `shorepass lease \
+             list`{unblocked}: {}",
             PERIOD.as_secs(),
             refused.message
         );
         Refused { message, ..refused }
     }
 
-    /// The blocks of some leases, as they are now, where there is none in force.
+    /// The blocks of some leases, as they are now, where there is none in force; and of which leases these are.
     fn plan_blocks(
         &self,
         caller: &Caller,
         reason: &str,
         leases: &[Lease],
-    ) -> Result<(Vec<Change>, Hit), Refused> {
+    ) -> Result<(Vec<Change>, HashSet<LeaseId>), Refused> {
         let now = self.ends.outside.clock.now();
-        let (mut changes, mut hit) = (Vec::new(), Hit::default());
+        let (mut changes, mut blocked) = (Vec::new(), HashSet::new());
         let mut blocks = Blocks::now(&self.ends.outside);
         for lease in leases {
             let Some(lease) = self.current(lease.id)? else { continue };
@@ -350,36 +351,10 @@ impl Revoking {
                 changes.push(Change::BlockSet {
                     block: self.block(caller, reason, &lease, (owner, role), now)?,
                 });
-                hit.blocked.insert(lease.id);
+                blocked.insert(lease.id);
             }
         }
-        Ok((changes, hit))
-    }
-
-    /// The ends of some leases, as they are now. A lease that has ended meanwhile is left alone.
-    fn plan_ends(
-        &self,
-        caller: &Caller,
-        reason: &str,
-        leases: &[Lease],
-    ) -> Result<(Vec<Change>, Hit), Refused> {
-        let now = self.ends.outside.clock.now();
-        let (mut changes, mut hit) = (Vec::new(), Hit::default());
-        for lease in leases {
-            let Some(lease) = self.current(lease.id)? else { continue };
-            if matches!(lease.state, State::Ended { .. }) {
-                hit.ended.push(lease);
-                continue;
-            }
-            match lease.clone().begin_end(revoked(caller, reason), now) {
-                Ok(lease) => {
-                    changes.push(Change::LeaseEnding { lease: lease.clone() });
-                    hit.ending.push(lease);
-                }
-                Err(_) => hit.ending.push(lease), // it is ending already: cut again
-            }
-        }
-        Ok((changes, hit))
+        Ok((changes, blocked))
     }
 
     fn block(
@@ -443,10 +418,10 @@ struct Hit {
 }
 
 impl Hit {
-    fn add(&mut self, other: Self) {
-        self.ending.extend(other.ending);
-        self.ended.extend(other.ended);
-        self.blocked.extend(other.blocked);
+    /// What is ending already is cut again.
+    fn add(&mut self, ending: Ending) {
+        self.ending.extend(ending.begun.into_iter().chain(ending.earlier));
+        self.ended.extend(ending.ended);
     }
 }
 

@@ -94,7 +94,7 @@ impl Sweeper {
                 None => self.cause_to_end(lease)?,
             };
             let Some(cause) = cause else { continue };
-            match self.ends.record_ending(lease.clone(), cause).await {
+            match self.ends.record_ending(lease.clone(), &cause).await {
                 Ok(ending) => {
                     *lease = ending;
                     self.ends.outside.attempts.forget(lease.id);

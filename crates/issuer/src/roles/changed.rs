@@ -68,9 +68,8 @@ impl Changed<'_> {
             }
         }
         for some in refused.chunks(LEASES_IN_A_COMMIT) {
-            let planned = || self.ends.plan_ends(some, &EndCause::RoleChanged);
-            match self.ends.again_on_conflict(planned).await {
-                Ok(ending) => ending.into_iter().for_each(|lease| {
+            match self.ends.record_ends(some, &EndCause::RoleChanged).await {
+                Ok(ending) => ending.begun.into_iter().for_each(|lease| {
                     tracing::info!(lease = %lease.id, role = lease.role_name(), "the role does not give the lease any more");
                     self.ends.cut_in_background(lease);
                 }),

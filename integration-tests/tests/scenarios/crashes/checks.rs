@@ -52,6 +52,7 @@ impl Lane {
     pub(super) async fn check(&mut self) -> Result<(), Failure> {
         let records = self.records().await?;
         let existing = self.existing().await?;
+        self.check_whole(&existing).await?;
         for caller in [&self.platform, &self.victim] {
             for (id, known) in &caller.told.leases {
                 let record = records.get(id).with_context(|| format!("lease {id} is lost"))?;
@@ -73,6 +74,17 @@ impl Lane {
             self.site.place.secrets().list(&Default::default()).await.context("cannot list anchors")?;
         let secrets = secrets.items.into_iter().filter_map(|it| it.metadata.name).collect();
         Ok(Existing { secrets, strict: self.site.left_of_strict_leases().await? })
+    }
+
+    /// No anchor is cut before its end is on record: what is active afterwards was whole.
+    async fn check_whole(&self, existing: &Existing) -> Result<(), Failure> {
+        for (id, record) in self.records().await? {
+            let (parts, whole) = (existing.of(&record), parts_of(&record));
+            if state_of(&record) == LeaseState::Active && parts != whole {
+                return Err(anyhow!("lease {id} is active and has {parts} of its {whole} objects").into());
+            }
+        }
+        Ok(())
     }
 
     /// Each token that a client was given is in the audit file once.
@@ -165,18 +177,23 @@ impl Lane {
 
 fn check_lease(record: &v1::LeaseRecord, known: &Known, existing: &Existing) -> Result<()> {
     let (state, parts) = (state_of(record), existing.of(record));
-    let strict = record.lease.as_ref().is_some_and(|lease| lease.mode() == LeaseMode::Strict);
     match known.standing {
         Standing::Live => {
             ensure!(state == LeaseState::Active, "it is live for its owner and {state:?} here");
-            let whole = if strict { PARTS } else { 1 };
-            ensure!(parts == whole, "it is active and has {parts} of its {whole} objects");
         }
         Standing::Over => ensure!(!is_live(record), "it is over for its owner and {state:?} here"),
         Standing::Unknown => {}
     }
     ensure!(state != LeaseState::Ended || parts == 0, "it has ended, and {parts} of its objects are left");
     Ok(())
+}
+
+/// How many objects it has while it is active.
+fn parts_of(record: &v1::LeaseRecord) -> usize {
+    match record.lease.as_ref().map(v1::Lease::mode) {
+        Some(LeaseMode::Strict) => PARTS,
+        _ => 1,
+    }
 }
 
 pub(super) fn state_of(record: &v1::LeaseRecord) -> LeaseState {
