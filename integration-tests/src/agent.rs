@@ -167,8 +167,11 @@ spec:
         self.folder().join("agent.log")
     }
 
-    /// Everything that it printed.
+    /// Everything that it has printed.
     pub fn log(&self) -> String {
+        if let Some(process) = &self.process {
+            process.settle();
+        }
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 

@@ -307,8 +307,11 @@ impl IssuerUnderTest {
         self.folder().join("issuer.log")
     }
 
-    /// Everything that it printed.
+    /// Everything that it has printed.
     pub fn log(&self) -> String {
+        if let Some(process) = &self.process {
+            process.settle();
+        }
         // A line that is being written may end in half a character.
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }

@@ -6,14 +6,17 @@
 //! program's files does not hit its log.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 /// What the shell does before it becomes the program: leave somebody behind who kills the program (`$$`) when our pipe ends. The pid cannot
@@ -29,7 +32,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    copies: Vec<JoinHandle<()>>,
+    copies: Vec<Copied>,
 }
 
 impl Process {
@@ -48,7 +51,11 @@ impl Process {
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let open = || OpenOptions::new().create(true).append(true).open(log);
         let file = open().with_context(|| format!("cannot write {}", log.display()))?;
-        let copies = vec![copy(child.stdout.take(), file.try_clone()?), copy(child.stderr.take(), file)];
+        let mut copies = Vec::new();
+        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+            copies.push(Copied::begin(stdout, file.try_clone()?));
+            copies.push(Copied::begin(stderr, file));
+        }
         Ok(Self { name, child, log: log.to_path_buf(), copies })
     }
 
@@ -120,11 +127,16 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        for copy in self.copies.drain(..) {
-            let _ = copy.join();
+        for copied in self.copies.drain(..) {
+            let _ = copied.thread.join();
         }
         let stderr = std::fs::read_to_string(&self.log).context("what was printed is no text")?;
         Ok(Done { code: status.code(), stdout: String::new(), stderr })
+    }
+
+    /// Waits until all that it has printed so far is in its log.
+    pub fn settle(&self) {
+        self.copies.iter().for_each(Copied::settle);
     }
 
     /// From now on the program cannot make a file longer than this, nor write behind it: a failed write, unless it takes the
@@ -137,6 +149,7 @@ impl Process {
 
     /// What it printed last.
     pub fn last_lines(&self) -> String {
+        self.settle();
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -163,21 +176,52 @@ impl Drop for Process {
     }
 }
 
-/// Copies until the pipe ends.
-fn copy(from: Option<impl Read + Send + 'static>, mut to: File) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let Some(mut from) = from else { return };
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match from.read(&mut buffer) {
-                Ok(0) => return,
-                // One write for what was read together keeps the lines of both pipes whole.
-                Ok(length) if to.write_all(&buffer[..length]).is_ok() => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => return,
-            }
+/// A pipe that is copied to a file until it ends.
+struct Copied {
+    pipe: Arc<OwnedFd>,
+    /// Held from before something is read until it is written.
+    file: Arc<Mutex<File>>,
+    thread: JoinHandle<()>,
+}
+
+impl Copied {
+    fn begin(pipe: impl Into<OwnedFd>, file: File) -> Self {
+        let (pipe, file) = (Arc::new(pipe.into()), Arc::new(Mutex::new(file)));
+        let thread = std::thread::spawn({
+            let (pipe, file) = (pipe.clone(), file.clone());
+            move || while copy_some(&pipe, &file) {}
+        });
+        Self { pipe, file, thread }
+    }
+
+    fn settle(&self) {
+        let is_behind = || {
+            let _file = lock(&self.file);
+            rustix::io::ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes > 0)
+        };
+        while is_behind() && !self.thread.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
         }
-    })
+    }
+}
+
+/// Whether there may be more.
+fn copy_some(pipe: &OwnedFd, file: &Mutex<File>) -> bool {
+    if rustix::event::poll(&mut [PollFd::new(pipe, PollFlags::IN)], None).is_err() {
+        return true; // interrupted
+    }
+    let mut buffer = vec![0; 64 * 1024];
+    let mut file = lock(file);
+    match rustix::io::read(pipe, &mut buffer) {
+        Ok(0) => false,
+        // One write for what was read together keeps the lines of both pipes whole.
+        Ok(length) => file.write_all(&buffer[..length]).is_ok(),
+        Err(error) => error == rustix::io::Errno::INTR,
+    }
+}
+
+fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a command did that has ended.
@@ -255,6 +299,23 @@ mod tests {
         drop(process.child.stdin.take());
         let status = process.child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
+
+    #[test]
+    fn what_was_printed_before_something_else_is_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, done) = (folder.path().join("log"), folder.path().join("done"));
+        let lines = 20_000;
+        let script = format!("seq {lines}; echo failed >&2; touch {}; sleep 600", done.display());
+        let process = process(&script, &log);
+        let start = Instant::now();
+        while !done.exists() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+        }
+        process.settle();
+        let text = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(text.lines().count(), lines + 1);
+        assert!(text.contains("failed"));
     }
 
     #[test]

@@ -233,7 +233,7 @@ pub(crate) fn audit_problem(beside: &mut Beside) -> Result<Option<String>, OpenE
 
 impl Sources {
     fn look(beside: &mut Beside) -> Result<Self, OpenError> {
-        let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
+        let marked = beside.marked();
         let audit = match read_audit(beside) {
             Ok(Some(1)) if beside.audit.last() >= marked => {
                 Audit::Whole { ended: beside.manifest.manifest().is_some_and(|manifest| manifest.clean) }
@@ -282,7 +282,7 @@ impl Sources {
 
 /// The number of the first line of an audit file of which every line can be read.
 fn read_audit(beside: &mut Beside) -> Result<Option<u64>, String> {
-    let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
+    let marked = beside.marked();
     let audit = &mut beside.audit;
     let read = |audit: &mut crate::audit::AuditFile| {
         let Some(first) = audit.first()? else { return Ok(None) };
@@ -321,7 +321,7 @@ fn copy_problem(beside: &Beside, audit: &Audit) -> Result<Option<String>, OpenEr
         Audit::Unusable(_) => false,
     };
     // What the MANIFEST marks of it is in the copy; lines after both that are nowhere may have had more.
-    let (marked, first) = (manifest.map_or(0, |manifest| manifest.sequence), beside.audit.first()?);
+    let (marked, first) = (beside.marked(), beside.audit.first()?);
     let had = contents.sequence.max(marked);
     if let Some(first) = first.filter(|first| *first > had + 1) {
         return Ok(Some(format!(

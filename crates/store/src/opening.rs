@@ -126,8 +126,7 @@ impl Opening {
         {
             return Err(OpenError::Mixed { directory });
         }
-        let marked = beside.manifest.manifest().map_or(0, |manifest| manifest.sequence);
-        let known = beside.known()?;
+        let (marked, known) = (beside.marked(), beside.known()?);
         // A crash leaves records behind the audit file, and never behind the mark.
         let lacking = look.progress < known && !beside.audit.spans(look.progress + 1, known)?;
         if look.progress < marked || lacking {
@@ -361,15 +360,19 @@ impl Beside {
         Ok(Self { manifest, audit, copy: copy::read(&place.copy())? })
     }
 
+    /// The last audit line that the MANIFEST says is in the records; 0 without one.
+    pub(crate) fn marked(&self) -> u64 {
+        self.manifest.manifest().map_or(0, |manifest| manifest.sequence)
+    }
+
     /// The last audit line that is known to have been in the records once.
     pub(crate) fn known(&self) -> Result<u64, OpenError> {
-        let marked = self.manifest.manifest().map_or(0, |manifest| manifest.sequence);
         let copied = match &self.copy {
             copy::Found::Read(contents) => contents.sequence,
             copy::Found::Nothing | copy::Found::Damaged(_) => 0,
         };
         let before_audit = self.audit.first()?.map_or(0, |first| first.saturating_sub(1));
-        Ok(marked.max(copied).max(before_audit))
+        Ok(self.marked().max(copied).max(before_audit))
     }
 }
 

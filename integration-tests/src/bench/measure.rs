@@ -36,28 +36,22 @@ pub(crate) enum Goal {
 }
 
 impl Measured {
-    fn ratios(&self) -> Vec<f64> {
-        let mut ratios: Vec<f64> = self.rounds.iter().map(|(ours, yardstick)| ours / yardstick).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios
+    fn ratios(&self) -> impl Iterator<Item = f64> {
+        self.rounds.iter().map(|(ours, yardstick)| ours / yardstick)
     }
 
     fn ratio(&self) -> f64 {
-        middle(&self.ratios())
+        median(self.ratios())
     }
 
     fn spread(&self) -> (f64, f64) {
-        let ratios = self.ratios();
-        (ratios.first().copied().unwrap_or(f64::NAN), ratios.last().copied().unwrap_or(f64::NAN))
+        // `min` and `max` prefer a number to NaN.
+        (self.ratios().fold(f64::NAN, f64::min), self.ratios().fold(f64::NAN, f64::max))
     }
 
     fn absolute(&self) -> (f64, f64) {
-        let sorted = |pick: fn(&(f64, f64)) -> f64| {
-            let mut all: Vec<f64> = self.rounds.iter().map(pick).collect();
-            all.sort_by(f64::total_cmp);
-            middle(&all)
-        };
-        (sorted(|round| round.0), sorted(|round| round.1))
+        let (ours, yardstick): (Vec<f64>, Vec<f64>) = self.rounds.iter().copied().unzip();
+        (median(ours), median(yardstick))
     }
 
     fn goal(&self) -> String {
@@ -73,8 +67,10 @@ impl Measured {
     }
 }
 
-/// The median.
-pub(crate) fn middle(sorted: &[f64]) -> f64 {
+/// NaN of nothing.
+pub(crate) fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = numbers.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
     match sorted.len() {
         0 => f64::NAN,
         odd if odd % 2 == 1 => sorted[odd / 2],
@@ -172,9 +168,7 @@ impl Load {
 
     /// The middle call, in milliseconds.
     pub(crate) fn p50(&self) -> f64 {
-        let mut all: Vec<f64> = self.calls.iter().map(|took| took.as_secs_f64() * 1_000.0).collect();
-        all.sort_by(f64::total_cmp);
-        middle(&all)
+        median(self.calls.iter().map(|took| took.as_secs_f64() * 1_000.0))
     }
 }
 

@@ -10,7 +10,7 @@ use shorepass_proto::v1::{ErrorReason, HeartbeatRequest};
 use shorepass_rpc::client::{ApiClient, ClientError};
 
 use crate::cluster::{Anchor, Bench};
-use crate::measure::{Cpu, Goal, Load, Measured, load, middle, syncs};
+use crate::measure::{Cpu, Goal, Load, Measured, load, median, syncs};
 
 /// How long each side runs in a round.
 const TIME: Duration = Duration::from_secs(5);
@@ -210,9 +210,8 @@ fn told(what: &str, unit: &'static str, callers: usize, waited_for: f64, pairs: 
     // One caller waits for each step; many keep all CPUs busy.
     let at_best = match callers {
         1 => {
-            let mut direct: Vec<f64> = yardstick.iter().map(Load::p50).collect();
-            direct.sort_by(f64::total_cmp);
-            middle(&direct) / (middle(&direct) + least.p50 + waited_for * least.sync)
+            let direct = median(yardstick.iter().map(Load::p50));
+            direct / (direct + least.p50 + waited_for * least.sync)
         }
         _ => yardstick_cpu.machine / (yardstick_cpu.machine + least.cpu.machine),
     };

@@ -144,6 +144,7 @@ async fn who_revokes_a_lease_that_can_have_no_block_is_told_that_nothing_is_on_r
     let revocation = Revocation { filter, reason: "leaked".to_owned(), dry_run: false, wait: false };
     let refused = bench.use_cases.revoke(&bench.operator(), revocation, sender).await.unwrap_err();
     assert!(refused.message.contains("1 of them can have no block"), "{refused}");
+    assert!(!refused.message.contains("the blocks are set"), "{refused}");
     failing.left.store(usize::MAX, SeqCst);
     sweeper(&bench).sweep().await.unwrap();
     assert!(!bench.lease(adopted.id).is_live());

@@ -67,21 +67,27 @@ impl Offline {
                 0
             }
         };
-        let last = self.verify_audit(&mut report)?;
+        let path = place.audit();
+        let audit = if path.exists() { Some(AuditFile::open(&path)?) } else { None };
+        let last = self.verify_audit(&mut report, audit.as_ref())?;
         let copied = self.verify_copy(&mut report)?;
         let records = self.verify_records(&mut report, marked, last, copied.as_ref())?;
-        self.verify_ends(&mut report, marked, records, copied.as_ref())?;
+        if let Some(audit) = audit {
+            verify_ends(&mut report, &audit, marked, records, copied.as_ref());
+        }
         Ok(report)
     }
 
     /// Gives the first and last line.
-    fn verify_audit(&self, report: &mut Report) -> Result<Option<(u64, u64)>, OpenError> {
-        let path = self.opening.place.audit();
-        if !path.exists() {
+    fn verify_audit(
+        &self,
+        report: &mut Report,
+        audit: Option<&AuditFile>,
+    ) -> Result<Option<(u64, u64)>, OpenError> {
+        let Some(audit) = audit else {
             report.facts.push("audit.jsonl: there is none".to_owned());
             return Ok(None);
-        }
-        let audit = AuditFile::open(&path)?;
+        };
         if audit.is_ragged() {
             report.facts.push("audit.jsonl: its last line is not whole".to_owned());
         }
@@ -168,36 +174,6 @@ impl Offline {
         Ok(Some(progress))
     }
 
-    /// Whether the files go as far as they should: `records` is the last audit line in the records, if they can be read.
-    fn verify_ends(
-        &self,
-        report: &mut Report,
-        marked: u64,
-        records: Option<u64>,
-        copied: Option<&copy::Contents>,
-    ) -> Result<(), OpenError> {
-        let path = self.opening.place.audit();
-        if !path.exists() {
-            return Ok(());
-        }
-        let audit = AuditFile::open(&path)?;
-        let (records, copied) = (records.unwrap_or(marked), copied.map_or(0, |copied| copied.sequence));
-        match audit.finished(records, marked.max(copied)) {
-            Ok((_, last)) if (1..records.max(marked)).contains(&last) => report.others.push(format!(
-                "audit.jsonl: it ends with line {last}, and the records have had lines to {}",
-                records.max(marked)
-            )),
-            Ok((_, last)) if last.max(records) < copied => report.others.push(format!(
-                "security.log: it goes to line {copied}, which neither audit.jsonl nor the records have"
-            )),
-            Ok(_) => {}
-            // Reading all lines may have told it already.
-            Err(damage) if report.others.contains(&damage.to_string()) => {}
-            Err(damage) => report.others.push(damage.to_string()),
-        }
-        Ok(())
-    }
-
     fn problems(&self, view: &dyn View, report: &mut Report) -> Vec<String> {
         let mut patience = Patience::new(self.opening.clock.as_ref());
         let (mut problems, mut read) = (Vec::new(), 0_u64);
@@ -205,20 +181,17 @@ impl Offline {
             for entry in view.newest_first(table, &[], None) {
                 let (key, value) = match entry {
                     Ok(entry) => entry,
-                    // What comes after a page that cannot be read cannot be reached.
+                    // It is the last that comes of the table.
                     Err(error) => {
                         problems.push(format!("ledger: the rest of table {table:?} cannot be read: {error}"));
-                        break;
+                        continue;
                     }
                 };
                 let whole_key = table.key(&key);
-                let check = || {
-                    rows::check(&whole_key, &value)?;
-                    rows::check_index(view, table, &key)?;
-                    plan::unindexed(view, &whole_key, &value)
-                };
-                let checked = check();
                 read += 1;
+                let checked = rows::check(&whole_key, &value)
+                    .and_then(|()| rows::check_index(view, table, &key))
+                    .and_then(|()| plan::unindexed(view, &whole_key, &value));
                 match checked {
                     Ok(wrong) if wrong.is_empty() => {}
                     Ok(_) => {
@@ -236,6 +209,30 @@ impl Offline {
         }
         report.facts.push(format!("ledger: {read} records"));
         problems
+    }
+}
+
+/// Whether the files go as far as they should: `records` is the last audit line in the records, if they can be read.
+fn verify_ends(
+    report: &mut Report,
+    audit: &AuditFile,
+    marked: u64,
+    records: Option<u64>,
+    copied: Option<&copy::Contents>,
+) {
+    let (records, copied) = (records.unwrap_or(marked), copied.map_or(0, |copied| copied.sequence));
+    match audit.finished(records, marked.max(copied)) {
+        Ok((_, last)) if (1..records.max(marked)).contains(&last) => report.others.push(format!(
+            "audit.jsonl: it ends with line {last}, and the records have had lines to {}",
+            records.max(marked)
+        )),
+        Ok((_, last)) if last.max(records) < copied => report.others.push(format!(
+            "security.log: it goes to line {copied}, which neither audit.jsonl nor the records have"
+        )),
+        Ok(_) => {}
+        // Reading all lines may have told it already.
+        Err(damage) if report.others.contains(&damage.to_string()) => {}
+        Err(damage) => report.others.push(damage.to_string()),
     }
 }
 
