@@ -1,8 +1,8 @@
 //! Silence: a lease whose owner is not heard of for too long ends.
 //!
 //! What counts as hearing is decided where calls come in. Here is how long a role allows, and who is due: a state machine
-//! over time since boot, because a wall clock that was set must not end leases. It lives in memory: an issuer that starts
-//! has heard everybody at that moment, so that its own outage costs nobody a lease.
+//! over time since boot, because a wall clock that was set must not end leases. It lives in memory: an issuer that starts,
+//! or goes on after it stood still, has heard everybody at that moment, so that its own outage costs nobody a lease.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -80,6 +80,11 @@ impl Hearing {
         if let Some(heard) = self.leases.get_mut(&lease) {
             heard.at = heard.at.max(now);
         }
+    }
+
+    /// Nobody was listening until now: everybody counts as heard of.
+    pub fn hear_all(&mut self, now: Duration) {
+        self.leases.values_mut().for_each(|heard| heard.at = heard.at.max(now));
     }
 
     /// It has ended.
@@ -168,6 +173,7 @@ mod tests {
     enum Step {
         Begin(u8, u64),
         Hear(u8),
+        HearAll,
         Forget(u8),
         Pass(u64),
     }
@@ -176,6 +182,7 @@ mod tests {
         prop_oneof![
             (0u8..4, 60u64..90).prop_map(|(lease, limit)| Step::Begin(lease, limit)),
             (0u8..4).prop_map(Step::Hear),
+            Just(Step::HearAll),
             (0u8..4).prop_map(Step::Forget),
             (1u64..40).prop_map(Step::Pass),
         ]
@@ -197,6 +204,10 @@ mod tests {
                     Step::Hear(number) => {
                         hearing.hear(lease(number), second(now));
                         table.entry(number).and_modify(|heard| heard.0 = now);
+                    }
+                    Step::HearAll => {
+                        hearing.hear_all(second(now));
+                        table.values_mut().for_each(|heard| heard.0 = now);
                     }
                     Step::Forget(number) => {
                         hearing.forget(lease(number));

@@ -235,6 +235,30 @@ async fn an_issuer_that_starts_gives_everybody_the_whole_silence_again() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_stood_still_ends_no_lease_for_that_time() -> Result<()> {
+    let site = Site::new("still").await?;
+    let issuer = issuer_with(&site, "silence: 60s").await?;
+    let runner = issuer.runner("test-1").await?;
+    let lease = runner.issue(&runner.start_job().await?, DEPLOY.name).await?.lease.id;
+    issuer.process()?.pause()?; // as a machine that is suspended
+    tokio::time::sleep(SILENCE + SLACK / 2).await;
+    issuer.process()?.go_on()?;
+    let operator = issuer.operator()?;
+    wait::until("the issuer to notice", SLACK, async || {
+        let said = issuer.log().contains("the issuer stood still");
+        Ok(if said { Seen::Ready(()) } else { Seen::NotYet(issuer.log()) })
+    })
+    .await?;
+    tokio::time::sleep(SLACK / 2).await;
+    let state = operator.leases().await?.remove(0).lease.unwrap_or_default().state();
+    ensure!(state == v1::LeaseState::Active, "its owner was not heard because nobody listened: {state:?}");
+    let beat = v1::HeartbeatRequest { lease_ids: vec![lease], watch_sequence: 0 };
+    let pulse = runner.call(ApiClient::heartbeat, beat).await?;
+    ensure!(pulse.ended.is_empty(), "{pulse:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_platform_without_a_stream_learns_by_its_heartbeats() -> Result<()> {
     let scene = Scene::new("heartbeat").await?;
     let portal = scene.issuer.platform("test-portal")?;

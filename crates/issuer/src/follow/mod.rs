@@ -112,6 +112,11 @@ impl Follow {
         locked(&self.hearing).hear(lease, self.clock.since_boot());
     }
 
+    /// The issuer could hear nobody until now.
+    fn hear_all(&self) {
+        locked(&self.hearing).hear_all(self.clock.since_boot());
+    }
+
     /// A lease is recorded.
     fn begins(&self, lease: &Lease) {
         locked(&self.deadlines).note(lease.deadline, lease.id);

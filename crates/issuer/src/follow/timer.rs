@@ -21,6 +21,8 @@ use crate::revoke::{Ends, LEASES_IN_A_COMMIT};
 pub const BOUND: Duration = Duration::from_secs(2);
 /// The longest sleep: the wall clock may have been set.
 const RECHECK: Duration = Duration::from_secs(2);
+/// Longer between two looks than this, and the issuer stood still: it was stopped, or its machine was.
+const STOOD_STILL: Duration = Duration::from_secs(10);
 /// The shortest sleep.
 const REST: Duration = Duration::from_millis(20);
 
@@ -29,6 +31,8 @@ pub struct Timer {
     ends: Ends,
     outside: Arc<Outside>,
     follow: Arc<Follow>,
+    /// When it looked last, as time since boot.
+    looked: Duration,
 }
 
 impl Timer {
@@ -36,12 +40,14 @@ impl Timer {
     pub fn new(ends: Ends) -> Self {
         let outside = ends.outside.clone();
         let follow = outside.follow.clone();
-        Self { ends, outside, follow }
+        let looked = outside.clock.since_boot();
+        Self { ends, outside, follow, looked }
     }
 
     /// Ends what is due until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
+            self.notice_a_standstill();
             self.end_due().await;
             let pause = tokio::time::sleep(self.pause());
             tokio::select! {
@@ -49,6 +55,19 @@ impl Timer {
                 () = self.follow.sooner.notified() => {}
                 () = pause => {}
             }
+        }
+    }
+
+    fn notice_a_standstill(&mut self) {
+        let now = self.outside.clock.since_boot();
+        let pause = now.saturating_sub(self.looked);
+        self.looked = now;
+        if pause > STOOD_STILL {
+            tracing::warn!(
+                seconds = pause.as_secs(),
+                "the issuer stood still; nobody counts as silent for that time"
+            );
+            self.follow.hear_all();
         }
     }
 

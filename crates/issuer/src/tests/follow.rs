@@ -157,6 +157,24 @@ async fn an_issuer_that_starts_has_heard_everybody() {
     assert!(ended_by_silence(&bench, delivery.issued.lease.id));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_stood_still_has_heard_everybody_when_it_goes_on() {
+    let bench = Bench::new();
+    let (_, _, delivery) = bench.leased().await;
+    let (_, short) = short_lease(&bench, 30).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let timer = tokio::spawn(Timer::new(bench.use_cases.ends.clone()).run(stop.clone()));
+    bench.clock.advance(MINUTE * 16);
+    bench.until("the timer to look", || !bench.lease(short).is_live()).await;
+    stop.cancel();
+    timer.await.unwrap();
+    let lease = delivery.issued.lease.id;
+    assert!(bench.lease(lease).is_live());
+    bench.clock.advance(MINUTE * 13); // its deadline is a minute later
+    Timer::new(bench.use_cases.ends.clone()).end_due().await;
+    assert!(bench.lease(lease).is_live());
+}
+
 async fn revoke_all(bench: &Bench) {
     let (sender, _steps) = tokio::sync::mpsc::channel(64);
     let filter = LeaseFilter { role: Some(name("deploy")), ..LeaseFilter::default() };
