@@ -26,13 +26,19 @@ use shorepass_core::token::Token;
 pub struct ManualClock {
     start: Timestamp,
     passed: Mutex<Duration>,
+    set_back: Mutex<Duration>,
 }
 
 impl ManualClock {
     /// Stands at some moment in 2026.
     pub fn new() -> Arc<Self> {
         let start = Timestamp::from_second(1_790_000_000).unwrap_or(Timestamp::UNIX_EPOCH);
-        Arc::new(Self { start, passed: Mutex::new(Duration::from_secs(1_000)) })
+        Arc::new(Self { start, passed: Mutex::new(Duration::from_secs(1_000)), set_back: Mutex::default() })
+    }
+
+    /// Somebody sets the wall clock back; the time since boot goes on.
+    pub fn set_back(&self, by: Duration) {
+        *self.set_back.lock().unwrap_or_else(PoisonError::into_inner) += by;
     }
 
     /// Moves both times forward.
@@ -43,7 +49,8 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        after(self.start, self.since_boot())
+        let now = after(self.start, self.since_boot());
+        now - *self.set_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn since_boot(&self) -> Duration {

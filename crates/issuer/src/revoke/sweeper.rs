@@ -37,8 +37,8 @@ pub struct Sweeper {
     /// Whether leases of such revocations were looked for.
     resumed: bool,
     retries: HashMap<Left, Retry>,
-    /// Until when the cluster wants to be left alone.
-    busy_until: Timestamp,
+    /// Until when the cluster wants to be left alone, as time since boot: a wall clock that is set holds up no delete.
+    busy_until: Duration,
 }
 
 /// What is to be deleted.
@@ -52,7 +52,8 @@ enum Left {
 
 struct Retry {
     failures: u32,
-    next: Timestamp,
+    /// Time since boot.
+    next: Duration,
     /// One of [`CUT_CAUSES`], of the last attempt.
     why: &'static str,
 }
@@ -61,8 +62,7 @@ impl Sweeper {
     /// Over the ends, before the issuer serves anybody.
     pub fn new(ends: Ends, cluster: Name) -> Self {
         let started = ends.outside.clock.now();
-        let busy_until = Timestamp::UNIX_EPOCH;
-        Self { ends, cluster, started, resumed: false, retries: HashMap::new(), busy_until }
+        Self { ends, cluster, started, resumed: false, retries: HashMap::new(), busy_until: Duration::ZERO }
     }
 
     /// Sweeps every [`PERIOD`].
@@ -198,7 +198,7 @@ impl Sweeper {
 
     /// Cuts what is ending and due; gives up the round after some failures.
     async fn cut(&mut self, unfinished: Vec<Lease>) {
-        let now = self.ends.outside.clock.now();
+        let now = self.ends.outside.clock.since_boot();
         if now < self.busy_until {
             return;
         }
@@ -219,7 +219,7 @@ impl Sweeper {
 
     /// Deletes controls that no proof stands on and that are due; gives up the round after some failures.
     async fn settle(&mut self, controls: Vec<Control>) -> Result<(), LedgerError> {
-        let now = self.ends.outside.clock.now();
+        let now = self.ends.outside.clock.since_boot();
         let mut failures = 0;
         for control in controls {
             if failures >= FAILURES_IN_A_ROUND || now < self.busy_until {
@@ -233,12 +233,12 @@ impl Sweeper {
         Ok(())
     }
 
-    fn is_due(&self, left: &Left, now: Timestamp) -> bool {
+    fn is_due(&self, left: &Left, now: Duration) -> bool {
         self.retries.get(left).is_none_or(|retry| now >= retry.next)
     }
 
     /// Remembers what came of a delete; one failure, or none.
-    fn settled(&mut self, left: Left, obstacle: Option<Obstacle>, now: Timestamp) -> usize {
+    fn settled(&mut self, left: Left, obstacle: Option<Obstacle>, now: Duration) -> usize {
         match obstacle {
             None => {
                 self.retries.remove(&left);
@@ -247,7 +247,8 @@ impl Sweeper {
             Some(Obstacle::MintInFlight) => {}
             // It is no failure of this one anchor.
             Some(Obstacle::Busy(wait)) => {
-                self.busy_until = self.busy_until.max(after(self.ends.outside.clock.now(), wait));
+                self.busy_until =
+                    self.busy_until.max(self.ends.outside.clock.since_boot().saturating_add(wait));
             }
             Some(Obstacle::Cluster { why, .. }) => {
                 self.postpone(left, why, now);
@@ -257,9 +258,10 @@ impl Sweeper {
         0
     }
 
-    fn postpone(&mut self, left: Left, why: &'static str, now: Timestamp) {
+    fn postpone(&mut self, left: Left, why: &'static str, now: Duration) {
         let failures = self.retries.get(&left).map_or(0, |retry| retry.failures) + 1;
-        self.retries.insert(left, Retry { failures, next: after(now, doubling_pause(failures)), why });
+        self.retries
+            .insert(left, Retry { failures, next: now.saturating_add(doubling_pause(failures)), why });
     }
 }
 

@@ -383,3 +383,22 @@ async fn all_blocks_of_a_large_revocation_are_recorded_before_the_first_end() {
     assert!(events[..LEASES].iter().all(|event| event == "block.set"), "{events:?}");
     assert_eq!(events.iter().filter(|event| *event == "lease.ending").count(), LEASES);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_is_set_back_holds_up_no_delete() {
+    let busy = CutError::Busy { retry_after: Duration::from_secs(5) };
+    for cause in [busy, CutError::Unreachable("on purpose".to_owned())] {
+        let bench = Bench::new();
+        let (caller, _, delivery) = bench.leased().await;
+        let mut sweeper = sweeper(&bench);
+        bench.cluster.fail_next_cut(cause.clone());
+        let _ = bench.use_cases.release(&caller, delivery.issued.lease.id).await;
+        bench.cluster.fail_next_cut(cause.clone());
+        sweeper.sweep().await.unwrap();
+        assert_eq!(bench.cluster.anchors().len(), 1, "{cause:?}");
+        bench.clock.set_back(Duration::from_secs(3 * 3_600));
+        bench.clock.advance(Duration::from_secs(10));
+        sweeper.sweep().await.unwrap();
+        assert_eq!(bench.cluster.anchors().len(), 0, "{cause:?}");
+    }
+}
