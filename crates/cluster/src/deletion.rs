@@ -3,7 +3,8 @@
 //! Only an answer about that very object counts. "Not found" and "success" are also said by what stands in between, and by an
 //! API server that does not serve the path. Kubernetes tells a missing object and a deleted one by a Status whose `details`
 //! name it, also where the whole namespace is missing; one that is held by the object itself, and so a ServiceAccount that is
-//! gone. Of an object no more is read than its metadata: the content comes after.
+//! gone. That it was made anew under its name is told by the UID that the delete demands. Of an object no more is read than
+//! its metadata: the content comes after.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -116,6 +117,18 @@ impl Deletion<'_> {
     pub(crate) fn is_missing(&self, refusal: &Refusal) -> bool {
         let Refusal { code, reason, kind, name, .. } = refusal;
         *code == 404 && reason == "NotFound" && kind == self.kind.resource() && name == self.name
+    }
+
+    /// Whether the API server says that what is there was made by somebody else after it was gone (`preconditions.uid`).
+    pub(crate) fn is_another(&self, refusal: &Refusal) -> bool {
+        let Refusal { code, reason, kind, name, message, .. } = refusal;
+        let said = format!("the UID in the precondition ({}) does not match ", self.uid);
+        *code == 409
+            && reason == "Conflict"
+            && kind == self.kind.name()
+            && name == self.name
+            && !self.uid.is_empty()
+            && message.contains(&said)
     }
 
     /// Of an answer that is about something else, or says nothing.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use serde::Serialize;
 use shorepass_core::cluster::{Cluster, CutError, Endpoint, MintError};
 use shorepass_core::id::{CallId, LeaseId};
@@ -262,6 +262,9 @@ impl KubeCluster {
             // Foreground and orphan deletes leave the object, and its tokens, for a while.
             body: &DeleteOptions {
                 propagation_policy: Some("Background".to_owned()),
+                // What somebody else made under the name is not ours to delete.
+                preconditions: (!deletion.uid.is_empty())
+                    .then(|| Preconditions { uid: Some(deletion.uid.to_owned()), resource_version: None }),
                 ..DeleteOptions::default()
             },
         };

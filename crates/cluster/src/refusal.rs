@@ -131,7 +131,7 @@ pub(crate) fn cut_error(error: ApiError, deletion: Deletion<'_>) -> Option<CutEr
             Some(Refuser::OurPolicy | Refuser::Admission) => {
                 Some(CutError::Forbidden(with_words(&refusal, act)))
             }
-            None if deletion.is_missing(&refusal) => None,
+            None if deletion.is_missing(&refusal) || deletion.is_another(&refusal) => None,
             Some(Refuser::Namespace { .. } | Refuser::Quota) | None => {
                 let said = refused(&refusal, act);
                 Some(if refusal.code == 404 { deletion.untold() } else { CutError::Unreachable(said) })

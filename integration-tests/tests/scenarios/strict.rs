@@ -115,6 +115,40 @@ async fn a_strict_lease_has_its_rights_at_once_and_no_others() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_that_somebody_made_under_the_name_of_a_leases_own_is_left_alone() -> Result<()> {
+    let scene = scene("strict-again").await?;
+    let (runner, _, issued) = scene.leased(RELEASE.name).await?;
+    let accounts = scene.site.strict.as_ref().context("there are no strict roles")?;
+    let [record] = &scene.issuer.operator()?.leases().await?[..] else { bail!("there is one lease") };
+    let name = record.anchor.clone();
+    accounts.service_accounts().delete(&name, &DeleteParams::default()).await?;
+    let foreign = accounts.service_account(&name).await?;
+    // As the issuer's own are labelled, so that no policy keeps the issuer from deleting it.
+    let label = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "shorepass"}}});
+    accounts.service_accounts().patch(&name, &PatchParams::default(), &Patch::Merge(label)).await?;
+    let error = client::refused(runner.refresh(&issued.lease.id).await)?;
+    ensure!(error.reason() == Some(v1::ErrorReason::ServiceAccountReplaced), "{error}");
+    wait::until("the end of the lease", Duration::from_secs(20), async || {
+        let records = scene.issuer.operator()?.leases().await?;
+        let state = records.first().and_then(|record| record.lease.as_ref()).map(v1::Lease::state);
+        Ok(if state == Some(LeaseState::Ended) {
+            Seen::Ready(())
+        } else {
+            Seen::NotYet(format!("{state:?}"))
+        })
+    })
+    .await?;
+    let left = accounts.service_accounts().get(&name).await?;
+    ensure!(left.metadata.uid.as_ref() == Some(&foreign), "somebody else's ServiceAccount was deleted");
+    ensure!(
+        scene.site.left_of_strict_leases().await? == [format!("ServiceAccount {name}")],
+        "{:?}",
+        scene.site.left_of_strict_leases().await?
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_released_strict_lease_leaves_nothing() -> Result<()> {
     let scene = scene("released").await?;

@@ -72,8 +72,6 @@ fn an_answer_about_the_object_counts() {
         let deleting = "2026-11-26T14:25:37Z";
         let held = |uid| json!({"name": "a", "namespace": "web", "uid": uid, "deletionTimestamp": deleting, "finalizers": ["f"]});
         let shown = if kind == Kind::ServiceAccount { Said::Gone } else { Said::Nothing };
-        let conflict =
-            failure(409, "Conflict", "the UID in the precondition", &json!({"name": "a", "kind": name}));
         let rows = [
             (200, success(&json!({"name": "a", "kind": resource, "uid": UID})), Said::Gone),
             (200, success(&json!({"name": "a", "group": "x", "kind": resource})), Said::Gone),
@@ -82,13 +80,40 @@ fn an_answer_about_the_object_counts() {
             (200, object(name, &json!({"name": "a", "namespace": "web", "uid": UID})), shown),
             (200, object(name, &held(UID)), Said::Held),
             (202, object(name, &held(UID)), Said::Held),
-            (409, conflict, Said::Nothing),
         ];
         for (status, body, said) in rows {
             for uid in [UID, ""] {
                 assert_eq!(said_of(kind, uid, status, &body), said, "{kind:?}, {status}: {body}");
             }
         }
+    }
+}
+
+#[test]
+fn what_somebody_else_made_anew_under_the_name_is_not_ours() {
+    for kind in KINDS {
+        let differs = |uid: &str| {
+            format!(
+                "Operation cannot be fulfilled on {} \"a\": the UID in the precondition ({uid}) does not match the UID in \
+                 record ({OTHER}). The object might have been deleted and then recreated",
+                kind.name()
+            )
+        };
+        let conflict = |name: &str, message: &str| {
+            failure(409, "Conflict", message, &json!({"name": name, "kind": kind.name()}))
+        };
+        let said = |uid, body: &str| said_of(kind, uid, 409, body);
+        assert_eq!(said(UID, &conflict("a", &differs(UID))), Said::Gone);
+        for body in [
+            conflict("b", &differs(UID)),
+            conflict("a", &differs(OTHER)),
+            conflict("a", "the object has been modified; please apply your changes to the latest version"),
+            failure(409, "AlreadyExists", &differs(UID), &json!({"name": "a", "kind": kind.name()})),
+            failure(409, "Conflict", &differs(UID), &json!({"name": "a", "kind": "Pod"})),
+        ] {
+            assert_eq!(said(UID, &body), Said::Nothing, "{body}");
+        }
+        assert_eq!(said("", &conflict("a", &differs(""))), Said::Nothing, "none was demanded");
     }
 }
 
