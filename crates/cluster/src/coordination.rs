@@ -4,15 +4,15 @@
 //! holds it is a text that comes from the state directory, so that an issuer that was killed takes up its own at once. The
 //! object itself is made by what [`crate::rbac::render`] prints: the issuer may read and change this one, and make none.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use http::Method;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use shorepass_core::mint::CLOCK_TOLERANCE;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::api_server::{ApiError, Call};
 use crate::kube_cluster::{KubeCluster, USER_AGENT};
@@ -25,29 +25,71 @@ pub const CLAIM_LASTS: Duration = Duration::from_secs(30);
 pub const CLAIM_EVERY: Duration = Duration::from_secs(10);
 /// How long one look may take.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a foreign claim whose times say nothing certain is watched before it counts as nobody's: for two renewals.
+pub const CLAIM_WATCHED: Duration = Duration::from_secs(20);
 /// How often a look begins anew because somebody else wrote in between.
 const ATTEMPTS: usize = 3;
-/// How many of our own renewals are known again: the last, and those whose answer was lost.
-const KNOWN: usize = 4;
+/// How many renewals whose answer was lost may still come to be: those of the last minutes, by far.
+const TRIED: usize = 64;
 
 /// What one issuer claims in one cluster.
 #[derive(Debug)]
 pub struct Claim {
     holder: String,
     namespace: Name,
-    /// When we wrote last, or tried to.
-    written: VecDeque<Timestamp>,
+    /// Our renewal that is known to stand there, or that an earlier run left.
+    stands: Option<Timestamp>,
+    /// What we wrote since, without knowing whether it came to be.
+    tried: Vec<Timestamp>,
+    foreign: Option<Watched>,
+}
+
+/// Another's claim, as it was seen.
+#[derive(Debug)]
+struct Watched {
+    holder: String,
+    renewed: Option<Timestamp>,
+    since: Instant,
+    /// Whether it was renewed while we looked.
+    lives: bool,
 }
 
 impl Claim {
     /// For the holder of a state directory; the Lease is in this namespace.
     pub fn new(holder: String, namespace: Name) -> Self {
-        Self { holder, namespace, written: VecDeque::new() }
+        Self { holder, namespace, stands: None, tried: Vec::new(), foreign: None }
     }
 
-    fn remember(&mut self, at: Timestamp) {
-        self.written.truncate(KNOWN - 1);
-        self.written.push_front(at);
+    fn try_to_write(&mut self, at: Timestamp) {
+        if self.tried.len() == TRIED {
+            self.tried.remove(0);
+        }
+        self.tried.push(at);
+    }
+
+    /// A renewal of ours is there. One that was tried before may still be on its way, unless `last`: it names what it changes.
+    fn stands(&mut self, at: Option<Timestamp>, last: bool) {
+        self.stands = at;
+        if last {
+            self.tried.clear();
+        }
+    }
+
+    fn is_ours(&self, renewed: Option<Timestamp>) -> bool {
+        let first_look = self.stands.is_none() && self.tried.is_empty();
+        first_look || renewed.is_some_and(|at| self.stands == Some(at) || self.tried.contains(&at))
+    }
+
+    /// How long the foreign claim has stood as it is, and whether it was renewed while we looked.
+    fn watch(&mut self, holder: &str, renewed: Option<Timestamp>, now: Instant) -> (Duration, bool) {
+        let known = self.foreign.take().filter(|seen| seen.holder == holder);
+        let seen = match known {
+            Some(seen) if seen.renewed == renewed => seen,
+            earlier => Watched { holder: holder.to_owned(), renewed, since: now, lives: earlier.is_some() },
+        };
+        let stood = (now.saturating_duration_since(seen.since), seen.lives);
+        self.foreign = Some(seen);
+        stood
     }
 }
 
@@ -62,6 +104,9 @@ pub enum Standing {
         holder: String,
         /// Until when, if it does not renew it.
         until: Timestamp,
+        /// Whether that is certain. If not, its clock and ours are apart, or it is gone: who goes on looking learns it within
+        /// [`CLAIM_WATCHED`].
+        certain: bool,
     },
     /// Somebody renews it in our name: an issuer with a copy of our state directory.
     Copied,
@@ -111,21 +156,27 @@ enum Next {
     Leave(Standing),
 }
 
-/// Decides. `written` is empty before the first look: what is found then is what an earlier run left.
-fn judge(found: &LeaseSpec, claim: &Claim, now: Timestamp) -> Next {
+/// Decides. What is found of ours at the first look is what an earlier run left.
+///
+/// Another's claim is believed by its time as far as clocks may be apart ([`CLOCK_TOLERANCE`]); where that leaves it open, by
+/// whether it is renewed.
+fn judge(found: &LeaseSpec, claim: &mut Claim, now: Timestamp, instant: Instant) -> Next {
     let Some(holder) = found.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
         return Next::Take;
     };
     let renewed = found.renew_time.as_ref().map(|time| time.0);
     if holder == claim.holder {
-        let known = claim.written.is_empty() || renewed.is_some_and(|at| claim.written.contains(&at));
-        return if known { Next::Renew } else { Next::RenewCopied };
+        return if claim.is_ours(renewed) { Next::Renew } else { Next::RenewCopied };
     }
-    let lasts = found.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let until = renewed.map(|at| after(at, lasts.map_or(CLAIM_LASTS, Duration::from_secs)));
-    match until.filter(|until| now < *until) {
-        Some(until) => Next::Leave(Standing::Foreign { holder: holder.to_owned(), until }),
-        None => Next::Take,
+    let (stood, lives) = claim.watch(holder, renewed, instant);
+    let Some(until) = renewed.map(|at| after(at, CLAIM_LASTS)) else { return Next::Take };
+    let leave = |until, certain| Next::Leave(Standing::Foreign { holder: holder.to_owned(), until, certain });
+    if now < until && until <= after(now, CLAIM_LASTS + CLOCK_TOLERANCE) {
+        leave(until, true)
+    } else if now >= after(until, CLOCK_TOLERANCE) || stood >= CLAIM_WATCHED {
+        Next::Take
+    } else {
+        leave(after(now, CLAIM_WATCHED - stood), lives)
     }
 }
 
@@ -144,7 +195,7 @@ impl KubeCluster {
         let given_up = async {
             let mut lease = self.own_lease(claim).await?;
             let spec = lease.spec.get_or_insert_default();
-            if judge(spec, claim, self.clock.now()) == Next::Renew {
+            if judge(spec, claim, self.clock.now(), Instant::now()) == Next::Renew {
                 (spec.holder_identity, spec.renew_time) = (None, None);
                 self.put_lease(claim, &lease).await?;
             }
@@ -158,9 +209,12 @@ impl KubeCluster {
             let mut lease = self.own_lease(claim).await?;
             let now = to_the_microsecond(self.clock.now());
             let spec = lease.spec.get_or_insert_default();
-            let standing = match judge(spec, claim, now) {
+            let standing = match judge(spec, claim, now, Instant::now()) {
                 Next::Leave(standing) => return Ok(standing),
-                Next::Renew => Standing::Ours,
+                Next::Renew => {
+                    claim.stands(spec.renew_time.as_ref().map(|time| time.0), false);
+                    Standing::Ours
+                }
                 Next::RenewCopied => Standing::Copied,
                 Next::Take => {
                     spec.holder_identity = Some(claim.holder.clone());
@@ -172,8 +226,9 @@ impl KubeCluster {
             };
             spec.renew_time = Some(MicroTime(now));
             spec.lease_duration_seconds = i32::try_from(CLAIM_LASTS.as_secs()).ok();
-            claim.remember(now);
+            claim.try_to_write(now);
             if self.put_lease(claim, &lease).await? {
+                claim.stands(Some(now), true);
                 return Ok(standing);
             }
         }
@@ -239,11 +294,10 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn claim(written: &[i64]) -> Claim {
+    fn claim(stands: Option<i64>, tried: &[i64]) -> Claim {
         let mut claim = Claim::new("main/1".to_owned(), Name::parse("home").unwrap());
-        for at in written {
-            claim.remember(second(*at));
-        }
+        claim.stands = stands.map(second);
+        tried.iter().for_each(|at| claim.try_to_write(second(*at)));
         claim
     }
 
@@ -256,35 +310,74 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_nobody_holds_is_taken() {
-        assert_eq!(judge(&LeaseSpec::default(), &claim(&[]), second(100)), Next::Take);
-        assert_eq!(judge(&held("", 99), &claim(&[]), second(100)), Next::Take);
+    fn first_look(found: &LeaseSpec, now: i64) -> Next {
+        judge(found, &mut claim(None, &[]), second(now), Instant::now())
+    }
+
+    fn foreign(until: i64, certain: bool) -> Next {
+        Next::Leave(Standing::Foreign { holder: "main/2".to_owned(), until: second(until), certain })
     }
 
     #[test]
-    fn another_holder_is_left_until_it_expires() {
-        let foreign = Standing::Foreign { holder: "main/2".to_owned(), until: second(130) };
-        assert_eq!(judge(&held("main/2", 100), &claim(&[]), second(129)), Next::Leave(foreign));
-        assert_eq!(judge(&held("main/2", 100), &claim(&[]), second(130)), Next::Take);
+    fn what_nobody_holds_is_taken() {
+        assert_eq!(first_look(&LeaseSpec::default(), 100), Next::Take);
+        assert_eq!(first_look(&held("", 99), 100), Next::Take);
         let never = LeaseSpec { renew_time: None, ..held("main/2", 0) };
-        assert_eq!(judge(&never, &claim(&[]), second(0)), Next::Take);
+        assert_eq!(first_look(&never, 0), Next::Take);
+    }
+
+    #[test]
+    fn another_holder_is_left_while_its_time_says_so_and_taken_when_no_clock_can_be_so_far_behind() {
+        for now in [40, 100, 129] {
+            assert_eq!(first_look(&held("main/2", 100), now), foreign(130, true), "{now}");
+        }
+        for (now, next) in [(130, foreign(150, false)), (189, foreign(209, false)), (190, Next::Take)] {
+            assert_eq!(first_look(&held("main/2", 100), now), next, "{now}");
+        }
+        let far_too_long = LeaseSpec { lease_duration_seconds: Some(i32::MAX), ..held("main/2", 100) };
+        assert_eq!(first_look(&far_too_long, 190), Next::Take);
+    }
+
+    #[test]
+    fn a_claim_whose_time_says_nothing_certain_is_watched() {
+        // A clock that is 35 s behind, and one that is an hour ahead.
+        for apart in [-35, 3_600] {
+            let (mut claim, start) = (claim(None, &[]), Instant::now());
+            let mut look = |passed: i64, renewed: i64| {
+                let instant = start + Duration::from_secs(passed.unsigned_abs());
+                judge(&held("main/2", 1_000 + renewed + apart), &mut claim, second(1_000 + passed), instant)
+            };
+            assert_eq!(look(0, 0), foreign(1_020, false));
+            assert_eq!(look(5, 0), foreign(1_020, false));
+            assert_eq!(look(11, 10), foreign(1_031, true), "it lives");
+            assert_eq!(look(30, 10), foreign(1_031, true));
+            assert_eq!(look(31, 10), Next::Take, "it does not any more");
+        }
     }
 
     #[test]
     fn an_earlier_run_of_ours_is_taken_up_without_waiting() {
-        assert_eq!(judge(&held("main/1", 100), &claim(&[]), second(101)), Next::Renew);
+        assert_eq!(first_look(&held("main/1", 100), 101), Next::Renew);
     }
 
     #[test]
     fn a_renewal_that_we_did_not_write_is_a_copys() {
-        assert_eq!(judge(&held("main/1", 100), &claim(&[90, 100]), second(110)), Next::Renew);
-        assert_eq!(judge(&held("main/1", 90), &claim(&[90, 100]), second(110)), Next::Renew, "lost");
-        assert_eq!(judge(&held("main/1", 105), &claim(&[90, 100]), second(110)), Next::RenewCopied);
+        let found =
+            |renewed, claim: &mut Claim| judge(&held("main/1", renewed), claim, second(110), Instant::now());
+        for ours in [90, 100, 105] {
+            assert_eq!(found(ours, &mut claim(Some(90), &[100, 105])), Next::Renew, "{ours}");
+        }
+        assert_eq!(found(104, &mut claim(Some(90), &[100, 105])), Next::RenewCopied);
+        assert_eq!(found(90, &mut claim(Some(100), &[])), Next::RenewCopied);
     }
 
     #[test]
-    fn only_the_last_renewals_are_remembered() {
-        assert_eq!(claim(&[1, 2, 3, 4, 5]).written, [5, 4, 3, 2].map(second));
+    fn what_stands_is_known_however_many_renewals_fail_after_it() {
+        let mut claim = claim(Some(1), &[]);
+        (2..1_000).for_each(|at| claim.try_to_write(second(at)));
+        assert_eq!(claim.tried.len(), TRIED);
+        assert_eq!(judge(&held("main/1", 1), &mut claim, second(1_000), Instant::now()), Next::Renew);
+        claim.stands(Some(second(999)), true);
+        assert!(claim.tried.is_empty());
     }
 }

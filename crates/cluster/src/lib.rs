@@ -33,7 +33,9 @@ mod witness;
 pub use as_job::{AsJob, Verdict};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped};
 pub use connection::{Advertise, ConnectError, Connection};
-pub use coordination::{CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, Claim, ClaimError, Standing};
+pub use coordination::{
+    CLAIM_DEADLINE, CLAIM_EVERY, CLAIM_LASTS, CLAIM_WATCHED, Claim, ClaimError, Standing,
+};
 pub use kube_cluster::{CUT_DEADLINE, CUTS_IN_FLIGHT, KubeCluster, MINT_DEADLINE};
 pub use listing::KubeListing;
 pub use objects::CANARY_LIFE;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use shorepass_cluster::{CLAIM_EVERY, Claim, ClaimError, KubeCluster, Standing};
@@ -15,6 +16,9 @@ use shorepass_core::time::for_people;
 use shorepass_daemon::admin::{Condition, Readiness};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How often a start looks while it is not certain who holds the name.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The claim in one cluster.
 pub(crate) struct Presence {
@@ -41,7 +45,7 @@ impl Presence {
                 claim: Claim::new(holder.to_owned(), config.coordination_namespace.clone()),
                 condition: readiness.condition(format!("coordination-{}", config.name)),
             };
-            looks.spawn(async move { (presence.look().await, presence) });
+            looks.spawn(async move { (presence.first_look().await, presence) });
         }
         let (mut all, mut taken) = (Vec::new(), None);
         for (found, presence) in looks.join_all().await {
@@ -54,7 +58,7 @@ impl Presence {
         Self::end(all).await;
         bail!(
             "{taken}; stop that one, or give this one another name (spec.issuer.name). If it was killed and its state \
-             directory is gone, wait until then"
+             directory is gone, wait until then, and start this one again"
         )
     }
 
@@ -84,6 +88,15 @@ impl Presence {
         ends.join_all().await;
     }
 
+    /// Looks until it is certain whether another issuer holds the name.
+    async fn first_look(&mut self) -> Result<Standing, ClaimError> {
+        loop {
+            let found = self.look().await;
+            let Ok(Standing::Foreign { certain: false, .. }) = found else { return found };
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Looks once, and shows what it sees.
     async fn look(&mut self) -> Result<Standing, ClaimError> {
         let found = self.cluster.claim(&mut self.claim).await;
@@ -91,6 +104,11 @@ impl Presence {
             Ok(Standing::Ours) => {
                 self.condition.holds();
                 "ours"
+            }
+            Ok(standing @ Standing::Foreign { certain: false, .. }) => {
+                tracing::warn!(cluster = %self.name, found = %told(standing), "there may be a second issuer of this name");
+                self.condition.holds_but(told(standing));
+                "contested"
             }
             Ok(standing @ (Standing::Foreign { .. } | Standing::Copied)) => {
                 tracing::error!(cluster = %self.name, found = %told(standing), "there is a second issuer of this name");
@@ -114,7 +132,11 @@ impl Presence {
 fn told(standing: &Standing) -> String {
     match standing {
         Standing::Ours => "the name is this issuer's".to_owned(),
-        Standing::Foreign { holder, until } => {
+        Standing::Foreign { holder, until, certain: false } => format!(
+            "{holder} held this issuer's name, and it is being watched whether it still does, until {}",
+            for_people(*until)
+        ),
+        Standing::Foreign { holder, until, certain: true } => {
             format!("another issuer of this name runs: {holder} holds its Lease until {}", for_people(*until))
         }
         Standing::Copied => {

@@ -11,7 +11,8 @@ use integration_tests::wait::{self, Seen};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use shorepass_cluster::{CLAIM_EVERY, CLAIM_LASTS};
+use shorepass_cluster::{CLAIM_EVERY, CLAIM_LASTS, CLAIM_WATCHED};
+use shorepass_core::mint::CLOCK_TOLERANCE;
 use shorepass_core::time::Timestamp;
 
 /// For two renewals and a slow machine.
@@ -66,7 +67,7 @@ async fn a_second_issuer_of_the_name_does_not_start_and_one_that_was_killed_does
     // Killed for good: its claim expires. The time is moved rather than waited for.
     first.kill()?;
     start(&second)?.failed(1, &[&said])?;
-    let past = Timestamp::now() - CLAIM_LASTS;
+    let past = Timestamp::now() - CLAIM_LASTS - CLOCK_TOLERANCE;
     change(&site, json!({"renewTime": format!("{past:.6}")})).await?;
     second.run().await?;
     let taken = spec(&site).await?;
@@ -76,6 +77,48 @@ async fn a_second_issuer_of_the_name_does_not_start_and_one_that_was_killed_does
     ensure!(second.stop()?.success(), "it did not stop well");
     ensure!(spec(&site).await?.holder_identity.is_none(), "the name was not given up");
     first.run().await
+}
+
+/// A claim of another issuer, by its clock.
+fn claim_of_another(at: Timestamp) -> Value {
+    json!({"holderIdentity": "main/other", "renewTime": format!("{at:.6}"), "leaseDurationSeconds": CLAIM_LASTS.as_secs()})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_issuer_whose_clock_is_behind_is_noticed_at_the_start() -> Result<()> {
+    let site = Site::new("behind").await?;
+    let issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    let its_clock = || Timestamp::now() - CLAIM_LASTS - Duration::from_secs(5);
+    change(&site, claim_of_another(its_clock())).await?;
+    let renewals = async {
+        for _ in 0..CLAIM_WATCHED.as_secs() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            change(&site, claim_of_another(its_clock())).await?;
+        }
+        anyhow::bail!("it renewed for so long, and the other went on")
+    };
+    let mut command = issuer.command(&["serve", "--config"]);
+    command.arg(issuer.config());
+    let started = tokio::task::spawn_blocking(move || Done::of(&mut command));
+    let done = tokio::select! {
+        done = started => done??,
+        renewed = renewals => return renewed,
+    };
+    done.failed(1, &["main/other held this issuer's name", "another issuer of this name runs: main/other"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_of_the_future_that_nobody_renews_keeps_nobody_out() -> Result<()> {
+    let site = Site::new("ahead").await?;
+    let mut issuer = IssuerUnderTest::prepare(&site, Knobs::default())?;
+    change(&site, claim_of_another(Timestamp::now() + Duration::from_secs(3_600))).await?;
+    issuer.launch()?;
+    wait::until("the name", CLAIM_WATCHED * 2, async || {
+        let found = spec(&site).await?.holder_identity;
+        let taken = found.as_ref().is_some_and(|holder| holder != "main/other");
+        Ok(if taken { Seen::Ready(()) } else { Seen::NotYet(issuer.log()) })
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
