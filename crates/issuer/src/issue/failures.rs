@@ -191,7 +191,8 @@ impl Issuing {
         let lease = self.outside.ledger.lease(lease).map_err(|cause| ledger_refused(&cause))?;
         match lease.as_ref().and_then(|lease| lease.end_cause()) {
             Some((cause, _)) => {
-                let message = format!("the lease {}; ask for a new one", cause.describe());
+                let message =
+                    format!("the lease {}; ask for a new one, with another request id", cause.describe());
                 Err(Refused::new(Reason::LeaseEnded, message))
             }
             None => Ok(()),
