@@ -13,6 +13,7 @@ pub mod sweeper;
 mod telling;
 pub mod unclaimed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use shorepass_core::time::{Timestamp, after, until};
 use shorepass_rpc::refused::Refused;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use self::owed::Owed;
 use crate::fail_points::{self, Point};
@@ -43,6 +45,8 @@ pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 pub const PAGE: usize = 200;
 /// How many tokens of an unbound lease are looked at for the one that lives longest; older ones are estimated.
 const TOKENS_READ: usize = 1000;
+/// How long who gives leases back waits for their cuts: shorter than a call may last.
+const WAITED_FOR: Duration = Duration::from_secs(5);
 /// How many leases one commit ends.
 pub(crate) const LEASES_IN_A_COMMIT: usize = 100;
 /// After each attempt of a cut that nobody waits for.
@@ -155,18 +159,26 @@ impl Ends {
             return Ok(lease);
         }
         let lease = self.record_ending(lease, &EndCause::Released).await?;
-        Ok(self.cut(lease).await?.lease())
+        Ok(self.cut_while_waited_for(vec![lease.clone()]).await.pop().unwrap_or(lease))
     }
 
     /// The owner ends a job; its leases end with it.
     pub async fn end_job(&self, jobs: &Jobs, caller: &Caller, id: JobId) -> Result<Vec<Lease>, Refused> {
         jobs.owned(caller, "EndJob", id).await?;
-        let mut cuts = self.cut_all(self.record_job_end(jobs, id).await?);
-        let mut ended = Vec::new();
-        while let Some((lease, _)) = cuts.recv().await {
-            ended.push(lease);
+        Ok(self.cut_while_waited_for(self.record_job_end(jobs, id).await?).await)
+    }
+
+    /// Cuts all of them; gives them as they are when that is done, or after [`WAITED_FOR`]: the rest goes on without the caller,
+    /// whose end of them is durable.
+    async fn cut_while_waited_for(&self, ending: Vec<Lease>) -> Vec<Lease> {
+        let mut leases: BTreeMap<LeaseId, Lease> =
+            ending.iter().map(|lease| (lease.id, lease.clone())).collect();
+        let mut cuts = self.cut_all(ending);
+        let deadline = Instant::now() + WAITED_FOR;
+        while let Ok(Some((lease, _))) = timeout_at(deadline, cuts.recv()).await {
+            leases.insert(lease.id, lease);
         }
-        Ok(ended)
+        leases.into_values().collect()
     }
 
     /// Alone at the gate, in one commit; again when a lease moved on meanwhile (its mint came back, it was released).
@@ -450,15 +462,6 @@ fn ending_of(live: Vec<Lease>, cause: &EndCause, now: Timestamp) -> (Vec<Change>
     let ending: Vec<Lease> =
         live.into_iter().filter_map(|lease| lease.begin_end(cause.clone(), now).ok()).collect();
     (ending.iter().map(|lease| Change::LeaseEnding { lease: lease.clone() }).collect(), ending)
-}
-
-impl Cut {
-    /// The lease as it is now.
-    pub fn lease(self) -> Lease {
-        match self {
-            Self::Done(lease) | Self::Later(lease, _) => lease,
-        }
-    }
 }
 
 fn cut_cause(cause: &CutError) -> &'static str {

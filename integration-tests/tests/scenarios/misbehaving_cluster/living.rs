@@ -115,6 +115,28 @@ async fn a_delete_whose_answer_is_about_something_else_is_no_end() -> Result<()>
     scene.nothing_is_left().await
 }
 
+/// Who ends a job over a cluster that hangs is answered, however many leases it has, and they end when the cluster is back.
+#[tokio::test]
+async fn the_end_of_a_job_is_acknowledged_while_the_cluster_hangs() -> Result<()> {
+    const LEASES: usize = 70;
+    let scene = Scene::set("job-hangs").await?;
+    let job = scene.runner.start_job().await?;
+    let mut leases = Vec::new();
+    for _ in 0..LEASES {
+        leases.push(scene.runner.issue(&job, DEPLOY.name).await?.lease.id);
+    }
+    let fault = scene.proxy.fault(Target::Cuts, Fault::Hang);
+    let ended = scene.runner.end_job(&job).await?;
+    assert_eq!(ended.len(), LEASES);
+    let not_ending = ended.iter().find(|lease| lease.state() != LeaseState::Ending);
+    ensure!(not_ending.is_none(), "{not_ending:?}");
+    drop(fault);
+    for lease in &leases {
+        scene.ended(lease).await?;
+    }
+    scene.nothing_is_left().await
+}
+
 /// A refresh that fails leaves the lease as it is, and works when the cluster does.
 #[tokio::test]
 async fn a_refresh_that_fails_costs_no_lease() -> Result<()> {
