@@ -150,8 +150,9 @@ impl Shared {
         tokio::spawn(async move {
             while let Some(frame) = body.frame().await {
                 let lag = Duration::from_millis(self.lag_millis.load(Ordering::SeqCst));
-                if sender.send((Instant::now() + lag, frame)).is_err() {
-                    return; // the server looks no more
+                let is_last = frame.is_err(); // and would come again for ever
+                if sender.send((Instant::now() + lag, frame)).is_err() || is_last {
+                    return;
                 }
             }
         });
