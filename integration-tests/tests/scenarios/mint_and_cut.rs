@@ -13,7 +13,7 @@ use serde_json::json;
 use shorepass_cluster::KubeCluster;
 use shorepass_core::cluster::{Cluster, CutError};
 use shorepass_core::id::CallId;
-use shorepass_core::lease::Lease;
+use shorepass_core::lease::{Lease, State};
 use shorepass_core::mint::Minted;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Clock, until};
@@ -197,11 +197,16 @@ async fn a_secret_that_is_no_lease_is_not_cut() -> Result<()> {
     let secrets = scene.place.secrets();
     secrets.delete(name, &DeleteParams::default()).await?;
     let foreign = serde_json::from_value(json!({"metadata": {"name": name}, "type": "Opaque"}))?;
-    secrets.create(&Default::default(), &foreign).await?;
-    let outcome = scene.cut(&lease).await;
+    let made = secrets.create(&Default::default(), &foreign).await?.metadata.uid;
+    // The lease's own is gone, as its UID says.
+    scene.cut(&lease).await?;
+    // Of one that never became active no UID is known: the policy looks at what is there.
+    let pending = Lease { state: State::Pending, ..lease.clone() };
+    let outcome = scene.cut(&pending).await;
     assert!(
         matches!(&outcome, Err(CutError::Forbidden(said)) if said.contains(&scene.issuer.policy)),
         "{outcome:?}"
     );
+    assert_eq!(secrets.get(name).await?.metadata.uid, made);
     Ok(())
 }
