@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::Method;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use serde::Deserialize as _;
+use serde_json::Value;
 use shorepass_core::mint::CLOCK_TOLERANCE;
 use shorepass_core::name::Name;
 use shorepass_core::time::{Timestamp, after};
@@ -169,14 +171,14 @@ fn judge(found: &LeaseSpec, claim: &mut Claim, now: Timestamp, instant: Instant)
         return if claim.is_ours(renewed) { Next::Renew } else { Next::RenewCopied };
     }
     let (stood, lives) = claim.watch(holder, renewed, instant);
-    let Some(until) = renewed.map(|at| after(at, CLAIM_LASTS)) else { return Next::Take };
     let leave = |until, certain| Next::Leave(Standing::Foreign { holder: holder.to_owned(), until, certain });
-    if now < until && until <= after(now, CLAIM_LASTS + CLOCK_TOLERANCE) {
-        leave(until, true)
-    } else if now >= after(until, CLOCK_TOLERANCE) || stood >= CLAIM_WATCHED {
-        Next::Take
-    } else {
-        leave(after(now, CLAIM_WATCHED - stood), lives)
+    match renewed.map(|at| after(at, CLAIM_LASTS)) {
+        Some(until) if now < until && until <= after(now, CLAIM_LASTS + CLOCK_TOLERANCE) => {
+            leave(until, true)
+        }
+        Some(until) if now >= after(until, CLOCK_TOLERANCE) => Next::Take,
+        Some(_) | None if stood >= CLAIM_WATCHED => Next::Take,
+        Some(_) | None => leave(after(now, CLAIM_WATCHED - stood), lives),
     }
 }
 
@@ -239,8 +241,9 @@ impl KubeCluster {
         let call =
             Call { method: Method::GET, path: self.lease_path(claim), user_agent: USER_AGENT, body: &() };
         match self.api.call(call).await {
-            Ok(body) => serde_json::from_slice(&body)
-                .map_err(|_| self.claim_error(claim, "the answer is no Lease".to_owned())),
+            Ok(body) => {
+                read_lease(&body).map_err(|_| self.claim_error(claim, "the answer is no Lease".to_owned()))
+            }
             Err(error) => Err(self.refused_claim(claim, error)),
         }
     }
@@ -279,6 +282,15 @@ impl KubeCluster {
         let name = names::policy_name(&self.issuer);
         ClaimError::Unreachable { namespace: claim.namespace.clone(), name, cause }
     }
+}
+
+/// A time that cannot be read is none: the API server keeps some that no clock shows.
+fn read_lease(body: &[u8]) -> serde_json::Result<Lease> {
+    let mut object: Value = serde_json::from_slice(body)?;
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.retain(|field, value| !field.ends_with("Time") || MicroTime::deserialize(&*value).is_ok());
+    }
+    serde_json::from_value(object)
 }
 
 /// As exact as the API server keeps it.
@@ -322,8 +334,6 @@ mod tests {
     fn what_nobody_holds_is_taken() {
         assert_eq!(first_look(&LeaseSpec::default(), 100), Next::Take);
         assert_eq!(first_look(&held("", 99), 100), Next::Take);
-        let never = LeaseSpec { renew_time: None, ..held("main/2", 0) };
-        assert_eq!(first_look(&never, 0), Next::Take);
     }
 
     #[test]
@@ -353,6 +363,24 @@ mod tests {
             assert_eq!(look(30, 10), foreign(1_031, true));
             assert_eq!(look(31, 10), Next::Take, "it does not any more");
         }
+    }
+
+    #[test]
+    fn a_claim_without_a_time_that_can_be_read_is_watched() {
+        for field in ["acquireTime", "renewTime"] {
+            let text = format!(
+                r#"{{"metadata": {{"resourceVersion": "7"}},
+                    "spec": {{"holderIdentity": "main/2", "{field}": "9999-12-31T23:59:59.999999Z"}}}}"#
+            );
+            let lease = read_lease(text.as_bytes()).unwrap();
+            assert_eq!(lease.metadata.resource_version.as_deref(), Some("7"));
+            let found = lease.spec.unwrap();
+            let (mut claim, start) = (claim(None, &[]), Instant::now());
+            assert_eq!(judge(&found, &mut claim, second(100), start), foreign(120, false), "{field}");
+            assert_eq!(judge(&found, &mut claim, second(120), start + CLAIM_WATCHED), Next::Take, "{field}");
+        }
+        let read = read_lease(br#"{"spec": {"renewTime": "2026-11-26T22:00:00.000001Z"}}"#).unwrap();
+        assert!(read.spec.unwrap().renew_time.is_some());
     }
 
     #[test]
