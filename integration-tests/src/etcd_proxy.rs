@@ -145,18 +145,27 @@ impl Shared {
     }
 
     /// Everything comes as much later as the lag is when it comes from etcd, in order.
-    fn late(self: Arc<Self>, mut body: Incoming) -> Relayed {
+    fn late(self: Arc<Self>, body: Incoming) -> Relayed {
         let (sender, frames) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            while let Some(frame) = body.frame().await {
-                let lag = Duration::from_millis(self.lag_millis.load(Ordering::SeqCst));
-                let is_last = frame.is_err(); // and would come again for ever
-                if sender.send((Instant::now() + lag, frame)).is_err() || is_last {
-                    return;
-                }
-            }
+            let lag = || Duration::from_millis(self.lag_millis.load(Ordering::SeqCst));
+            hold_back(body, lag, sender).await;
         });
         Relayed::Late { frames, next: None }
+    }
+}
+
+/// Until the body ends, or fails: hyper gives the error of a stream that was reset at each poll.
+async fn hold_back<B: Body<Data = Bytes> + Unpin>(
+    mut body: B,
+    lag: impl Fn() -> Duration,
+    to: mpsc::UnboundedSender<(Instant, Arrived<B::Error>)>,
+) {
+    while let Some(frame) = body.frame().await {
+        let is_last = frame.is_err();
+        if to.send((Instant::now() + lag(), frame)).is_err() || is_last {
+            return;
+        }
     }
 }
 
@@ -170,7 +179,7 @@ fn failed() -> Response<Relayed> {
     response
 }
 
-type Arrived = Result<Frame<Bytes>, hyper::Error>;
+type Arrived<E = hyper::Error> = Result<Frame<Bytes>, E>;
 
 /// What the server gets.
 enum Relayed {
@@ -212,5 +221,34 @@ impl Body for Relayed {
             Self::Prompt(body) => body.size_hint(),
             Self::Late { .. } => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails at each poll; gives up in the end, so that who goes on asking is found.
+    struct Reset(u32);
+
+    impl Body for Reset {
+        type Data = Bytes;
+        type Error = u32;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, u32>>> {
+            self.0 += 1;
+            Poll::Ready((self.0 < 100).then_some(Err(self.0)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_was_reset_ends() {
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        hold_back(Reset(0), Duration::default, sender).await;
+        assert_eq!(frames.recv().await.and_then(|(_, frame)| frame.err()), Some(1));
+        assert!(frames.recv().await.is_none(), "it goes on");
     }
 }
