@@ -193,7 +193,7 @@ impl Ends {
             if job.ended.is_none() {
                 changes.insert(0, Change::JobEnded { job: job.end(now) });
             }
-            Ok((changes, ending))
+            Ok((changes, ending.begun))
         };
         self.again_on_conflict(plan).await
     }
@@ -201,20 +201,11 @@ impl Ends {
     /// live --> ending, durably, in one commit, as the leases are now.
     pub(crate) async fn record_ends(&self, leases: &[Lease], cause: &EndCause) -> Result<Ending, Refused> {
         let plan = || {
-            let (mut changes, mut ending, now) = (Vec::new(), Ending::default(), self.outside.clock.now());
+            let mut current = Vec::with_capacity(leases.len());
             for lease in leases {
-                let lease = self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?;
-                let Some(lease) = lease else { continue };
-                match lease.clone().begin_end(cause.clone(), now) {
-                    Ok(lease) => {
-                        changes.push(Change::LeaseEnding { lease: lease.clone() });
-                        ending.begun.push(lease);
-                    }
-                    Err(_) if matches!(lease.state, State::Ended { .. }) => ending.ended.push(lease),
-                    Err(_) => ending.earlier.push(lease),
-                }
+                current.extend(self.outside.ledger.lease(lease.id).map_err(|cause| ledger_refused(&cause))?);
             }
-            Ok((changes, ending))
+            Ok(ending_of(current, cause, self.outside.clock.now()))
         };
         self.again_on_conflict(plan).await
     }
@@ -270,7 +261,8 @@ impl Ends {
         let filter = LeaseFilter { caller: Some(enrolment.spiffe_id.clone()), ..LeaseFilter::default() };
         let mut live = self.live(&filter).map_err(|cause| ledger_refused(&cause))?;
         live.retain(|lease| lease.owner.is(&enrolment.owner()));
-        Ok(ending_of(live, cause, self.outside.clock.now()))
+        let (changes, ending) = ending_of(live, cause, self.outside.clock.now());
+        Ok((changes, ending.begun))
     }
 
     /// Cuts all of them at once; how many deletes go out at the same time is the cluster's own bound. Each result comes
@@ -457,11 +449,20 @@ impl Ends {
     }
 }
 
-/// The leases that can end now, as ending, and the changes that say so.
-fn ending_of(live: Vec<Lease>, cause: &EndCause, now: Timestamp) -> (Vec<Change>, Vec<Lease>) {
-    let ending: Vec<Lease> =
-        live.into_iter().filter_map(|lease| lease.begin_end(cause.clone(), now).ok()).collect();
-    (ending.iter().map(|lease| Change::LeaseEnding { lease: lease.clone() }).collect(), ending)
+/// What becomes of leases as they are, and the changes that say so.
+fn ending_of(leases: Vec<Lease>, cause: &EndCause, now: Timestamp) -> (Vec<Change>, Ending) {
+    let (mut changes, mut ending) = (Vec::new(), Ending::default());
+    for lease in leases {
+        match lease.clone().begin_end(cause.clone(), now) {
+            Ok(lease) => {
+                changes.push(Change::LeaseEnding { lease: lease.clone() });
+                ending.begun.push(lease);
+            }
+            Err(_) if matches!(lease.state, State::Ended { .. }) => ending.ended.push(lease),
+            Err(_) => ending.earlier.push(lease),
+        }
+    }
+    (changes, ending)
 }
 
 fn cut_cause(cause: &CutError) -> &'static str {
