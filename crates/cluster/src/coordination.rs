@@ -69,12 +69,10 @@ impl Claim {
         self.tried.push(at);
     }
 
-    /// A renewal of ours is there. One that was tried before may still be on its way, unless `last`: it names what it changes.
-    fn stands(&mut self, at: Option<Timestamp>, last: bool) {
-        self.stands = at;
-        if last {
-            self.tried.clear();
-        }
+    /// A renewal came to be. What was tried before cannot any more: each try names the version that it changes.
+    fn wrote(&mut self, at: Timestamp) {
+        self.stands = Some(at);
+        self.tried.clear();
     }
 
     fn is_ours(&self, renewed: Option<Timestamp>) -> bool {
@@ -214,7 +212,7 @@ impl KubeCluster {
             let standing = match judge(spec, claim, now, Instant::now()) {
                 Next::Leave(standing) => return Ok(standing),
                 Next::Renew => {
-                    claim.stands(spec.renew_time.as_ref().map(|time| time.0), false);
+                    claim.stands = spec.renew_time.as_ref().map(|time| time.0);
                     Standing::Ours
                 }
                 Next::RenewCopied => Standing::Copied,
@@ -230,7 +228,7 @@ impl KubeCluster {
             spec.lease_duration_seconds = i32::try_from(CLAIM_LASTS.as_secs()).ok();
             claim.try_to_write(now);
             if self.put_lease(claim, &lease).await? {
-                claim.stands(Some(now), true);
+                claim.wrote(now);
                 return Ok(standing);
             }
         }
@@ -405,7 +403,7 @@ mod tests {
         (2..1_000).for_each(|at| claim.try_to_write(second(at)));
         assert_eq!(claim.tried.len(), TRIED);
         assert_eq!(judge(&held("main/1", 1), &mut claim, second(1_000), Instant::now()), Next::Renew);
-        claim.stands(Some(second(999)), true);
+        claim.wrote(second(999));
         assert!(claim.tried.is_empty());
     }
 }
