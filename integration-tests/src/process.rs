@@ -189,7 +189,10 @@ impl Copied {
         let (pipe, file) = (Arc::new(pipe.into()), Arc::new(Mutex::new(file)));
         let thread = std::thread::spawn({
             let (pipe, file) = (pipe.clone(), file.clone());
-            move || while copy_some(&pipe, &file) {}
+            move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while copy_some(&pipe, &file, &mut buffer) {}
+            }
         });
         Self { pipe, file, thread }
     }
@@ -206,13 +209,12 @@ impl Copied {
 }
 
 /// Whether there may be more.
-fn copy_some(pipe: &OwnedFd, file: &Mutex<File>) -> bool {
+fn copy_some(pipe: &OwnedFd, file: &Mutex<File>, buffer: &mut [u8]) -> bool {
     if rustix::event::poll(&mut [PollFd::new(pipe, PollFlags::IN)], None).is_err() {
         return true; // interrupted
     }
-    let mut buffer = vec![0; 64 * 1024];
     let mut file = lock(file);
-    match rustix::io::read(pipe, &mut buffer) {
+    match rustix::io::read(pipe, &mut *buffer) {
         Ok(0) => false,
         // One write for what was read together keeps the lines of both pipes whole.
         Ok(length) => file.write_all(&buffer[..length]).is_ok(),

@@ -141,11 +141,8 @@ async fn a_service_account_that_somebody_made_under_the_name_of_a_leases_own_is_
     .await?;
     let left = accounts.service_accounts().get(&name).await?;
     ensure!(left.metadata.uid.as_ref() == Some(&foreign), "somebody else's ServiceAccount was deleted");
-    ensure!(
-        scene.site.left_of_strict_leases().await? == [format!("ServiceAccount {name}")],
-        "{:?}",
-        scene.site.left_of_strict_leases().await?
-    );
+    let left = scene.site.left_of_strict_leases().await?;
+    ensure!(left == [format!("ServiceAccount {name}")], "{left:?}");
     Ok(())
 }
 
